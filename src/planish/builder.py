@@ -1,0 +1,313 @@
+"""The pipeline on one screen: import, passes, fusion, tuning, plan, engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from planish.errors import DeviceError, InputError, PrecisionError, UnsupportedOpError
+from planish.fusion.candidates import propose
+from planish.graph.graph import Graph
+from planish.graph.verify import verify
+from planish.passes import optimize
+from planish.plan.plan import Plan
+from planish.plan.views import insert_copies, place
+from planish.profile import settle_ranges, tuning_points
+from planish.runtime.engine import Engine
+from planish.targets.base import Target
+from planish.tuning.cache import TimingCache
+from planish.tuning.tuner import Tuner, TuningReport
+from planish.version import __version__
+
+SECONDS_PER_TASK = 0.5
+"""The default tuning budget per candidate task, within limits."""
+
+LEAST_BUDGET, MOST_BUDGET = 5.0, 60.0
+
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """Where a build stands: a stage, and how much of it is done; `seconds` since the start."""
+
+    stage: str
+    done: int
+    total: int
+    seconds: float
+
+
+@dataclass
+class BuildReport:
+    """What a build did.
+
+    Attributes
+    ----------
+    nodes_imported, nodes_optimized, layers : int
+    fallbacks : dict
+        Host steps by layer name, with the reason.
+    tuning : TuningReport
+    seconds : dict
+        Time of each stage.
+    """
+
+    nodes_imported: int = 0
+    nodes_optimized: int = 0
+    layers: int = 0
+    fallbacks: dict[str, str] = field(default_factory=dict)
+    tuning: TuningReport = field(default_factory=TuningReport)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def build(
+    model: Any,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    outputs: Iterable[str] | None = None,
+    device: str = "cpu",
+    precision: Any = "fp32",
+    layer_precision: Mapping[str, str] | None = None,
+    strict_types: bool = False,
+    calibration: Any = None,
+    evaluate: Callable[[Engine], float] | None = None,
+    accuracy_budget: float | None = None,
+    allow_fallback: bool = True,
+    max_workspace_size: int | None = None,
+    threads: int | None = None,
+    tuning_seconds: float | None = None,
+    timing_cache: Any = None,
+    progress: bool | Callable[[ProgressEvent], None] = True,
+) -> Engine:
+    """Builds an engine from a trained model.
+
+    Parameters
+    ----------
+    model : path or object
+        A SavedModel folder, a frozen GraphDef (.pb), a Keras model or file (.keras, .h5), an ONNX
+        file or ModelProto.
+    inputs : mapping, optional
+        For each input a shape, or a `Profile`; None: the model's own, unknown batch symbolic.
+    outputs : iterable of str, optional
+        Names of the tensors to give back, also middle ones; None: the model's own.
+    device : str
+        "cpu".
+    precision : str or set
+        Permitted precisions: "fp32".
+    layer_precision, strict_types, calibration, evaluate, accuracy_budget
+        Concern lower precisions; an error where "fp32" is the only one.
+    allow_fallback : bool
+        Whether an op without a kernel may run by its NumPy reference; False makes it an error.
+    max_workspace_size : int, optional
+        Bytes of workspace no tactic may exceed.
+    threads : int, optional
+        Threads to tune for; None: all cores.
+    tuning_seconds : float, optional
+        Time for measuring; None: by the size of the network, 0: heuristics only.
+    timing_cache : path, optional
+        File of measured times; None: the user's own.
+    progress : bool or callable
+        Whether to show progress, or what to call with each `ProgressEvent`.
+
+    Raises
+    ------
+    ModelError, UnsupportedOpError, ShapeError, InputError, PrecisionError, DeviceError
+    """
+    from planish.frontends import import_model
+
+    if precision not in ("fp32", {"fp32"}, ["fp32"], ("fp32",)):
+        raise PrecisionError(
+            f"Precision {precision!r} is not available on {device}",
+            where="precision=",
+            why="this version has kernels for fp32",
+            cure='leave it out, or pass "fp32"',
+        )
+    _refuse_unused(layer_precision, strict_types, calibration, evaluate, accuracy_budget)
+    target = find_target(device)
+    clock = _Clock(progress)
+    with clock.stage("import"):
+        graph = import_model(
+            model, inputs=inputs, outputs=list(outputs) if outputs is not None else None,
+            allow_fallback=allow_fallback,
+        )
+    return build_graph(
+        graph,
+        target,
+        clock=clock,
+        allow_fallback=allow_fallback,
+        max_workspace_size=max_workspace_size,
+        threads=threads,
+        tuning_seconds=tuning_seconds,
+        timing_cache=timing_cache,
+    )
+
+
+def build_graph(
+    graph: Graph,
+    target: Target,
+    *,
+    clock: _Clock | None = None,
+    allow_fallback: bool = True,
+    max_workspace_size: int | None = None,
+    threads: int | None = None,
+    tuning_seconds: float | None = None,
+    timing_cache: Any = None,
+) -> Engine:
+    """The rest of the pipeline, from an imported graph to an engine; changes the graph."""
+    clock = clock or _Clock(False)
+    report = BuildReport(nodes_imported=len(graph.nodes))
+    settle_ranges(graph)
+    with clock.stage("optimize"):
+        optimize(graph)
+        insert_copies(graph)
+        verify(graph)
+        placements = place(graph)
+    report.nodes_optimized = len(graph.nodes)
+    tasks = propose(graph, placements.free)
+    cache = TimingCache(timing_cache if timing_cache is not None else default_timing_cache())
+    try:
+        tuner = Tuner(
+            graph,
+            placements,
+            target,
+            cache,
+            budget=default_budget(len(tasks)) if tuning_seconds is None else tuning_seconds,
+            threads=threads or target.threads,
+            max_workspace=max_workspace_size,
+            report=clock.report,
+        )
+        with clock.stage("tune"):
+            plan = tuner.run(tasks, tuning_points(graph))
+    finally:
+        cache.close()
+    report.tuning = tuner.result
+    report.layers = len(plan.steps)
+    report.seconds = clock.seconds
+    by_name = {step.task.name: step.task for step in plan.steps}
+    report.fallbacks = {
+        name: f"no kernel for {by_name[name].key[:200]}" for name in tuner.result.host_steps
+    }
+    if report.fallbacks and not allow_fallback:
+        name = next(iter(report.fallbacks))
+        raise UnsupportedOpError(
+            f"{len(report.fallbacks)} op(s) have no kernel on {target.device}",
+            where=by_name[name].origin,
+            why=report.fallbacks[name],
+            cure="allow_fallback=True runs them by their NumPy reference",
+        )
+    with clock.stage("finish"):
+        plan = Plan(plan.graph, plan.steps, _about(target, report))
+        engine = Engine(plan, target, report)
+        engine.bound(tuning_points(graph)[0])
+    clock.close()
+    return engine
+
+
+def find_target(device: str) -> Target:
+    """The target of a device name.
+
+    Raises
+    ------
+    DeviceError
+        There is no such device.
+    """
+    if device == "cpu":
+        from planish.targets.cpu.target import cpu
+
+        return cpu()
+    raise DeviceError(
+        f"There is no device {device!r}",
+        where="device=",
+        why="this version runs on the CPU",
+        cure='pass device="cpu"',
+    )
+
+
+def default_timing_cache() -> Path:
+    """The user's timing cache."""
+    from planish.targets.cpu.cache import cache_root
+
+    return cache_root() / "timing.sqlite"
+
+
+def default_budget(tasks: int) -> float:
+    """Seconds of tuning for a network of so many candidate tasks."""
+    return min(max(SECONDS_PER_TASK * tasks, LEAST_BUDGET), MOST_BUDGET)
+
+
+def _refuse_unused(
+    layer_precision: Any, strict_types: bool, calibration: Any, evaluate: Any, budget: Any
+) -> None:
+    if budget is not None and evaluate is None:
+        raise InputError(
+            "accuracy_budget needs evaluate",
+            why="the budget is in the unit of your metric",
+            cure="pass evaluate=, a function of an engine that gives a number, larger is better",
+        )
+    given = {
+        "layer_precision": layer_precision is not None,
+        "strict_types": strict_types,
+        "calibration": calibration is not None,
+        "accuracy_budget": budget is not None,
+    }
+    for name, present in given.items():
+        if present:
+            raise PrecisionError(
+                f"{name}= has no effect with precision 'fp32'",
+                why="it steers lower precisions, which this version does not have yet",
+                cure="leave it out",
+            )
+
+
+def _about(target: Target, report: BuildReport) -> dict[str, Any]:
+    import platform
+
+    return {
+        "planish": __version__,
+        "device": target.device,
+        "machine": target.timing_key,
+        "python": platform.python_version(),
+        "precision": "fp32",
+        "layers": report.layers,
+    }
+
+
+class _Clock:
+    """Times the stages of a build and tells the user about them."""
+
+    def __init__(self, progress: bool | Callable[[ProgressEvent], None]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.monotonic()
+        self._listener: Callable[[ProgressEvent], None] | None = None
+        self._close: Callable[[], None] = lambda: None
+        if callable(progress):
+            self._listener = progress
+        elif progress:
+            from planish.progress import console_progress
+
+            self._listener, self._close = console_progress()
+
+    def stage(self, name: str) -> _Stage:
+        return _Stage(self, name)
+
+    def report(self, what: str, done: int, total: int) -> None:
+        if self._listener:
+            elapsed = time.monotonic() - self._start
+            self._listener(ProgressEvent(what, done, total, elapsed))
+
+    def close(self) -> None:
+        self._close()
+
+
+class _Stage:
+    def __init__(self, clock: _Clock, name: str) -> None:
+        self._clock, self._name = clock, name
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic()
+        self._clock.report(self._name, 0, 1)
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        self._clock.seconds[self._name] = time.monotonic() - self._start
+        if kind is not None:
+            self._clock.close()

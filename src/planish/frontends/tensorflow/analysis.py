@@ -1,0 +1,132 @@
+"""Which ops of a graph could not be converted, and why: what a partitioner needs to know.
+
+Every node is converted on its own. Where that fails, the node's results go on as if they were
+inputs of the graph, with the shapes that TensorFlow's shape functions give them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from planish.errors import ModelError, PlanishError
+from planish.frontends.tensorflow import graphdef
+from planish.frontends.tensorflow.convert import Importer
+from planish.frontends.tensorflow.graphdef import Tensor
+from planish.frontends.tensorflow.inputs import ModelInput, input_types, placeholder
+from planish.frontends.tensorflow.load import tensorflow
+from planish.graph.types import TensorType
+
+
+def unsupported(graph_def: Any, types: Mapping[str, TensorType] | None = None) -> dict[str, str]:
+    """The nodes of a graph that cannot be converted, each with the reason.
+
+    Parameters
+    ----------
+    graph_def : GraphDef
+    types : mapping of str to TensorType, optional
+        Types of placeholders, by node name, instead of those that they declare.
+
+    Returns
+    -------
+    dict of str to str
+        By node name. Placeholders are not in it: they are inputs.
+
+    Raises
+    ------
+    ModelError
+        The graph itself is damaged.
+    """
+    importer = Importer(graph_def, "analysis")
+    shapes = _TensorFlowShapes(graph_def, types or {})
+    placeholders = {n.name for n in graph_def.node if n.op in ("Placeholder", "PlaceholderV2")}
+    for name in placeholders:
+        kind = (types or {}).get(name) or _declared_type(importer.nodes[name])
+        if kind is not None:
+            importer.tensors[name, 0] = importer.graph.input(name, kind)
+    reasons = dict.fromkeys(
+        _inside_loops(graph_def), "it is in a loop of TensorFlow 1, which cannot be converted"
+    )
+    roots = [(n.name, 0) for n in graph_def.node]
+    for node in graphdef.ancestors(importer.nodes, roots, cut_loops=True):
+        if node.name in placeholders:
+            continue
+        if node.name not in reasons:
+            try:
+                importer.convert(node)
+                continue
+            except PlanishError as error:
+                reasons[node.name] = f"{error.what}: {error.why}" if error.why else error.what
+        for index, kind in enumerate(shapes.of(node.name)):
+            if kind is not None:
+                value = importer.graph.input(f"{node.name}:{index}", kind)
+                importer.tensors[node.name, index] = value
+    return reasons
+
+
+def _declared_type(node: Any) -> TensorType | None:
+    try:
+        return input_types([placeholder(node, node.name)])[0][node.name]
+    except ModelError:
+        return None
+
+
+def _inside_loops(graph_def: Any) -> list[str]:
+    """The nodes between Enter and Exit, with these."""
+    readers: dict[str, list[Any]] = defaultdict(list)
+    for node in graph_def.node:
+        for source, _ in graphdef.data_inputs(node):
+            readers[source].append(node)
+    stack = [n for n in graph_def.node if n.op in ("Enter", "RefEnter")]
+    seen: dict[str, None] = {}
+    while stack:
+        node = stack.pop()
+        if node.name not in seen:
+            seen[node.name] = None
+            if node.op not in ("Exit", "RefExit"):
+                stack += readers[node.name]
+    return list(seen)
+
+
+class _TensorFlowShapes:
+    """Types of tensors by TensorFlow's own shape functions; asked only where ours fail."""
+
+    def __init__(self, graph_def: Any, types: Mapping[str, TensorType]) -> None:
+        self._graph_def = graph_def
+        self._types = types
+
+    def of(self, node: str) -> list[TensorType | None]:
+        """The types of a node's outputs, None where even the rank is unknown."""
+        if self._graph is None:
+            return []
+        outputs = self._graph.get_operation_by_name(node).outputs
+        return [_type_of((node, i), tensor) for i, tensor in enumerate(outputs)]
+
+    @cached_property
+    def _graph(self) -> Any:
+        """The imported graph; None if TensorFlow refuses it (ops that are not registered)."""
+        v1 = tensorflow().compat.v1
+        graph = tensorflow().Graph()
+        with graph.as_default():
+            given = {
+                f"{name}:0": v1.placeholder(
+                    kind.dtype.numpy, [d if isinstance(d, int) else None for d in kind.shape]
+                )
+                for name, kind in self._types.items()
+            }
+            try:
+                v1.import_graph_def(self._graph_def, input_map=given, name="")
+            except (ValueError, tensorflow().errors.OpError):
+                return None
+        return graph
+
+
+def _type_of(tensor: Tensor, found: Any) -> TensorType | None:
+    shape = tuple(found.shape.as_list()) if found.shape.rank is not None else None
+    dtype = graphdef.dtype_of(found.dtype.as_datatype_enum)
+    if shape is None or dtype is None:
+        return None
+    name = f"{tensor[0]}_{tensor[1]}"
+    return input_types([ModelInput(name, name, shape, dtype)])[0][name]

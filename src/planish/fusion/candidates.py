@@ -1,0 +1,129 @@
+"""Proposes tasks: overlapping convex sets of nodes, among which tuning chooses a cover.
+
+    x ─▶ conv ─▶ add bias ─▶ add residual ─▶ relu ─▶        proposed: conv with all that follows,
+                                 ▲                          conv up to the residual (its other
+    y ─▶ conv ─▶ add bias ───────┘                          producer may take it instead), every
+                                                            elementwise cluster, every node alone
+
+Only sets with one output are proposed (but for ops that have several themselves), and every value
+inside is used only inside, so that any choice that covers each node once is a valid plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from planish.fusion.task import Task, make_task
+from planish.graph.graph import Graph, Node, Value
+from planish.ops.elementwise import Elementwise
+
+LONGEST = 24
+"""Most elementwise nodes around one anchor."""
+
+
+def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
+    """All candidate tasks of a graph; `free` nodes need none.
+
+    Every node that is not free is in at least one task that holds nothing else, so that a cover
+    always exists.
+    """
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    outputs = set(graph.outputs)
+    found: dict[frozenset[Node], Task] = {}
+
+    def offer(nodes: set[Node], anchor: Node | None) -> None:
+        key = frozenset(nodes)
+        if key not in found:
+            found[key] = make_task(sorted(nodes, key=position.__getitem__), anchor)
+
+    for node in graph.nodes:
+        if node in free:
+            continue
+        if isinstance(node.op, Elementwise):
+            offer({node}, None)
+            offer(_cone(node, outputs, node.output, free), None)
+            continue
+        offer({node}, node)
+        before = _prologue(node, outputs, free)
+        for after in _epilogues(node, outputs, free):
+            offer({node, *after}, node)
+            if before:
+                offer({node, *after} | before, node)
+    return list(found.values())
+
+
+def _single_user(value: Value, outputs: set[Value]) -> Node | None:
+    """The only reader of a value that nobody outside sees."""
+    if value in outputs or len(value.users) != 1:
+        return None
+    return next(iter(value.users))
+
+
+def _epilogues(anchor: Node, outputs: set[Value], free: frozenset[Node]) -> Iterator[list[Node]]:
+    """The elementwise chains after an anchor worth fusing: the longest, and those that end where
+    another producer could take over.
+    """
+    if len(anchor.outputs) != 1:
+        return
+    chain: list[Node] = []
+    value = anchor.output
+    cuts: list[int] = []
+    while len(chain) < LONGEST:
+        user = _single_user(value, outputs)
+        if user is None or user in free or not isinstance(user.op, Elementwise):
+            break
+        if user.output.shape != anchor.output.shape:
+            break
+        others = [v for v in user.inputs if v is not value]
+        if any(v.producer is not None and v.shape == value.shape for v in others):
+            cuts.append(len(chain))
+        chain.append(user)
+        value = user.output
+    for length in dict.fromkeys((len(chain), *reversed(cuts))):
+        if length:
+            yield chain[:length]
+
+
+def _prologue(anchor: Node, outputs: set[Value], free: frozenset[Node]) -> set[Node]:
+    """The elementwise nodes that only serve the anchor's first input, all of one shape."""
+    if not anchor.inputs:
+        return set()
+    value = anchor.inputs[0]
+    producer = value.producer
+    if (
+        producer is None
+        or producer in free
+        or not isinstance(producer.op, Elementwise)
+        or anchor.inputs.count(value) > 1
+        or _single_user(value, outputs) is not anchor
+    ):
+        return set()
+    cone = _cone(producer, outputs, value, free)
+    full = [
+        v for n in cone for v in n.inputs if v.producer not in cone and v.shape == value.shape
+    ]
+    # the kernels read one tensor of the input's own shape; more would be a fusion of its own
+    return cone if len(dict.fromkeys(full)) == 1 else set()
+
+
+def _cone(root: Node, outputs: set[Value], result: Value, free: frozenset[Node]) -> set[Node]:
+    """The elementwise nodes above `root` whose results are used only inside the set."""
+    members = {root}
+    frontier = [root]
+    while frontier and len(members) < LONGEST:
+        node = frontier.pop(0)
+        for value in node.inputs:
+            producer = value.producer
+            if (
+                producer is None
+                or producer in members
+                or producer in free
+                or not isinstance(producer.op, Elementwise)
+                or value in outputs
+                or value.shape != result.shape
+                or any(u not in members for u in value.users)
+            ):
+                continue
+            members.add(producer)
+            frontier.append(producer)
+    return members

@@ -1,0 +1,322 @@
+"""The network as a graph in SSA form: nodes that apply ops to values.
+
+A `Value` is written once: by a graph input, a constant, or the one `Node` that produces it. Passes
+change a graph in place through `Graph.add`, `Graph.replace` and `Graph.tidy`.
+
+Small integer tensors that carry shapes have a `Value.content`: their elements as dimensions, known
+while the graph is built. It is how shape arithmetic (Shape → Slice → Concat → Reshape) disappears
+before any kernel is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from planish.errors import PlanishError, ShapeError
+from planish.graph.dims import DimLike, symbols
+from planish.graph.types import DType, TensorType
+
+if TYPE_CHECKING:
+    from planish.ops.base import Op
+
+CONTENT_LIMIT = 1024
+"""Integer tensors of at most this many elements carry their content."""
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor in the graph: an input, a constant (`data` is set), or an output of a node."""
+
+    name: str
+    type: TensorType
+    producer: Node | None = None
+    data: np.ndarray | None = None
+    content: np.ndarray | None = None
+    """Elements as dimensions (object array of the value's shape), if known and integer."""
+    users: dict[Node, None] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_constant(self) -> bool:
+        return self.data is not None
+
+    @property
+    def shape(self) -> tuple[DimLike, ...]:
+        return self.type.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    @property
+    def op(self) -> Op | None:
+        """The op that produces this value; None for inputs and constants."""
+        return self.producer.op if self.producer else None
+
+
+@dataclass(eq=False)
+class Node:
+    """One application of an op. `origin` names the user's own op(s), for messages and profiles."""
+
+    op: Op
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    name: str
+    origin: str = ""
+
+    @property
+    def output(self) -> Value:
+        """The only output.
+
+        Raises
+        ------
+        ValueError
+            The node has several.
+        """
+        (value,) = self.outputs
+        return value
+
+
+@dataclass(frozen=True)
+class DimRange:
+    """What an optimization profile says of one symbolic dimension: least, usual, greatest."""
+
+    min: int
+    opt: int
+    max: int
+
+
+class Graph:
+    """A network: inputs, nodes in topological order, outputs, and ranges of its dimensions."""
+
+    def __init__(self, name: str = "graph") -> None:
+        self.name = name
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self.output_names: list[str] = []
+        self.nodes: list[Node] = []
+        self.ranges: dict[str, DimRange] = {}
+        self._names: dict[str, int] = {}
+
+    # ---- building -------------------------------------------------------------------------
+
+    def input(self, name: str, type: TensorType) -> Value:
+        """Adds a graph input. Its name is the user's and must be unique."""
+        value = Value(self._unique(name), type)
+        self.inputs.append(value)
+        return value
+
+    def constant(self, data: np.ndarray, name: str = "c") -> Value:
+        """Adds a constant. The array is shared, not copied, and must not change any more."""
+        data = np.asarray(data)
+        value = Value(self._unique(name), TensorType(data.shape, DType.of(data.dtype)), data=data)
+        if value.dtype.is_integer and data.size <= CONTENT_LIMIT:
+            value.content = data.astype(object)
+        return value
+
+    def add(self, op: Op, *inputs: Value, name: str = "", origin: str = "") -> Value:
+        """Applies an op of one output and returns that output; see `add_node`."""
+        return self.add_node(op, inputs, name=name, origin=origin).output
+
+    def add_node(
+        self, op: Op, inputs: Iterable[Value], *, name: str = "", origin: str = ""
+    ) -> Node:
+        """Applies an op to values, infers the types of its outputs, appends the node.
+
+        Raises
+        ------
+        ShapeError
+            The op does not accept inputs of these types; names the node and its origin.
+        """
+        inputs = tuple(inputs)
+        label = name or op.name
+        try:
+            types = op.infer(*inputs)
+            contents = op.contents(*inputs, types=types)
+        except PlanishError as error:
+            if error.where:
+                raise
+            raise type(error)(
+                error.what, where=origin or label, why=error.why, cure=error.cure
+            ) from error
+        node = Node(op, inputs, (), self._unique(label), origin)
+        suffixes = [""] if len(types) == 1 else [f"_{i}" for i in range(len(types))]
+        node.outputs = tuple(
+            Value(node.name + suffix, type, node, content=content)
+            for suffix, type, content in zip(suffixes, types, contents, strict=True)
+        )
+        self.nodes.append(node)
+        for value in inputs:
+            value.users[node] = None
+        return node
+
+    def mark_output(self, value: Value, name: str) -> None:
+        """Makes a value an output of the graph under the user's name for it."""
+        self.outputs.append(value)
+        self.output_names.append(name)
+
+    # ---- changing -------------------------------------------------------------------------
+
+    def replace(self, old: Value, new: Value) -> None:
+        """Lets every user of `old`, and the graph's outputs, use `new` instead."""
+        if old is new:
+            return
+        for node in list(old.users):
+            if new.producer is not node:
+                self.set_inputs(node, [new if v is old else v for v in node.inputs])
+        self.outputs = [new if v is old else v for v in self.outputs]
+
+    def set_inputs(self, node: Node, inputs: Iterable[Value]) -> None:
+        """Gives a node other inputs of the same types."""
+        for value in node.inputs:
+            value.users.pop(node, None)
+        node.inputs = tuple(inputs)
+        for value in node.inputs:
+            value.users[node] = None
+
+    def tidy(self) -> None:
+        """Drops nodes that no output needs and restores topological order (stable).
+
+        Raises
+        ------
+        ShapeError
+            The graph has a cycle.
+        """
+        order: list[Node] = []
+        state: dict[Node, int] = {}  # 1: being visited, 2: done
+        position = {node: i for i, node in enumerate(self.nodes)}
+        needed = self._needed()
+        for root in sorted(needed, key=position.__getitem__):
+            stack = [root]
+            while stack:
+                node = stack[-1]
+                if state.get(node) == 2:
+                    stack.pop()
+                    continue
+                pending = [
+                    p for v in node.inputs if (p := v.producer) is not None and state.get(p) != 2
+                ]
+                if not pending:
+                    state[node] = 2
+                    order.append(node)
+                    stack.pop()
+                    continue
+                if state.get(node) == 1:
+                    raise ShapeError("The graph has a cycle", where=node.origin or node.name)
+                state[node] = 1
+                stack += reversed(pending)
+        for node in self.nodes:
+            if node not in needed:
+                for value in node.inputs:
+                    value.users.pop(node, None)
+        self.nodes = order
+
+    # ---- looking --------------------------------------------------------------------------
+
+    def values(self) -> Iterator[Value]:
+        """Every value once: inputs, then constants and outputs of nodes in order of use."""
+        seen: set[Value] = set()
+        for value in self.inputs:
+            seen.add(value)
+            yield value
+        for node in self.nodes:
+            for value in (*node.inputs, *node.outputs):
+                if value not in seen:
+                    seen.add(value)
+                    yield value
+        for value in self.outputs:
+            if value not in seen:
+                seen.add(value)
+                yield value
+
+    def constants(self) -> Iterator[Value]:
+        """Every constant that is used, once, in order of use."""
+        return (v for v in self.values() if v.is_constant)
+
+    def symbols(self) -> set[str]:
+        """The names of all symbolic dimensions of the inputs."""
+        return {s for v in self.inputs for d in v.shape for s in symbols(d)}
+
+    def bindings(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """The values of all symbols for inputs of the given shapes (by input name).
+
+        Raises
+        ------
+        ShapeError
+            A shape does not fit its input, or two inputs disagree about a dimension.
+        """
+        bound: dict[str, int] = {}
+        for value in self.inputs:
+            shape = shapes[value.name]
+            if len(shape) != len(value.shape):
+                raise ShapeError(
+                    f"Input {value.name!r} has {len(shape)} dimensions, not {len(value.shape)}",
+                    where=f"input {value.name!r}",
+                    why=f"it is declared as {value.type} and was given {tuple(shape)}",
+                    cure="pass an array of that rank",
+                )
+            for axis, (dim, size) in enumerate(zip(value.shape, shape, strict=True)):
+                _bind_dimension(bound, self.ranges, value, axis, dim, size)
+        return bound
+
+    def _needed(self) -> set[Node]:
+        needed: set[Node] = set()
+        stack = [v.producer for v in self.outputs if v.producer]
+        while stack:
+            node = stack.pop()
+            if node not in needed:
+                needed.add(node)
+                stack += [v.producer for v in node.inputs if v.producer]
+        return needed
+
+    def _unique(self, name: str) -> str:
+        count = self._names.get(name, 0)
+        self._names[name] = count + 1
+        if not count:
+            return name
+        return self._unique(f"{name}_{count}")
+
+    def __str__(self) -> str:
+        from planish.graph.text import dump
+
+        return dump(self)
+
+
+def _bind_dimension(
+    bound: dict[str, int],
+    ranges: Mapping[str, DimRange],
+    value: Value,
+    axis: int,
+    dim: DimLike,
+    size: int,
+) -> None:
+    where = f"input {value.name!r}, dimension {axis}"
+    if isinstance(dim, int):
+        if dim != size:
+            raise ShapeError(
+                f"Dimension {axis} of input {value.name!r} is {size}, not {dim}",
+                where=where,
+                why=f"the model declares {value.type}",
+                cure=f"pass an array whose dimension {axis} is {dim}",
+            )
+        return
+    name = str(dim)
+    if bound.setdefault(name, size) != size:
+        raise ShapeError(
+            f"Dimension {axis} of input {value.name!r} is {size}, but {name} is {bound[name]}",
+            where=where,
+            why=f"every dimension called {name} must have the same size",
+            cure="pass arrays that agree",
+        )
+    limits = ranges.get(name)
+    if limits and not limits.min <= size <= limits.max:
+        raise ShapeError(
+            f"Dimension {name} of input {value.name!r} is {size}, outside {limits.min} to "
+            f"{limits.max}",
+            where=where,
+            why="the engine was built for that range",
+            cure="pass a size inside the range, or build with a Profile that holds it",
+        )

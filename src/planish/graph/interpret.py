@@ -1,0 +1,89 @@
+"""Runs a graph with the NumPy references of its ops: slow, exact, and the oracle of the tests.
+
+Symbolic dimensions are bound from the shapes of the given inputs; then every attribute that is a
+`Dim`, however deep in tuples, becomes the integer it stands for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from planish.errors import InputError, ShapeError
+from planish.graph.dims import Dim, evaluate
+from planish.graph.graph import Graph, Value
+
+if TYPE_CHECKING:
+    from planish.ops.base import Op
+
+
+def interpret(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The outputs of `graph`, in order, for inputs by name.
+
+    Parameters
+    ----------
+    graph : Graph
+    inputs : mapping of str to numpy.ndarray
+        An array for every graph input, of its dtype and of a shape that fits it.
+
+    Raises
+    ------
+    InputError
+        An input is missing or has another dtype.
+    ShapeError
+        A shape does not fit its input, or a node gave another type than it had inferred.
+    """
+    values: dict[Value, np.ndarray] = {}
+    for value in graph.inputs:
+        if value.name not in inputs:
+            raise InputError(
+                f"Input {value.name!r} is missing",
+                why=f"given: {', '.join(inputs) or 'none'}",
+                cure="pass an array for every input",
+            )
+        array = np.asarray(inputs[value.name])
+        if array.dtype != value.dtype.numpy:
+            raise InputError(
+                f"Input {value.name!r} has dtype {array.dtype}, not {value.dtype.numpy}",
+                cure=f"convert it with .astype({value.dtype.numpy.name!r})",
+            )
+        values[value] = array
+    bindings = graph.bindings({v.name: a.shape for v, a in values.items()})
+    for node in graph.nodes:
+        results = bind(node.op, bindings).reference(*(_array(values, v) for v in node.inputs))
+        for value, result in zip(node.outputs, results, strict=True):
+            expected = value.type.bind(bindings)
+            if result.shape != expected or result.dtype != value.dtype.numpy:
+                raise ShapeError(
+                    f"{node.op.name} gave {result.dtype}{result.shape}, not {value.type}",
+                    where=node.origin or node.name,
+                    why=f"its shape was inferred as {expected}",
+                )
+            values[value] = result
+    return [_array(values, value) for value in graph.outputs]
+
+
+def bind(op: Op, bindings: Mapping[str, int]) -> Op:
+    """`op` with every symbolic dimension among its attributes replaced by its value."""
+    changes = {}
+    for name, attribute in op.attributes().items():
+        bound = _bind(attribute, bindings)
+        if bound is not attribute:
+            changes[name] = bound
+    return dataclasses.replace(op, **changes) if changes else op
+
+
+def _bind(attribute: Any, bindings: Mapping[str, int]) -> Any:
+    if isinstance(attribute, Dim):
+        return evaluate(attribute, bindings)
+    if isinstance(attribute, tuple):
+        bound = tuple(_bind(item, bindings) for item in attribute)
+        return attribute if all(a is b for a, b in zip(bound, attribute, strict=True)) else bound
+    return attribute
+
+
+def _array(values: Mapping[Value, np.ndarray], value: Value) -> np.ndarray:
+    return value.data if value.data is not None else values[value]

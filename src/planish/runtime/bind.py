@@ -1,0 +1,179 @@
+"""From a plan and concrete shapes to a schedule: tactics chosen, memory planned, addresses known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from planish.graph.dims import evaluate
+from planish.graph.graph import Value
+from planish.plan.memory import Lifetime, largest_live_set, plan_arena
+from planish.plan.plan import Plan
+from planish.targets.base import (
+    ABSOLUTE,
+    ARENA,
+    FIRST_INPUT,
+    Address,
+    Binding,
+    Constant,
+    Executable,
+    Launch,
+    Schedule,
+    ScheduledLaunch,
+    Tactic,
+    Target,
+)
+
+
+class ConstantStore:
+    """Constants as kernels read them, made once per engine and shared by all its programs."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._values: dict[Value, tuple[int, object]] = {}
+        self._tactics: dict[tuple[str, str], list[tuple[int, object]]] = {}
+
+    def value(self, value: Value) -> int:
+        """The address of a constant of the graph."""
+        if value not in self._values:
+            assert value.data is not None
+            self._values[value] = self._target.constant(np.ascontiguousarray(value.data))
+        return self._values[value][0]
+
+    def of(self, tactic: Tactic) -> list[int]:
+        """The addresses of a tactic's own constants."""
+        key = (tactic.task.name, str(tactic))
+        if key not in self._tactics:
+            self._tactics[key] = [self._target.constant(c) for c in tactic.constants()]
+        return [address for address, _ in self._tactics[key]]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of derived constants (packed weights) held."""
+        return sum(
+            getattr(owner, "nbytes", 0) for made in self._tactics.values() for _, owner in made
+        )
+
+
+@dataclass(frozen=True)
+class BoundPlan:
+    """A plan for concrete shapes, ready to run.
+
+    Attributes
+    ----------
+    executable : Executable
+    output_shapes : tuple
+    tactics : tuple of Tactic
+        The tactic of each step.
+    launch_steps : tuple of int
+        For each launch the index of its step.
+    arena_bytes, live_bytes : int
+        The arena, and the largest live set: its lower bound.
+    """
+
+    executable: Executable
+    output_shapes: tuple[tuple[int, ...], ...]
+    tactics: tuple[Tactic, ...]
+    launch_steps: tuple[int, ...]
+    arena_bytes: int
+    live_bytes: int
+
+
+def bind(
+    plan: Plan, symbols: Mapping[str, int], target: Target, constants: ConstantStore
+) -> BoundPlan:
+    """Makes a plan ready to run for concrete sizes of its dimensions."""
+    tactics: list[Tactic] = []
+    launches: list[tuple[int, Tactic, Launch, Binding]] = []
+    workspaces: list[int] = []
+    for index, step in enumerate(plan.steps):
+        binding = plan.binding(symbols, step.task)
+        tactic = step.tactic(binding, target)
+        tactics.append(tactic)
+        workspaces.append(tactic.workspace(binding))
+        launches += [(index, tactic, launch, binding) for launch in tactic.launches(binding)]
+
+    memory = _Memory(plan, symbols, workspaces, constants)
+    scheduled = []
+    for index, tactic, launch, binding in launches:
+        addresses, layouts = [], []
+        for pointer in launch.pointers:
+            if isinstance(pointer, Value):
+                addresses.append(memory.address(pointer))
+                layouts.append((binding.layout(pointer), pointer.dtype.numpy))
+            elif isinstance(pointer, Constant):
+                addresses.append(Address(ABSOLUTE, constants.of(tactic)[pointer.index]))
+                layouts.append(None)
+            else:
+                addresses.append(memory.workspace(index, pointer.offset))
+                layouts.append(None)
+        scheduled.append(ScheduledLaunch(launch, tuple(addresses), tuple(layouts)))
+    graph = plan.graph
+    schedule = Schedule(
+        tuple(scheduled),
+        len(graph.inputs),
+        len(graph.outputs),
+        memory.size,
+        keep=constants,
+    )
+    return BoundPlan(
+        target.executable(schedule),
+        tuple(v.type.bind(symbols) for v in graph.outputs),
+        tuple(tactics),
+        tuple(index for index, *_ in launches),
+        memory.size,
+        memory.live,
+    )
+
+
+class _Memory:
+    """Addresses of values and workspaces for one set of shapes."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        symbols: Mapping[str, int],
+        workspaces: list[int],
+        constants: ConstantStore,
+    ) -> None:
+        graph = plan.graph
+        self._symbols = symbols
+        self._placements = plan.placements.of
+        self._constants = constants
+        self._outside = {v: FIRST_INPUT + i for i, v in enumerate(graph.inputs)}
+        first_output = FIRST_INPUT + len(graph.inputs)
+        self._outside.update({v: first_output + i for i, v in enumerate(graph.outputs)})
+        lives: dict[Value, list[int]] = {}
+        for index, step in enumerate(plan.steps):
+            for value in (*step.task.inputs, *step.task.outputs):
+                root = self._placements[value].root
+                if root in self._outside or root.is_constant:
+                    continue
+                life = lives.setdefault(root, [index, index])
+                life[1] = index
+        tensors = [
+            Lifetime(int(evaluate(root.type.elements, symbols)) * root.dtype.size, *life)
+            for root, life in lives.items()
+        ]
+        used = [(i, size) for i, size in enumerate(workspaces) if size]
+        tensors += [Lifetime(size, i, i) for i, size in used]
+        arena = plan_arena(tensors)
+        self.size, self.live = arena.size, largest_live_set(tensors)
+        self._roots = dict(zip(lives, arena.offsets, strict=False))
+        self._workspaces = dict(
+            zip((i for i, _ in used), arena.offsets[len(lives) :], strict=True)
+        )
+
+    def address(self, value: Value) -> Address:
+        place = self._placements[value]
+        shift = int(evaluate(place.offset, self._symbols)) * value.dtype.size
+        if place.root.is_constant:
+            return Address(ABSOLUTE, self._constants.value(place.root) + shift)
+        if place.root in self._outside:
+            return Address(self._outside[place.root], shift)
+        return Address(ARENA, self._roots[place.root] + shift)
+
+    def workspace(self, step: int, offset: int) -> Address:
+        return Address(ARENA, self._workspaces.get(step, 0) + offset)

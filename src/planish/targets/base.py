@@ -1,0 +1,307 @@
+"""What a target offers: tactics for tasks. The rest of Planish knows targets only through this.
+
+A `Tactic` is one way to run a `Task`: it names the kernels it needs, prepares constants (packed
+weights), and for concrete shapes says which launches to make. A `Layout` tells where the elements
+of a value lie: tactics take strides as they come, or refuse (`Tactic.accepts`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from planish.errors import PlanError
+from planish.fusion.task import Task
+from planish.graph.graph import Value
+
+
+class Kernel(ABC):
+    """Generated code, as a frozen dataclass of what it is specialised on.
+
+    Equal kernels are the same code. The symbol is a hash of the family and the fields, so that it
+    is the same in every process.
+    """
+
+    family: ClassVar[str]
+
+    @property
+    def symbol(self) -> str:
+        """The kernel's name in object files and caches."""
+        digest = hashlib.sha256(f"{self.family} {self!r}".encode()).hexdigest()
+        return f"{self.family}_{digest[:20]}"
+
+    @abstractmethod
+    def assembly(self, machine: Any) -> str:
+        """The kernel's module in the target's language (LLVM assembly on the CPU)."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A pointer to the tactic's constant of that number (see `Tactic.constants`)."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A pointer into memory that only this task uses while it runs, at that many bytes."""
+
+    offset: int = 0
+
+
+Pointer = Value | Constant | Workspace
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch for concrete shapes.
+
+    Attributes
+    ----------
+    kernel : Kernel or callable
+        A callable is a host step: it is given the arrays behind the pointers (all values) and
+        fills those of outputs.
+    pointers : tuple
+        Values, constants and workspace, in the order the kernel takes them.
+    params : tuple of int
+        The kernel's integer parameters.
+    tasks : int
+        How many independent pieces of work there are; the kernel runs any range of them.
+    grain : int
+        How many of them a thread takes at a time.
+    scratch : int
+        Bytes of memory of its own that each thread needs.
+    """
+
+    kernel: Kernel | Callable[..., None]
+    pointers: tuple[Pointer, ...]
+    params: tuple[int, ...] = ()
+    tasks: int = 1
+    grain: int = 1
+    scratch: int = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the elements of a value lie for concrete shapes: strides in elements per axis."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the elements lie as in a new NumPy array."""
+        return all(
+            s == d or n == 1
+            for n, s, d in zip(self.shape, self.strides, dense_strides(self.shape), strict=True)
+        )
+
+
+def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides, in elements, of a new array of that shape."""
+    strides = [1] * len(shape)
+    for axis in range(len(shape) - 2, -1, -1):
+        strides[axis] = strides[axis + 1] * max(shape[axis + 1], 1)
+    return tuple(strides)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Concrete shapes: the values of all symbols, and the layout of every value of a task."""
+
+    symbols: Mapping[str, int]
+    layouts: Mapping[Value, Layout] = field(default_factory=dict)
+
+    def layout(self, value: Value) -> Layout:
+        """The layout of a value; dense unless stated."""
+        known = self.layouts.get(value)
+        if known is None:
+            shape = value.type.bind(self.symbols)
+            known = Layout(shape, dense_strides(shape))
+        return known
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        """The concrete shape of a value."""
+        return self.layout(value).shape
+
+    def strides(self, value: Value) -> tuple[int, ...]:
+        """The strides of a value in elements."""
+        return self.layout(value).strides
+
+
+class Tactic(ABC):
+    """One way to run a task: a frozen dataclass whose fields are `task` and its parameters.
+
+    `parameters` is what a plan stores; the family makes the same tactic from it again.
+    """
+
+    family: ClassVar[str]
+    precision: ClassVar[str] = "fp32"
+    task: Task
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """The parameters, as JSON can hold them."""
+
+    def constants(self) -> list[np.ndarray]:
+        """Arrays derived from the task's constants (packed weights); made once per engine."""
+        return []
+
+    def accepts(self, binding: Binding) -> bool:
+        """Whether the tactic can run for these shapes and layouts."""
+        return True
+
+    @abstractmethod
+    def launches(self, binding: Binding) -> list[Launch]:
+        """The launches for these shapes and layouts."""
+
+    def workspace(self, binding: Binding) -> int:
+        """Bytes of workspace between the launches."""
+        return 0
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{k}={v}" for k, v in self.parameters.items())
+        return f"{self.family}({shown})"
+
+
+class Family(ABC):
+    """A kernel family: offers tactics for the tasks it understands. One family, one file."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        """Tactics worth measuring for a task at these shapes, the likely best first; none for a
+        task of another kind.
+        """
+
+    @abstractmethod
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        """The tactic with the given parameters, as a plan stored them.
+
+        Raises
+        ------
+        PlanError
+            The parameters are not valid for this task.
+        """
+
+
+# ---- execution -----------------------------------------------------------------------------
+
+ABSOLUTE, ARENA, FIRST_INPUT = 0, 1, 2
+"""Bases of an address: absolute, in the arena, in input 0; inputs are followed by outputs."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a pointer of a launch points: a base and bytes from its start."""
+
+    base: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class ScheduledLaunch:
+    """A launch with its pointers resolved.
+
+    `layouts` gives the layout and dtype behind each pointer that is a value; host steps need it.
+    """
+
+    launch: Launch
+    addresses: tuple[Address, ...]
+    layouts: tuple[tuple[Layout, np.dtype] | None, ...]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Everything that runs for one set of concrete shapes, in order."""
+
+    launches: tuple[ScheduledLaunch, ...]
+    input_count: int
+    output_count: int
+    arena_bytes: int
+    keep: object = None
+    """Whatever owns the memory behind absolute addresses."""
+
+
+class Executable(ABC):
+    """A schedule made ready to run; immutable and thread-safe."""
+
+    arena_bytes: int
+
+    @abstractmethod
+    def run(
+        self,
+        arena: Any,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        threads: int,
+        profile: np.ndarray | None = None,
+    ) -> None:
+        """Runs everything. `inputs` and `outputs` are addresses; `profile` receives start and end
+        in nanoseconds of each launch, int64 ``[launches, 2]``.
+        """
+
+    @abstractmethod
+    def measure(
+        self, arena: Any, inputs: Sequence[int], outputs: Sequence[int], threads: int, repeats: int
+    ) -> np.ndarray:
+        """The seconds of each of `repeats` runs."""
+
+
+class Target(ABC):
+    """A machine that runs plans."""
+
+    device: str
+    timing_key: str
+    """What measured times depend on: the machine and the version of its kernels."""
+    threads: int
+    """Threads an execution uses unless told otherwise."""
+
+    @abstractmethod
+    def families(self) -> Sequence[Family]:
+        """The kernel families, in the order their tactics are offered."""
+
+    @abstractmethod
+    def prepare(
+        self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Makes sure that kernels are compiled, several at a time."""
+
+    @abstractmethod
+    def executable(self, schedule: Schedule) -> Executable:
+        """Makes a schedule ready to run; compiles what is not yet compiled."""
+
+    @abstractmethod
+    def arena(self, size: int) -> Any:
+        """Memory for intermediate values."""
+
+    @abstractmethod
+    def constant(self, array: np.ndarray) -> tuple[int, object]:
+        """An array as kernels read it: its address, and what keeps it alive."""
+
+    def tactics(self, task: Task, binding: Binding) -> list[Tactic]:
+        """All tactics offered for a task at these shapes, the likely best of each family first."""
+        return [t for family in self.families() for t in family.tactics(task, binding)]
+
+    def restore(self, task: Task, family: str, parameters: Mapping[str, Any]) -> Tactic:
+        """A tactic as a plan stored it.
+
+        Raises
+        ------
+        PlanError
+            There is no such family, or the parameters are invalid.
+        """
+        for candidate in self.families():
+            if candidate.name == family:
+                return candidate.restore(task, parameters)
+        raise PlanError(
+            f"The plan uses kernels of the family {family!r}, which {self.device} does not have",
+            cure="load it with retune=True",
+        )

@@ -1,0 +1,100 @@
+"""The user's cache of machine code: a folder of object files, made by this user for this machine.
+
+Code in it is run, so the folder must belong to the user and be closed to others; one that is not
+is left alone. Its name holds everything that code depends on: the machine, the version of LLVM and
+the sources of the generators.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import planish.targets
+from planish.targets.cpu.machine import Machine
+
+log = logging.getLogger("planish")
+
+
+def cache_root() -> Path:
+    """The user's cache folder for Planish; ``PLANISH_CACHE`` overrides it."""
+    chosen = os.environ.get("PLANISH_CACHE")
+    if chosen:
+        return Path(chosen)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("planish"))
+
+
+class KernelCache:
+    """Object code by symbol, on disk where that is possible, always in memory."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._memory: dict[str, bytes] = {}
+        self._folder = self._open(cache_root() / "kernels" / _version(machine))
+
+    @staticmethod
+    def _open(folder: Path) -> Path | None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            info = folder.stat()
+            if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o022:
+                log.warning("kernel cache %s can be written by others and is not used", folder)
+                return None
+            if not os.access(folder, os.W_OK):
+                log.info("kernel cache %s cannot be written", folder)
+        except OSError as error:
+            log.info("no kernel cache: %s", error)
+            return None
+        return folder
+
+    def get(self, symbol: str) -> bytes | None:
+        """The object code of a kernel, if it was compiled before."""
+        code = self._memory.get(symbol)
+        if code is None and self._folder:
+            try:
+                code = _checked((self._folder / f"{symbol}.o").read_bytes())
+            except OSError:
+                return None
+            if code is not None:
+                self._memory[symbol] = code
+        return code
+
+    def put(self, symbol: str, code: bytes) -> None:
+        """Remembers object code; a full or read-only disk costs only the next process time."""
+        self._memory[symbol] = code
+        if not self._folder:
+            return
+        try:
+            handle, name = tempfile.mkstemp(dir=self._folder)
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(code).digest() + code)
+            os.replace(name, self._folder / f"{symbol}.o")
+        except OSError as error:
+            log.info("kernel not cached: %s", error)
+
+
+def _checked(data: bytes) -> bytes | None:
+    """The code behind its checksum; None if the file was cut short or damaged."""
+    digest, code = data[:32], data[32:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+@cache
+def generator_version() -> str:
+    """A digest of the sources of all kernel generators and of LLVM's version."""
+    import llvmlite
+
+    digest = hashlib.sha256(llvmlite.__version__.encode())
+    for path in sorted(Path(planish.targets.__path__[0]).rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _version(machine: Machine) -> str:
+    return hashlib.sha256(f"{machine.code_key} {generator_version()}".encode()).hexdigest()[:24]

@@ -1,0 +1,431 @@
+"""A thin layer over llvmlite in which kernels are written: loops, vectors, loads, stores.
+
+Every kernel is a function of one signature (see ``native/planish.h``)::
+
+    void kernel(void *const *pointers, const int64_t *params,
+                int64_t begin, int64_t end, void *scratch)
+
+It does tasks ``begin`` to ``end`` of as many as the launch says; different tasks may run on
+different threads and must write different elements. Memory holds elements as NumPy lays them out;
+in registers half-precision floats are float32 and bools are i1. A vector has any number of lanes:
+LLVM splits what is wider than a register.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import llvmlite.ir as ir
+
+from planish.graph.types import DType
+from planish.targets.cpu.machine import Machine
+
+I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+PTR = ir.PointerType()
+
+_MEMORY = {
+    DType.FLOAT64: F64,
+    DType.FLOAT32: F32,
+    DType.FLOAT16: F16,
+    DType.BFLOAT16: I16,
+    DType.INT64: I64,
+    DType.INT32: I32,
+    DType.INT16: I16,
+    DType.INT8: I8,
+    DType.UINT64: I64,
+    DType.UINT32: I32,
+    DType.UINT16: I16,
+    DType.UINT8: I8,
+    DType.BOOL: I8,
+}
+_REGISTER = {**_MEMORY, DType.FLOAT16: F32, DType.BFLOAT16: F32, DType.BOOL: I1}
+
+
+def register_type(dtype: DType, lanes: int = 1) -> ir.Type:
+    """The LLVM type of an element, or of a vector of them, in registers."""
+    return _vector(_REGISTER[dtype], lanes)
+
+
+def _vector(element: ir.Type, lanes: int) -> ir.Type:
+    return element if lanes == 1 else ir.VectorType(element, lanes)
+
+
+class Loop:
+    """A counted loop with values carried from one round to the next; see `KernelBuilder.loop`."""
+
+    def __init__(self, index: ir.Value, carried: list[ir.Value]) -> None:
+        self.index = index
+        self.carried = carried
+        self.next: list[ir.Value] = list(carried)
+        """What the carried values become after this round; set it inside the loop."""
+
+
+class KernelBuilder:
+    """Writes one kernel into a module of its own.
+
+    Attributes
+    ----------
+    b : llvmlite.ir.IRBuilder
+        For whatever this layer does not wrap.
+    begin, end, scratch : llvmlite.ir.Value
+        The kernel's arguments.
+    """
+
+    def __init__(self, name: str, machine: Machine) -> None:
+        self.machine = machine
+        self.lanes = machine.lanes
+        self.module = ir.Module(name=name)
+        self.module.triple = machine.triple
+        signature = ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64, PTR])
+        self.function = ir.Function(self.module, signature, name)
+        self._pointers, self._params, self.begin, self.end, self.scratch = self.function.args
+        for argument in (self._pointers, self._params, self.scratch):
+            argument.add_attribute("noalias")
+        self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
+
+    def finish(self) -> str:
+        """Ends the kernel and gives its module as LLVM assembly."""
+        if not self.b.block.is_terminated:
+            self.b.ret_void()
+        return str(self.module)
+
+    # ---- arguments and constants ----------------------------------------------------------
+
+    def pointer(self, index: int) -> ir.Value:
+        """The kernel's pointer of that number."""
+        slot = self.b.gep(self._pointers, [I64(index)], source_etype=PTR)
+        return self.b.load(slot, typ=PTR)
+
+    def param(self, index: int) -> ir.Value:
+        """The kernel's integer parameter of that number."""
+        slot = self.b.gep(self._params, [I64(index)], source_etype=I64)
+        return self.b.load(slot, typ=I64)
+
+    def i64(self, value: int | ir.Value) -> ir.Value:
+        """A 64-bit integer; values pass through."""
+        return I64(value) if isinstance(value, int) else value
+
+    def constant(self, value: float | int | bool, dtype: DType, lanes: int = 1) -> ir.Constant:
+        """A constant of the dtype's register type, the same in all lanes."""
+        element = _REGISTER[dtype]
+        if element in (F32, F64):
+            if element == F32:  # llvmlite wants a float32 to be representable exactly
+                value = struct.unpack("f", struct.pack("f", _clamp_f32(float(value))))[0]
+            scalar = ir.Constant(element, float(value))
+        else:
+            width = element.width
+            scalar = ir.Constant(element, int(value) & ((1 << width) - 1))
+        if lanes == 1:
+            return scalar
+        return ir.Constant(ir.VectorType(element, lanes), [scalar] * lanes)
+
+    def zero(self, dtype: DType, lanes: int = 1) -> ir.Constant:
+        """Zero of the dtype's register type."""
+        return ir.Constant(register_type(dtype, lanes), None)
+
+    # ---- integer arithmetic that folds constants -------------------------------------------
+
+    def add(self, a: int | ir.Value, b: int | ir.Value) -> Any:
+        if isinstance(a, int) and isinstance(b, int):
+            return a + b
+        if isinstance(b, int) and b == 0:
+            return a
+        if isinstance(a, int) and a == 0:
+            return b
+        return self.b.add(self.i64(a), self.i64(b))
+
+    def sub(self, a: int | ir.Value, b: int | ir.Value) -> Any:
+        if isinstance(a, int) and isinstance(b, int):
+            return a - b
+        if isinstance(b, int) and b == 0:
+            return a
+        return self.b.sub(self.i64(a), self.i64(b))
+
+    def mul(self, a: int | ir.Value, b: int | ir.Value) -> Any:
+        if isinstance(a, int) and isinstance(b, int):
+            return a * b
+        for x, y in ((a, b), (b, a)):
+            if isinstance(x, int) and x in (0, 1):
+                return y if x else 0
+        return self.b.mul(self.i64(a), self.i64(b))
+
+    def divmod(self, a: ir.Value, b: int | ir.Value) -> tuple[Any, Any]:
+        """Quotient and remainder of non-negative integers."""
+        if isinstance(b, int) and b == 1:
+            return a, 0
+        quotient = self.b.udiv(self.i64(a), self.i64(b))
+        return quotient, self.b.sub(self.i64(a), self.b.mul(quotient, self.i64(b)))
+
+    def min(self, a: int | ir.Value, b: int | ir.Value) -> Any:
+        if isinstance(a, int) and isinstance(b, int):
+            return min(a, b)
+        a, b = self.i64(a), self.i64(b)
+        return self.b.select(self.b.icmp_signed("<", a, b), a, b)
+
+    def max(self, a: int | ir.Value, b: int | ir.Value) -> Any:
+        if isinstance(a, int) and isinstance(b, int):
+            return max(a, b)
+        a, b = self.i64(a), self.i64(b)
+        return self.b.select(self.b.icmp_signed(">", a, b), a, b)
+
+    # ---- control flow ---------------------------------------------------------------------
+
+    @contextmanager
+    def loop(
+        self,
+        start: int | ir.Value,
+        stop: int | ir.Value,
+        step: int | ir.Value = 1,
+        carried: Sequence[ir.Value] = (),
+    ) -> Iterator[Loop]:
+        """``for (i = start; i < stop; i += step)``; after it, `Loop.carried` holds the results."""
+        before = self.b.block
+        header = self.function.append_basic_block("loop")
+        body = self.function.append_basic_block("body")
+        after = self.function.append_basic_block("after")
+        self.b.branch(header)
+        self.b.position_at_end(header)
+        index = self.b.phi(I64)
+        index.add_incoming(self.i64(start), before)
+        phis = []
+        for value in carried:
+            phi = self.b.phi(value.type)
+            phi.add_incoming(value, before)
+            phis.append(phi)
+        self.b.cbranch(self.b.icmp_signed("<", index, self.i64(stop)), body, after)
+        self.b.position_at_end(body)
+        loop = Loop(index, phis)
+        yield loop
+        index.add_incoming(self.b.add(index, self.i64(step)), self.b.block)
+        for phi, value in zip(phis, loop.next, strict=True):
+            phi.add_incoming(value, self.b.block)
+        self.b.branch(header)
+        self.b.position_at_end(after)
+
+    def choose(
+        self, condition: ir.Value, then: Any, otherwise: Any
+    ) -> list[ir.Value]:
+        """Runs one of two functions, each giving a list of values of the same types."""
+        yes = self.function.append_basic_block("then")
+        no = self.function.append_basic_block("else")
+        join = self.function.append_basic_block("join")
+        self.b.cbranch(condition, yes, no)
+        incoming = []
+        for block, branch in ((yes, then), (no, otherwise)):
+            self.b.position_at_end(block)
+            results = branch() or []
+            incoming.append((results, self.b.block))
+            self.b.branch(join)
+        self.b.position_at_end(join)
+        merged = []
+        for a, c in zip(incoming[0][0], incoming[1][0], strict=True):
+            phi = self.b.phi(a.type)
+            phi.add_incoming(a, incoming[0][1])
+            phi.add_incoming(c, incoming[1][1])
+            merged.append(phi)
+        return merged
+
+    @contextmanager
+    def when(self, condition: ir.Value) -> Iterator[None]:
+        """Runs the body only if the condition holds."""
+        body = self.function.append_basic_block("when")
+        after = self.function.append_basic_block("after")
+        self.b.cbranch(condition, body, after)
+        self.b.position_at_end(body)
+        yield
+        self.b.branch(after)
+        self.b.position_at_end(after)
+
+    # ---- memory ---------------------------------------------------------------------------
+
+    def offset(self, pointer: ir.Value, elements: int | ir.Value, dtype: DType) -> ir.Value:
+        """The pointer moved by a number of elements."""
+        if isinstance(elements, int) and elements == 0:
+            return pointer
+        return self.b.gep(pointer, [self.i64(elements)], source_etype=_MEMORY[dtype])
+
+    def load(
+        self,
+        pointer: ir.Value,
+        dtype: DType,
+        lanes: int = 1,
+        *,
+        mask: ir.Value | None = None,
+        aligned: bool = False,
+    ) -> ir.Value:
+        """Loads consecutive elements into a register; masked-off lanes are zero.
+
+        `mask` is a vector of i1, as `tail_mask` gives. `aligned` promises 64-byte alignment.
+        """
+        memory = _vector(_MEMORY[dtype], lanes)
+        align = 64 if aligned else dtype.size
+        if mask is None:
+            raw = self.b.load(pointer, typ=memory, align=align)
+        else:
+            raw = self.call(
+                f"llvm.masked.load.{_mangle(memory)}.p0",
+                memory,
+                [pointer, I32(align), mask, ir.Constant(memory, None)],
+            )
+        return self.from_memory(raw, dtype, lanes)
+
+    def store(
+        self,
+        value: ir.Value,
+        pointer: ir.Value,
+        dtype: DType,
+        lanes: int = 1,
+        *,
+        mask: ir.Value | None = None,
+    ) -> None:
+        """Stores a register into consecutive elements; masked-off lanes are not touched."""
+        raw = self.to_memory(value, dtype, lanes)
+        if mask is None:
+            self.b.store(raw, pointer, align=dtype.size)
+            return
+        self.call(
+            f"llvm.masked.store.{_mangle(raw.type)}.p0",
+            ir.VoidType(),
+            [raw, pointer, I32(dtype.size), mask],
+        )
+
+    def gather(
+        self, pointer: ir.Value, stride: int | ir.Value, dtype: DType, lanes: int, count: Any = None
+    ) -> ir.Value:
+        """Loads elements `stride` apart, one by one; lanes from `count` on repeat the last one."""
+        result = ir.Constant(_vector(_MEMORY[dtype], lanes), ir.Undefined)
+        for lane in range(lanes):
+            index = lane if count is None else self.min(lane, self.sub(count, 1))
+            element = self.b.load(
+                self.offset(pointer, self.mul(index, stride), dtype),
+                typ=_MEMORY[dtype],
+                align=dtype.size,
+            )
+            result = self.b.insert_element(result, element, I32(lane))
+        return self.from_memory(result, dtype, lanes)
+
+    def scatter(
+        self,
+        value: ir.Value,
+        pointer: ir.Value,
+        stride: int | ir.Value,
+        dtype: DType,
+        lanes: int,
+        count: Any = None,
+    ) -> None:
+        """Stores a register's lanes `stride` elements apart, one by one; the first `count` only."""
+        raw = self.to_memory(value, dtype, lanes)
+        for lane in range(lanes):
+            element = raw if lanes == 1 else self.b.extract_element(raw, I32(lane))
+            place = self.offset(pointer, self.mul(stride, lane), dtype)
+            if count is None:
+                self.b.store(element, place, align=dtype.size)
+            else:
+                with self.when(self.b.icmp_signed("<", self.i64(lane), self.i64(count))):
+                    self.b.store(element, place, align=dtype.size)
+
+    def from_memory(self, raw: ir.Value, dtype: DType, lanes: int = 1) -> ir.Value:
+        """The register form of loaded elements."""
+        if dtype is DType.BOOL:
+            return self.b.icmp_unsigned("!=", raw, ir.Constant(raw.type, None))
+        if dtype is DType.FLOAT16:
+            return self.b.fpext(raw, _vector(F32, lanes))
+        if dtype is DType.BFLOAT16:
+            wide = self.b.zext(raw, _vector(I32, lanes))
+            shift = self.splat(I32(16), lanes)
+            return self.b.bitcast(self.b.shl(wide, shift), _vector(F32, lanes))
+        return raw
+
+    def to_memory(self, value: ir.Value, dtype: DType, lanes: int = 1) -> ir.Value:
+        """The memory form of a register; half precisions round to nearest even."""
+        if dtype is DType.BOOL:
+            return self.b.zext(value, _vector(I8, lanes))
+        if dtype is DType.FLOAT16:
+            return self.b.fptrunc(value, _vector(F16, lanes))
+        if dtype is DType.BFLOAT16:
+            return self._round_bfloat16(value, lanes)
+        return value
+
+    def _round_bfloat16(self, value: ir.Value, lanes: int) -> ir.Value:
+        def many(n: int) -> ir.Value:
+            return self.splat(I32(n), lanes)
+
+        bits = self.b.bitcast(value, _vector(I32, lanes))
+        odd = self.b.and_(self.b.lshr(bits, many(16)), many(1))
+        rounded = self.b.add(self.b.add(bits, many(0x7FFF)), odd)
+        quiet = self.b.or_(bits, many(0x400000))
+        nan = self.b.fcmp_unordered("uno", value, value)
+        chosen = self.b.select(nan, quiet, rounded)
+        return self.b.trunc(self.b.lshr(chosen, many(16)), _vector(I16, lanes))
+
+    # ---- vectors --------------------------------------------------------------------------
+
+    def splat(self, scalar: ir.Value, lanes: int) -> ir.Value:
+        """A vector of equal elements."""
+        if lanes == 1:
+            return scalar
+        vector = ir.VectorType(scalar.type, lanes)
+        if isinstance(scalar, ir.Constant):
+            return ir.Constant(vector, [scalar] * lanes)
+        undefined = ir.Constant(vector, ir.Undefined)
+        first = self.b.insert_element(undefined, scalar, I32(0))
+        zeros = ir.Constant(ir.VectorType(I32, lanes), None)
+        return self.b.shuffle_vector(first, undefined, zeros)
+
+    def tail_mask(self, count: int | ir.Value, lanes: int) -> ir.Value:
+        """A mask of the first `count` lanes (all of them if `count` is larger)."""
+        lane = ir.Constant(ir.VectorType(I64, lanes), [I64(i) for i in range(lanes)])
+        return self.b.icmp_signed("<", lane, self.splat(self.i64(count), lanes))
+
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """``a * b + c``, rounded once."""
+        return self.call(f"llvm.fma.{_mangle(a.type)}", a.type, [a, b, c])
+
+    def call(self, name: str, result: ir.Type, arguments: Sequence[ir.Value]) -> ir.Value:
+        """Calls an LLVM intrinsic, declaring it where needed."""
+        function = self.module.globals.get(name)
+        if function is None:
+            signature = ir.FunctionType(result, [a.type for a in arguments])
+            function = ir.Function(self.module, signature, name)
+        return self.b.call(function, list(arguments))
+
+    def intrinsic(self, name: str, *arguments: ir.Value, suffix: str = "") -> ir.Value:
+        """Calls ``llvm.<name>``, overloaded on its first argument, which it gives back.
+
+        `suffix` is what a second overloaded type adds to the name.
+        """
+        kind = arguments[0].type
+        overload = _mangle(kind) + (f".{suffix}" if suffix else "")
+        return self.call(f"llvm.{name}.{overload}", kind, arguments)
+
+    def reduce(self, name: str, vector: ir.Value) -> ir.Value:
+        """Combines all lanes by ``llvm.vector.reduce.<name>`` (or, and, umax, ...)."""
+        if not isinstance(vector.type, ir.VectorType):
+            return vector
+        intrinsic = f"llvm.vector.reduce.{name}.{_mangle(vector.type)}"
+        return self.call(intrinsic, vector.type.element, [vector])
+
+    def prefetch(self, pointer: ir.Value, locality: int = 3) -> None:
+        """Asks for a cache line (`locality` 3: into L1, 2: into L2)."""
+        self.call(
+            "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(locality), I32(1)]
+        )
+
+
+def _mangle(type: ir.Type) -> str:
+    """How LLVM spells a type inside an intrinsic's name."""
+    if isinstance(type, ir.VectorType):
+        return f"v{type.count}{_mangle(type.element)}"
+    if isinstance(type, ir.IntType):
+        return f"i{type.width}"
+    return {"half": "f16", "float": "f32", "double": "f64"}[str(type)]
+
+
+def _clamp_f32(value: float) -> float:
+    """Doubles beyond float32's range become infinite, as NumPy's cast does."""
+    limit = 3.4028235677973366e38
+    return value if value != value or abs(value) < limit else float("inf") * (1 if value > 0 else -1)

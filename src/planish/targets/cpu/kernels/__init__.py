@@ -1,0 +1,9 @@
+"""The kernel families of the CPU, one a file. The order is that in which tactics are offered."""
+
+from planish.targets.base import Family
+from planish.targets.cpu.kernels import depthwise, matrix
+
+FAMILIES: tuple[Family, ...] = (
+    *matrix.FAMILIES,
+    *depthwise.FAMILIES,
+)

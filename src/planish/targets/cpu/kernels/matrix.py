@@ -1,0 +1,391 @@
+"""Tactics of the matrix kernel: convolutions, and matrix products with constant or other B."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from planish.errors import PlanError
+from planish.fusion.task import Task
+from planish.graph.graph import Value
+from planish.ops.matmul import MatMul
+from planish.targets.base import (
+    Binding,
+    Constant,
+    Family,
+    Launch,
+    Pointer,
+    Tactic,
+    Workspace,
+)
+from planish.targets.cpu.kernels.blocking import ceil, choose_blocking
+from planish.targets.cpu.kernels.gemm import GemmKernel, Operand, Pack
+from planish.targets.cpu.kernels.geometry import (
+    Geometry,
+    Place,
+    broadcast_strides,
+    conv_geometry,
+    matmul_geometry,
+    operand_kinds,
+    pack_weights,
+)
+from planish.targets.cpu.kernels.pack_matrix import PackMatrixKernel
+from planish.targets.cpu.machine import Machine, host
+
+FULL_UNROLL = 400
+"""Inner steps (depth x tile) up to which a run of depth is unrolled completely."""
+
+ALIASING = 1024
+"""Pixels this many elements apart (or a multiple) compete for the same sets of the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixTactic(Tactic):
+    """The matrix kernel with a given register tile, loop order and packing."""
+
+    family: ClassVar[str] = "matrix"
+    task: Task
+    machine: Machine
+    pixels: int
+    vectors: int
+    tail: int
+    pixels_outer: bool
+    packed: bool
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {
+            "pixels": self.pixels,
+            "vectors": self.vectors,
+            "tail": self.tail,
+            "pixels_outer": self.pixels_outer,
+            "packed": self.packed,
+        }
+
+    @cached_property
+    def _weights(self) -> Value | None:
+        """The constant weights; None where B is computed at run time."""
+        assert self.task.anchor is not None
+        value = self.task.anchor.inputs[1]
+        return value if value.is_constant else None
+
+    def constants(self) -> list[np.ndarray]:
+        if self._weights is None:
+            return []
+        op = self.task.anchor.op  # type: ignore[union-attr]
+        data = self._weights.data
+        assert data is not None
+        if isinstance(op, MatMul):
+            matrix = data.reshape(data.shape[-2:])
+            return [pack_weights(matrix, 1, self.vectors, self.machine.lanes, op.transpose_b)]
+        return [pack_weights(data, op.groups, self.vectors, self.machine.lanes)]  # type: ignore[attr-defined]
+
+    def accepts(self, binding: Binding) -> bool:
+        g = _geometry(self.task, binding)
+        if g is None:
+            return False
+        if g.columns < (self.tail or self.pixels):
+            return g.pixels == 0
+        if self.tail and g.columns % self.pixels > self.tail:
+            return False
+        return self.packed or not (g.padded or self.task.prologue)
+
+    def workspace(self, binding: Binding) -> int:
+        g = _geometry(self.task, binding)
+        if self._weights is not None or g is None:
+            return 0
+        width = self.vectors * self.machine.lanes
+        matrices = 1 if g.shared_weights else g.batch
+        return 4 * matrices * g.depth * ceil(g.channels, width) * width
+
+    def launches(self, binding: Binding) -> list[Launch]:
+        g = _geometry(self.task, binding)
+        assert g is not None
+        main = self._main_launch(g, binding)
+        return [main] if self._weights is not None else [self._pack_launch(g, binding), main]
+
+    def _pack_launch(self, g: Geometry, binding: Binding) -> Launch:
+        """Packs B into workspace as the kernel reads it."""
+        anchor = self.task.anchor
+        assert anchor is not None and isinstance(anchor.op, MatMul)
+        b = anchor.inputs[1]
+        strides = binding.strides(b)
+        down, along = strides[-2:]
+        if anchor.op.transpose_b:
+            down, along = along, down
+        lanes = self.machine.lanes
+        blocks = ceil(g.channels, self.vectors * lanes)
+        matrices = 1 if g.shared_weights else g.batch
+        between = _batch_stride(binding.shape(b), strides)
+        params = (blocks, g.depth, g.channels, between, down, along)
+        kernel = PackMatrixKernel(self.vectors, contiguous=along == 1)
+        return Launch(kernel, (b, Workspace()), params, tasks=matrices * blocks)
+
+    def _main_launch(self, g: Geometry, binding: Binding) -> Launch:
+        task, lanes = self.task, self.machine.lanes
+        cut = choose_blocking(g, self.pixels, self.vectors, self.machine)
+        window, dilations = g.window, g.dilations
+        pack, scratch, pack_params = None, 0, ()
+        if self.packed:
+            pack, scratch, pack_params, row_step, tap_row = self._packing(g, cut, binding)
+            pitch = pack.pitch
+            pixel_step = pack.columns_per_column * pitch
+        else:
+            pitch = g.source.column
+            row_step = g.strides[0] * g.source.row
+            tap_row = dilations[0] * g.source.row
+            pixel_step = g.strides[1] * pitch
+        merged = dilations[1] == 1 and pitch == g.depth
+        run = g.depth * (window[1] if merged else 1)
+        steps = self.pixels * self.vectors
+        kernel = GemmKernel(
+            pixels=self.pixels,
+            vectors=self.vectors,
+            tail=self.tail,
+            tap_rows=window[0],
+            tap_columns=1 if merged else window[1],
+            run=run,
+            pixel_step=pixel_step,
+            tap_column_step=0 if merged else dilations[1] * pitch,
+            masked=g.channels % (self.vectors * lanes) != 0,
+            pixels_outer=self.pixels_outer,
+            unroll=run if run * steps <= FULL_UNROLL else (4 if steps > 8 else 8),
+            epilogue=task.epilogue.expression,
+            operands=operand_kinds(task.epilogue, task, g.channels * g.groups, binding),
+            pack=pack,
+        )
+        blocks = ceil(g.channels, self.vectors * lanes)
+        depth = g.depth * window[0] * window[1]
+        block = depth * self.vectors * lanes
+        params = [
+            g.channels,
+            blocks,
+            cut.blocks,
+            cut.channel_tasks,
+            g.rows,
+            cut.rows,
+            cut.row_tasks,
+            g.columns,
+            cut.columns,
+            cut.column_tasks,
+            g.groups,
+            g.source.batch,
+            g.depth,
+            row_step,
+            tap_row,
+            0 if g.shared_weights else blocks * block,
+            blocks * block,
+            block,
+            g.channels,
+            *pack_params,
+        ]
+        pointers: list[Pointer] = [task.inputs[0], Constant(0) if self._weights else Workspace()]
+        pointers += task.outputs
+        for place in g.outputs:
+            params += [place.batch, place.row, place.column]
+        for source, place in zip(task.epilogue.sources, g.operands, strict=True):
+            if place:
+                assert source is not None
+                pointers.append(task.inputs[source])
+                params += [place.batch, place.row, place.column]
+        if pack and task.prologue:
+            shape = binding.shape(task.inputs[0])
+            for source, operand in zip(task.prologue.sources, pack.operands, strict=True):
+                if operand:
+                    assert source is not None
+                    pointers.append(task.inputs[source])
+                    strides = broadcast_strides(task.inputs[source], shape, binding)
+                    assert strides is not None
+                    params += strides[:3]
+        tasks = g.batch * g.groups * cut.row_tasks * cut.column_tasks * cut.channel_tasks
+        if g.pixels == 0:
+            tasks = 0
+        return Launch(kernel, tuple(pointers), tuple(params), tasks, scratch=scratch)
+
+    def _packing(self, g: Geometry, cut: Any, binding: Binding) -> tuple:
+        """The pack specification, scratch bytes, parameters, and the steps through scratch."""
+        window, strides, dilations = g.window, g.strides, g.dilations
+        row_unit = strides[0] if window[0] == 1 else 1
+        column_unit = strides[1] if window[1] == 1 else 1
+        rows_per_row, columns_per_column = strides[0] // row_unit, strides[1] // column_unit
+        halo_rows = (window[0] - 1) * dilations[0] + 1
+        halo_columns = (window[1] - 1) * dilations[1] + 1
+        pitch = g.depth
+        if pitch * columns_per_column % ALIASING == 0 and window[1] == 1:
+            pitch += self.machine.lanes
+        # a last task may start earlier than its columns: see the kernel
+        columns = min(max(cut.columns, self.pixels), g.columns)
+        scratch_row = ((columns - 1) * columns_per_column + halo_columns) * pitch
+        scratch_row += -scratch_row % self.machine.lanes
+        if scratch_row % ALIASING == 0:
+            scratch_row += self.machine.lanes
+        scratch_rows = (cut.rows - 1) * rows_per_row + halo_rows
+        prologue, operands = None, ()
+        if self.task.prologue:
+            prologue = self.task.prologue.expression
+            operands = _prologue_operands(self.task, g.depth * g.groups, binding)
+        pack = Pack(
+            depth=g.depth,
+            pitch=pitch,
+            column_unit=column_unit,
+            columns_per_column=columns_per_column,
+            contiguous=column_unit == 1
+            and g.source.column == pitch == g.depth
+            and prologue is None,
+            prologue=prologue,
+            operands=operands,
+        )
+        params = (
+            g.height,
+            g.width,
+            *g.pads,
+            *strides,
+            row_unit,
+            rows_per_row,
+            halo_rows,
+            halo_columns,
+            scratch_row,
+            g.source.row,
+            g.source.column,
+        )
+        # the copies read and write whole vectors beyond nothing: tails are masked
+        scratch = 4 * scratch_rows * scratch_row
+        return pack, scratch, params, rows_per_row * scratch_row, dilations[0] * scratch_row
+
+
+@dataclass(frozen=True)
+class MatrixFamily(Family):
+    """Convolutions (not depthwise) and matrix products in float32."""
+
+    name: ClassVar[str] = "matrix"
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        g = _geometry(task, binding)
+        if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
+            return
+        machine = host()
+        candidates = sorted(
+            _candidates(g, task, machine), key=lambda c: estimate(g, c, machine)
+        )
+        for tile in candidates:
+            tactic = MatrixTactic(task, machine, *tile)
+            if tactic.accepts(binding):
+                yield tactic
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        try:
+            values = {
+                "pixels": int(parameters["pixels"]),
+                "vectors": int(parameters["vectors"]),
+                "tail": int(parameters["tail"]),
+                "pixels_outer": bool(parameters["pixels_outer"]),
+                "packed": bool(parameters["packed"]),
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError("A matrix tactic lacks a parameter", why=str(error)) from error
+        tile = values["pixels"] * values["vectors"]
+        if not (0 < tile <= 64 and 0 <= values["tail"] <= values["pixels"]):
+            raise PlanError("A matrix tactic has an impossible tile", why=str(values))
+        return MatrixTactic(task, host(), **values)
+
+
+Tile = tuple[int, int, int, bool, bool]
+"""pixels, vectors, tail, pixels_outer, packed."""
+
+
+def _candidates(g: Geometry, task: Task, machine: Machine) -> Iterator[Tile]:
+    must_pack = g.padded or task.prologue is not None
+    vectors_needed = ceil(g.channels, machine.lanes)
+    for vectors in range(1, min(vectors_needed, 6) + 1):
+        most = _most_pixels(vectors, machine)
+        for pixels, tail in _pixel_tiles(g.columns, most):
+            for packed in (True,) if must_pack else (False, True):
+                if packed and not must_pack and not _packing_may_pay(g):
+                    continue
+                for pixels_outer in (False, True):
+                    if pixels_outer and vectors_needed <= vectors:
+                        continue
+                    yield pixels, vectors, tail, pixels_outer, packed
+
+
+def _most_pixels(vectors: int, machine: Machine) -> int:
+    """The tallest tile that stays in registers beside a row of weights and one broadcast."""
+    return max((machine.registers - vectors - 1) // vectors, 1)
+
+
+def _pixel_tiles(columns: int, most: int) -> Iterator[tuple[int, int]]:
+    """Tile heights worth trying, with their tails: the tallest, and those that waste least."""
+    heights = range(1, min(most, max(columns, 1)) + 1)
+    tall = [m for m in heights if 2 * m > most or m == heights[-1]]
+    # fewest tiles' worth of pixels computed, then the tallest tile
+    best = sorted(tall, key=lambda m: (ceil(columns, m) * m, -m))[:2]
+    for m in dict.fromkeys((*best, tall[-1])):
+        yield m, 0
+        if rest := columns % m:
+            yield m, rest
+    if heights[-1] != 1:
+        yield 1, 0
+
+
+def _packing_may_pay(g: Geometry) -> bool:
+    """Whether pixels alias in the cache, or lie apart, where they are."""
+    step = g.strides[1] * g.source.column
+    return step % ALIASING == 0 or g.strides[1] > 1
+
+
+def estimate(g: Geometry, tile: Tile, machine: Machine) -> float:
+    """Roughly, cycles of one core: ranks tactics where nothing was measured yet."""
+    pixels, vectors, tail, pixels_outer, packed = tile
+    depth = g.depth * g.window[0] * g.window[1]
+    blocks = ceil(g.channels, vectors * machine.lanes)
+
+    def steps(m: int) -> float:
+        """Cycles of one step of depth: arithmetic, loads, or the latency of the sums' chain."""
+        return max(m * vectors / 2, (m + vectors) / 1.7, 4.0)
+
+    whole, rest = divmod(g.columns, pixels)
+    per_row = whole * steps(pixels)
+    tiles = whole
+    if rest:
+        per_row += steps(tail or pixels)
+        tiles += 1
+    overhead = 20 + 3 * pixels * vectors
+    rows = g.batch * g.rows * g.groups
+    cycles = rows * blocks * (per_row * depth + tiles * overhead)
+    if packed:
+        cycles += g.batch * g.height * g.width * g.depth * g.groups / machine.lanes * 3
+    # weights beyond the first-level cache are read again for every tile
+    weight_bytes = depth * vectors * machine.lanes * 4
+    if not pixels_outer and weight_bytes > machine.l1 // 2:
+        cycles += rows * tiles * blocks * weight_bytes / 64
+    elif pixels_outer:
+        cycles += rows * tiles * blocks * weight_bytes / 48
+    return cycles
+
+
+def _geometry(task: Task, binding: Binding) -> Geometry | None:
+    return conv_geometry(task, binding) or matmul_geometry(task, binding)
+
+
+def _prologue_operands(
+    task: Task, channels: int, binding: Binding
+) -> tuple[Operand | None, ...]:
+    assert task.prologue is not None
+    kinds = operand_kinds(task.prologue, task, channels, binding)
+    return tuple(
+        None if source == 0 else kind
+        for source, kind in zip(task.prologue.sources, kinds, strict=True)
+    )
+
+
+def _batch_stride(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """The stride between matrices of a stack whose batch dimensions fold into one."""
+    lead = [s for n, s in zip(shape[:-2], strides[:-2], strict=True) if n != 1]
+    return lead[-1] if lead else 0
+
+
+FAMILIES = (MatrixFamily(),)

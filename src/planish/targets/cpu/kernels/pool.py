@@ -1,0 +1,282 @@
+"""Max and average pooling, channels last, over any number of spatial dimensions.
+
+Vectors run over channels. For each output position the part of the window that lies inside the
+image is a box whose bounds are computed; what lies outside is never looked at. A task is one row
+of output positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import llvmlite.ir as ir
+
+from planish.errors import PlanError
+from planish.fusion.expression import Expression
+from planish.fusion.task import Task
+from planish.graph.graph import Value
+from planish.graph.types import DType
+from planish.ops.pool import AvgPool, MaxPool
+from planish.targets.base import Binding, Family, Launch, Tactic
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.kernel import CpuKernel
+from planish.targets.cpu.kernels.fused import (
+    Accesses,
+    Operands,
+    Span,
+    apply,
+    bind_leaves,
+    bind_values,
+    broadcast_strides,
+    for_spans,
+    outputs_follow,
+)
+from planish.targets.cpu.kernels.reducers import Reducer, make_reducer, wide_dtype
+
+_WORK = 1 << 15
+"""Input elements a thread takes at a time, at least."""
+_BLOCK = 256
+"""Channels per task, at most."""
+
+
+@dataclass(frozen=True)
+class PoolKernel(CpuKernel):
+    """One specialisation; extents, padding and outer strides are parameters.
+
+    Parameters: channels, channel blocks, channels per block; for each spatial dimension its input
+    and output extent and its padding before; then the strides of source, operands and outputs
+    along batch, spatial dimensions and channels.
+    """
+
+    family: ClassVar[str] = "pool"
+    reduction: str
+    dtype: DType
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    count_padding: bool
+    vectors: int
+    source: Accesses
+    expression: Expression
+    accesses: Accesses
+    outputs: Accesses
+
+    def write(self, k: KernelBuilder) -> None:
+        rank = len(self.window)
+        channels, blocks, per_block = k.param(0), k.param(1), k.param(2)
+        dims = [tuple(k.param(3 + 3 * i + j) for j in range(3)) for i in range(rank)]
+        source = Operands(k, self.source, 0, 3 + 3 * rank, rank + 2)
+        reads = Operands(k, self.accesses, source.next_pointer, source.next_param, rank + 2)
+        writes = Operands(k, self.outputs, reads.next_pointer, reads.next_param, rank + 2)
+        lanes = k.lanes * 4 // min(4, wide_dtype(self.reduction, self.dtype).size)
+        with k.loop(k.begin, k.end) as tasks:
+            rest, block = k.divmod(tasks.index, blocks)
+            first = k.mul(block, per_block)
+            last = k.min(k.add(first, per_block), channels)
+            outer: list[Any] = []
+            for _, extent, _ in reversed(dims[:-1]):
+                rest, index = k.divmod(rest, extent)
+                outer.insert(0, index)
+            image = rest
+            bounds = [self._inside(k, axis, index, dims[axis]) for axis, index in enumerate(outer)]
+            with k.loop(0, dims[-1][1]) as column:
+                place = [image, *outer, column.index]
+                box = [*bounds, self._inside(k, rank - 1, column.index, dims[-1])]
+                start = source.at([image])
+                for axis, (_, _, origin) in enumerate(box):
+                    start = source.move(start, 1 + axis, origin)
+                read, written = reads.at(place), writes.at(place)
+
+                def pool(
+                    spans: list[Span],
+                    _: Any,
+                    box: Any = box,
+                    start: Any = start,
+                    read: Any = read,
+                    written: Any = written,
+                ) -> None:
+                    self._pool(k, spans, box, (source, start), (reads, read), (writes, written))
+
+                for_spans(k, first, last, lanes, pool, vectors=self.vectors)
+
+    def _inside(self, k: KernelBuilder, axis: int, index: Any, dim: Any) -> tuple[Any, Any, Any]:
+        """The first tap inside the image, the end of those taps, and where tap 0 would lie."""
+        extent, _, before = dim
+        window, dilation = self.window[axis], self.dilations[axis]
+        origin = k.sub(k.mul(index, self.strides[axis]), before)
+        # rounded up, of numbers made non-negative before they are divided
+        low = k.max(k.sub(0, origin), 0)
+        low, _ = k.divmod(k.add(low, dilation - 1), dilation)
+        high = k.max(k.add(k.sub(extent, origin), dilation - 1), 0)
+        high, _ = k.divmod(high, dilation)
+        return low, k.min(high, window), origin
+
+    def _pool(
+        self, k: KernelBuilder, spans: list[Span], box: Any, source: Any, reads: Any, writes: Any
+    ) -> None:
+        lanes = spans[0].lanes
+        reducer = make_reducer(k, self.reduction, self.dtype, lanes)
+        states = [state for _ in spans for state in reducer.initial()]
+        states = self._taps(k, reducer, spans, box, 0, source[0], source[1], states)
+        count = None
+        if self.reduction == "mean":
+            if self.count_padding:
+                count = k.i64(math.prod(self.window))
+            else:
+                count = k.i64(1)
+                for low, high, _ in box:
+                    count = k.mul(count, k.max(k.sub(high, low), 0))
+                count = k.max(count, 1)
+        for i, span in enumerate(spans):
+            result = reducer.finish([states[i]], count)
+            loaded = reads[0].load(reads[1], span)
+            results = apply(k, self.expression, loaded, [result], self.accesses, lanes)
+            writes[0].store(writes[1], span, results)
+
+    def _taps(
+        self,
+        k: KernelBuilder,
+        reducer: Reducer,
+        spans: list[Span],
+        box: Any,
+        axis: int,
+        source: Operands,
+        place: Any,
+        states: Sequence[ir.Value],
+    ) -> list[ir.Value]:
+        """Loops over the window along one axis and those after it."""
+        if axis == len(box):
+            new = []
+            for span, state in zip(spans, states, strict=True):
+                (x,) = source.load(place, span)
+                assert x is not None
+                new += reducer.step([state], x)
+            return new
+        low, high, _ = box[axis]
+        with k.loop(low, high, carried=states) as tap:
+            here = source.move(place, 1 + axis, k.mul(tap.index, self.dilations[axis]))
+            tap.next = self._taps(k, reducer, spans, box, axis + 1, source, here, tap.carried)
+        return tap.carried
+
+
+@dataclass(frozen=True)
+class Pool(Tactic):
+    """Pooling with `vectors` vectors of channels at a time."""
+
+    family: ClassVar[str] = "pool"
+    task: Task
+    vectors: int
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"vectors": self.vectors}
+
+    def accepts(self, binding: Binding) -> bool:
+        return outputs_follow(self.task, binding, _output_shape(self.task, binding))
+
+    def launches(self, binding: Binding) -> list[Launch]:
+        task = self.task
+        assert task.anchor is not None
+        op = task.anchor.op
+        assert isinstance(op, MaxPool | AvgPool)
+        shape = _output_shape(task, binding)
+        if 0 in shape:
+            return []
+        source = binding.layout(task.inputs[0])
+        spatial = len(op.window)
+
+        def strides_of(value: Value) -> tuple[int, ...]:
+            return broadcast_strides(binding.layout(value), shape)
+
+        # not broadcast: a dimension of one element may have several output positions
+        reads = bind_values(task.inputs[:1], lambda _: source.strides)
+        operands = bind_leaves(task, task.epilogue, strides_of)
+        writes = bind_values(task.outputs, strides_of)
+        kernel = PoolKernel(
+            reduction="max" if isinstance(op, MaxPool) else "mean",
+            dtype=task.inputs[0].dtype,
+            window=op.window,
+            strides=op.strides,
+            dilations=op.dilations if isinstance(op, MaxPool) else (1,) * spatial,
+            count_padding=isinstance(op, AvgPool) and op.count_include_pad,
+            vectors=self.vectors,
+            source=reads.accesses,
+            expression=task.epilogue.expression,
+            accesses=operands.accesses,
+            outputs=writes.accesses,
+        )
+        channels = shape[-1]
+        blocks = -(-channels // _BLOCK)
+        per_block = -(-channels // blocks)
+        per_block += -per_block % 64  # whole vectors of every dtype
+        blocks = -(-channels // per_block)
+        dims = [
+            n
+            for axis in range(spatial)
+            for n in (source.shape[1 + axis], shape[1 + axis], op.padding[axis][0])
+        ]
+        work = shape[-2] * min(per_block, channels) * math.prod(op.window)
+        return [
+            Launch(
+                kernel,
+                (*reads.pointers, *operands.pointers, *writes.pointers),
+                (
+                    channels,
+                    blocks,
+                    per_block,
+                    *dims,
+                    *reads.params,
+                    *operands.params,
+                    *writes.params,
+                ),
+                tasks=math.prod(shape[:-2]) * blocks,
+                grain=max(1, _WORK // work),
+            )
+        ]
+
+
+def _output_shape(task: Task, binding: Binding) -> tuple[int, ...]:
+    assert task.anchor is not None
+    return task.anchor.output.type.bind(binding.symbols)
+
+
+def _understood(task: Task) -> bool:
+    return (
+        task.anchor is not None
+        and isinstance(task.anchor.op, MaxPool | AvgPool)
+        and len(task.anchor.op.window) > 0
+        and task.prologue is None
+    )
+
+
+class PoolFamily(Family):
+    """Max and average pooling."""
+
+    name: ClassVar[str] = "pool"
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not _understood(task):
+            return
+        channels = _output_shape(task, binding)[-1]
+        for vectors in (4, 2, 1) if channels > 32 else (2, 1) if channels > 16 else (1,):
+            yield Pool(task, vectors)
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        if not (
+            _understood(task)
+            and set(parameters) == {"vectors"}
+            and type(parameters["vectors"]) is int
+            and 1 <= parameters["vectors"] <= 8
+        ):
+            raise PlanError(
+                f"A plan asks for an impossible pooling: {dict(parameters)}",
+                where=task.name,
+                cure="build the plan again",
+            )
+        return Pool(task, **parameters)
+
+
+FAMILIES: tuple[Family, ...] = (PoolFamily(),)

@@ -1,0 +1,142 @@
+"""What this machine's CPU can do: found out, never assumed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from planish.errors import DeviceError
+
+_LANES = {"avx512": 16, "avx2": 8, "neon": 4}
+_AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+_AVX2 = {"avx2", "fma"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A CPU as the code generator sees it.
+
+    Attributes
+    ----------
+    triple : str
+        LLVM's target triple.
+    isa : str
+        "avx512", "avx2" or "neon": decides the vector width.
+    features : tuple of str
+        LLVM feature flags (``+avx2``), sorted.
+    cores : int
+        Cores this process may use.
+    l1, l2 : int
+        Bytes of data cache per core.
+    model : str
+        The CPU's own name, for people and for the timing cache.
+    """
+
+    triple: str
+    isa: str
+    features: tuple[str, ...]
+    cores: int
+    l1: int
+    l2: int
+    model: str
+
+    @property
+    def lanes(self) -> int:
+        """32-bit elements per vector register."""
+        return _LANES[self.isa]
+
+    @property
+    def registers(self) -> int:
+        """Vector registers."""
+        return 16 if self.isa == "avx2" else 32
+
+    @property
+    def code_key(self) -> str:
+        """What generated code depends on."""
+        return f"{self.triple} {self.isa} {' '.join(self.features)}"
+
+    @property
+    def timing_key(self) -> str:
+        """What measured times depend on."""
+        return f"{self.model} {self.isa} {self.cores} cores"
+
+    def restricted(self, isa: str) -> Machine:
+        """The same machine as if it had only the given instruction set ("avx2")."""
+        if isa == self.isa:
+            return self
+        if self.isa != "avx512" or isa != "avx2":
+            raise DeviceError(
+                f"This machine cannot run code for {isa}",
+                why=f"it has {self.isa}",
+                cure="choose avx2 on a machine with AVX-512, or nothing",
+            )
+        wide = ("+avx512", "+avx10", "+amx", "+evex")
+        kept = tuple(f for f in self.features if not f.startswith(wide))
+        return replace(self, isa=isa, features=kept)
+
+
+@cache
+def host() -> Machine:
+    """The machine this process runs on; ``PLANISH_CPU_ISA=avx2`` restricts it.
+
+    Raises
+    ------
+    DeviceError
+        The CPU has neither AVX2 with FMA, nor AVX-512, nor NEON.
+    """
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    flags = dict(llvm.get_host_cpu_features())
+    present = {name for name, on in flags.items() if on}
+    triple = llvm.get_process_triple()
+    if triple.startswith("aarch64"):
+        isa = "neon"
+    elif present >= _AVX512 | _AVX2:
+        isa = "avx512"
+    elif present >= _AVX2:
+        isa = "avx2"
+    else:
+        raise DeviceError(
+            "This CPU lacks the vector instructions Planish needs",
+            why="it has neither AVX2 with FMA nor AVX-512",
+            cure="use an x86-64 CPU of 2013 or later, or a 64-bit Arm CPU",
+        )
+    machine = Machine(
+        triple=triple,
+        isa=isa,
+        features=tuple(sorted("+" + name for name in present)),
+        cores=len(os.sched_getaffinity(0)),
+        l1=_cache_bytes(1, 32 << 10),
+        l2=_cache_bytes(2, 512 << 10),
+        model=_model_name(),
+    )
+    wanted = os.environ.get("PLANISH_CPU_ISA")
+    return machine.restricted(wanted) if wanted else machine
+
+
+def _cache_bytes(level: int, default: int) -> int:
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            kind = (index / "type").read_text().strip()
+            if kind != "Instruction" and int((index / "level").read_text()) == level:
+                text = (index / "size").read_text().strip()
+                return int(text[:-1]) << {"K": 10, "M": 20}[text[-1]]
+        except (OSError, ValueError, KeyError):
+            continue
+    return default
+
+
+def _model_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    import platform
+
+    return platform.processor() or platform.machine()

@@ -1,0 +1,166 @@
+"""The CPU as a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from planish.runtime import native
+from planish.targets.base import (
+    Executable,
+    Family,
+    Kernel,
+    Schedule,
+    ScheduledLaunch,
+    Target,
+)
+from planish.targets.cpu.cache import KernelCache, generator_version
+from planish.targets.cpu.codegen.compile import Library
+from planish.targets.cpu.kernels import FAMILIES
+from planish.targets.cpu.machine import Machine, host
+from planish.targets.cpu.workers import compile_kernels
+
+
+class CpuTarget(Target):
+    """Kernels generated as LLVM IR, run by the C executor on a pool of threads."""
+
+    def __init__(self, machine: Machine | None = None) -> None:
+        self.machine = machine or host()
+        self.device = "cpu"
+        self.threads = self.machine.cores
+        self.timing_key = f"{self.machine.timing_key} {generator_version()}"
+        self._cache = KernelCache(self.machine)
+
+    def families(self) -> Sequence[Family]:
+        return FAMILIES
+
+    def prepare(
+        self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        missing = {k.symbol: k for k in kernels if self._cache.get(k.symbol) is None}
+        finished = 0
+
+        def done(kernel: Kernel, code: bytes) -> None:
+            nonlocal finished
+            finished += 1
+            self._cache.put(kernel.symbol, code)
+            if progress:
+                progress(finished, len(missing))
+
+        compile_kernels(list(missing.values()), self.machine, self.machine.cores, done)
+
+    def executable(self, schedule: Schedule) -> Executable:
+        kernels = {
+            s.launch.kernel.symbol: s.launch.kernel
+            for s in schedule.launches
+            if isinstance(s.launch.kernel, Kernel)
+        }
+        self.prepare(kernels.values())
+        code = {symbol: self._cache.get(symbol) or b"" for symbol in kernels}
+        return CpuExecutable(schedule, Library(code, self.machine))
+
+    def arena(self, size: int) -> native.Arena:
+        return native.Arena(max(size, 64))
+
+    def constant(self, array: np.ndarray) -> tuple[int, object]:
+        if array.ctypes.data % 64 == 0 and array.flags.c_contiguous:
+            return array.ctypes.data, array
+        raw = native.aligned_empty(max(array.nbytes, 1))
+        copy = raw[: array.nbytes].view(array.dtype).reshape(array.shape)
+        copy[...] = array
+        return raw.ctypes.data, raw
+
+
+class CpuExecutable(Executable):
+    """A program of the C executor."""
+
+    def __init__(self, schedule: Schedule, library: Library) -> None:
+        hosts: list[native.HostKernel] = []
+        steps: list[native.Step] = []
+        scratch = 0
+        for scheduled in schedule.launches:
+            launch = scheduled.launch
+            pointers = [(a.base, a.offset) for a in scheduled.addresses]
+            if isinstance(launch.kernel, Kernel):
+                scratch = max(scratch, launch.scratch)
+                steps.append(
+                    native.Step(
+                        library.addresses[launch.kernel.symbol],
+                        launch.tasks,
+                        launch.grain,
+                        pointers,
+                        launch.params,
+                    )
+                )
+                continue
+            host_kernel = native.HostKernel(_host_function(scheduled))
+            hosts.append(host_kernel)
+            steps.append(native.Step(host_kernel.address, 1, 1, pointers, (), native.HOST))
+        self.arena_bytes = schedule.arena_bytes
+        self._program = native.Program(
+            steps,
+            input_count=schedule.input_count,
+            output_count=schedule.output_count,
+            arena_bytes=schedule.arena_bytes,
+            scratch_bytes=scratch + 64,
+            keep=(schedule.keep, library, hosts),
+        )
+
+    @property
+    def program(self) -> native.Program:
+        """The program itself, for callers in C."""
+        return self._program
+
+    def run(
+        self,
+        arena: Any,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        threads: int,
+        profile: np.ndarray | None = None,
+    ) -> None:
+        self._program.execute(arena, inputs, outputs, threads, profile)
+
+    def measure(
+        self, arena: Any, inputs: Sequence[int], outputs: Sequence[int], threads: int, repeats: int
+    ) -> np.ndarray:
+        return self._program.measure(arena, inputs, outputs, threads, repeats)
+
+
+def _host_function(scheduled: ScheduledLaunch) -> Callable[[Any, Any, int, int], None]:
+    """Calls a host step with NumPy views of the memory behind its pointers."""
+    function = scheduled.launch.kernel
+    assert not isinstance(function, Kernel)
+    views = []
+    for described in scheduled.layouts:
+        assert described is not None
+        layout, dtype = described
+        reach = 1 + sum(
+            s * (n - 1) for s, n in zip(layout.strides, layout.shape, strict=True) if n
+        )
+        size = 0 if 0 in layout.shape else reach * dtype.itemsize
+        steps = tuple(s * dtype.itemsize for s in layout.strides)
+        views.append((layout.shape, steps, dtype, size))
+
+    def call(pointers: Any, _params: Any, _begin: int, _end: int) -> None:
+        import ctypes
+
+        arrays = []
+        for i, (shape, steps, dtype, size) in enumerate(views):
+            if size == 0:
+                arrays.append(np.empty(shape, dtype))
+                continue
+            raw = (ctypes.c_uint8 * size).from_address(pointers[i])
+            arrays.append(np.ndarray(shape, dtype, raw, strides=steps))
+        function(*arrays)
+
+    return call
+
+
+@cache
+def cpu() -> CpuTarget:
+    """The CPU of this process."""
+    return CpuTarget()

@@ -1,0 +1,53 @@
+"""The last fallback of every target: a task computed by the NumPy references of its ops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from planish.fusion.task import Task
+from planish.graph.interpret import bind
+from planish.targets.base import Binding, Family, Launch, Tactic
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceTactic(Tactic):
+    """A host step: leaves native code, takes the interpreter lock, and is slow. Always correct."""
+
+    family: ClassVar[str] = "reference"
+    task: Task
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {}
+
+    def launches(self, binding: Binding) -> list[Launch]:
+        task = self.task
+        ops = [bind(node.op, binding.symbols) for node in task.nodes]
+        count = len(task.inputs)
+
+        def run(*arrays: np.ndarray) -> None:
+            known = dict(zip(task.inputs, arrays[:count], strict=True))
+            for node, op in zip(task.nodes, ops, strict=True):
+                values = [known[v] if v in known else v.data for v in node.inputs]
+                results = op.reference(*values)  # type: ignore[arg-type]
+                known.update(zip(node.outputs, results, strict=True))
+            for value, target in zip(task.outputs, arrays[count:], strict=True):
+                target[...] = known[value]
+
+        return [Launch(run, (*task.inputs, *task.outputs))]
+
+
+class ReferenceFamily(Family):
+    """Offers the reference for every task."""
+
+    name: ClassVar[str] = "reference"
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        yield ReferenceTactic(task)
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        return ReferenceTactic(task)

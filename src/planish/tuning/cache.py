@@ -1,0 +1,118 @@
+"""The timing cache: measured times of tactics, in SQLite, shared by processes and machines.
+
+A row's key holds everything a time depends on: the machine and the version of its kernels, the
+task, its shapes, and the tactic. A file that is damaged is set aside with a warning; one that
+cannot be written is read only; either way building goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+log = logging.getLogger("planish")
+
+SCHEMA = "create table if not exists timing (key text primary key, seconds real not null)"
+
+
+class TimingCache:
+    """Seconds by key. With `path` None it lives in memory only."""
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self._path = Path(path) if path is not None else None
+        self._memory: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._database: sqlite3.Connection | None = None
+        if self._path is not None:
+            self._database = self._open(self._path)
+
+    def _open(self, path: Path) -> sqlite3.Connection | None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return _connect(path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                log.warning("timing cache %s is not used: %s", path, error)
+                return None
+            aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+            try:
+                os.replace(path, aside)
+                log.warning("timing cache %s is damaged (%s); set aside as %s", path, error, aside)
+                return _connect(path)
+            except (OSError, sqlite3.Error) as second:
+                log.warning("timing cache %s is not used: %s", path, second)
+        except OSError as error:
+            log.warning("timing cache %s is not used: %s", path, error)
+        return None
+
+    def get(self, key: str) -> float | None:
+        """The time of a key, if it was ever measured."""
+        key = _digest(key)
+        with self._lock:
+            if key in self._memory:
+                return self._memory[key]
+            if self._database is None:
+                return None
+            try:
+                row = self._database.execute(
+                    "select seconds from timing where key = ?", (key,)
+                ).fetchone()
+            except sqlite3.Error as error:
+                self._give_up(error)
+                return None
+            if row is None or not isinstance(row[0], float) or not row[0] >= 0:
+                return None
+            self._memory[key] = row[0]
+            return row[0]
+
+    def put(self, times: Iterable[tuple[str, float]]) -> None:
+        """Remembers times; the first measurement of a key stays, so that rebuilds are equal."""
+        rows = [(_digest(key), float(seconds)) for key, seconds in times]
+        with self._lock:
+            for key, seconds in rows:
+                self._memory.setdefault(key, seconds)
+            if self._database is None:
+                return
+            try:
+                with self._database:
+                    self._database.executemany("insert or ignore into timing values (?, ?)", rows)
+            except sqlite3.Error as error:
+                self._give_up(error)
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+                self._database = None
+
+    def _give_up(self, error: sqlite3.Error) -> None:
+        log.warning("timing cache %s is not used any more: %s", self._path, error)
+        self._database = None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=30, check_same_thread=False)
+    try:
+        database.execute("pragma synchronous = normal")
+        try:
+            database.execute(SCHEMA)
+            database.commit()
+        except sqlite3.OperationalError as error:
+            if "readonly" not in str(error):
+                raise
+        database.execute("select count(*) from timing").fetchone()
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,177 @@
+"""Measures tactics on this machine, each checked against the reference before it may win."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planish.fusion.task import Task
+from planish.graph.graph import Value
+from planish.graph.interpret import bind
+from planish.plan.memory import ALIGNMENT
+from planish.targets.base import (
+    ABSOLUTE,
+    Address,
+    Binding,
+    Constant,
+    Kernel,
+    Schedule,
+    ScheduledLaunch,
+    Tactic,
+    Target,
+)
+
+log = logging.getLogger("planish")
+
+TOLERANCE = 1e-4
+"""Largest error of a float32 result, as a share of the result's largest magnitude."""
+
+SECONDS_EACH = 0.006
+"""Time given to the repeats of one tactic."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What came of measuring a tactic: its time, or why it is out."""
+
+    seconds: float | None
+    rejected: str = ""
+
+
+class Bench:
+    """Inputs, reference result and memory for the tactics of one task at one binding."""
+
+    def __init__(self, task: Task, binding: Binding, target: Target, threads: int) -> None:
+        self._task, self._binding, self._target = task, binding, target
+        self._threads = threads
+        random = np.random.default_rng(0)
+        self._arrays = [self._laid_out(v, _sample(v, binding, random)) for v in task.inputs]
+        self._expected: list[np.ndarray] | None = None
+
+    def _laid_out(self, value: Value, array: np.ndarray) -> np.ndarray:
+        layout = self._binding.layout(value)
+        if layout.is_dense:
+            return np.ascontiguousarray(array)
+        return _embed(array, layout.strides)
+
+    def expected(self) -> list[np.ndarray]:
+        """The outputs by the references."""
+        if self._expected is None:
+            known = dict(zip(self._task.inputs, self._arrays, strict=True))
+            for node in self._task.nodes:
+                op = bind(node.op, self._binding.symbols)
+                values = [known[v] if v in known else v.data for v in node.inputs]
+                known.update(zip(node.outputs, op.reference(*values), strict=True))  # type: ignore[arg-type]
+            self._expected = [known[v] for v in self._task.outputs]
+        return self._expected
+
+    def measure(self, tactic: Tactic, best: float = float("inf")) -> Measurement:
+        """Runs a tactic, compares its outputs, and times it; stops early if it is far from `best`."""
+        with self._program(tactic) as (executable, arena, addresses, outputs):
+            for array in outputs:
+                _poison(array)
+            first = float(executable.measure(arena, *addresses, self._threads, 1)[0])
+            wrong = _difference(outputs, self.expected())
+            if wrong:
+                log.warning("tactic %s of %s is wrong: %s", tactic, self._task.name, wrong)
+                return Measurement(None, wrong)
+            if first > 4 * best and first > 1e-4:
+                return Measurement(first)
+            once = float(executable.measure(arena, *addresses, self._threads, 1)[0])
+            repeats = int(min(max(SECONDS_EACH / max(min(once, first), 1e-7), 5), 2000))
+            times = executable.measure(arena, *addresses, self._threads, repeats)
+            # a low quantile: what disturbs a measurement only ever adds to it
+            return Measurement(float(np.quantile(times, 0.25)))
+
+    @contextmanager
+    def _program(self, tactic: Tactic) -> Iterator[tuple[Any, Any, Any, list[np.ndarray]]]:
+        task, binding, target = self._task, self._binding, self._target
+        keep: list[object] = []
+
+        def constant(array: np.ndarray) -> int:
+            address, owner = target.constant(array)
+            keep.append(owner)
+            return address
+
+        own = [constant(c) for c in tactic.constants()]
+        where = {v: a.ctypes.data for v, a in zip(task.inputs, self._arrays, strict=True)}
+        outputs = []
+        for value in task.outputs:
+            layout = binding.layout(value)
+            outputs.append(_embed(np.zeros(layout.shape, value.dtype.numpy), layout.strides))
+            where[value] = outputs[-1].ctypes.data
+        work = np.zeros(tactic.workspace(binding) + 2 * ALIGNMENT, np.uint8)
+        work_start = work.ctypes.data + -work.ctypes.data % ALIGNMENT
+        scheduled = []
+        for launch in tactic.launches(binding):
+            addresses, layouts = [], []
+            for pointer in launch.pointers:
+                layouts.append(None)
+                if isinstance(pointer, Value):
+                    addresses.append(Address(ABSOLUTE, where[pointer]))
+                    layouts[-1] = (binding.layout(pointer), pointer.dtype.numpy)
+                elif isinstance(pointer, Constant):
+                    addresses.append(Address(ABSOLUTE, own[pointer.index]))
+                else:
+                    addresses.append(Address(ABSOLUTE, work_start + pointer.offset))
+            scheduled.append(ScheduledLaunch(launch, tuple(addresses), tuple(layouts)))
+        schedule = Schedule(tuple(scheduled), 0, 0, 0, keep=(keep, work, outputs, self._arrays))
+        yield target.executable(schedule), target.arena(0), ((), ()), outputs
+
+
+def kernels_of(tactic: Tactic, binding: Binding) -> list[Kernel]:
+    """The generated kernels a tactic needs."""
+    return [
+        launch.kernel for launch in tactic.launches(binding) if isinstance(launch.kernel, Kernel)
+    ]
+
+
+def _sample(value: Value, binding: Binding, random: np.random.Generator) -> np.ndarray:
+    """Data for an input: the constant itself, or random values that suit any op."""
+    if value.data is not None:
+        return value.data
+    shape = binding.shape(value)
+    if value.dtype.is_float:
+        return random.standard_normal(shape).astype(value.dtype.numpy)
+    return random.integers(0, 2, shape).astype(value.dtype.numpy)
+
+
+def _embed(array: np.ndarray, strides: tuple[int, ...]) -> np.ndarray:
+    """A copy of an array with the given strides (in elements), in memory of its own."""
+    reach = 1 + sum(s * (n - 1) for s, n in zip(strides, array.shape, strict=True) if n)
+    raw = np.zeros(max(reach, 1) * array.itemsize + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    steps = tuple(s * array.itemsize for s in strides)
+    view = np.ndarray(array.shape, array.dtype, raw.data, start, steps)
+    view[...] = array
+    return view
+
+
+def _poison(array: np.ndarray) -> None:
+    array[...] = np.nan if np.issubdtype(array.dtype, np.floating) else 1
+
+
+def _difference(outputs: list[np.ndarray], expected: list[np.ndarray]) -> str:
+    """What is wrong with outputs; empty if nothing is."""
+    for i, (have, want) in enumerate(zip(outputs, expected, strict=True)):
+        if have.dtype.kind not in "fV":
+            if not np.array_equal(have, want):
+                share = float(np.mean(have != want))
+                return f"output {i} differs in {share:.1%} of its elements"
+            continue
+        tolerance = TOLERANCE if have.dtype.itemsize >= 4 else 2e-2
+        a, b = have.astype(np.float64), want.astype(np.float64)
+        with np.errstate(all="ignore"):
+            agree = (a == b) | (np.isnan(a) & np.isnan(b))
+            error = np.where(agree, 0.0, np.abs(a - b))
+        finite = np.abs(b[np.isfinite(b)])
+        scale = float(finite.max()) if finite.size else 1.0
+        worst = float(np.max(error, initial=0.0))
+        if not worst <= tolerance * max(scale, 1e-30):
+            return f"output {i} is off by {worst:.3g}, values reach {scale:.3g}"
+    return ""

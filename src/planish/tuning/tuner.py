@@ -1,0 +1,276 @@
+"""Tuning: measures tactics of candidate tasks within a time budget, and chooses among them.
+
+First every task's likeliest tactic is measured, then the others, the costliest tasks first, until
+the budget is spent; what was measured before (timing cache) costs nothing. The exact cheapest cover
+is chosen at the usual sizes; the tasks of that cover are then tuned at the other sizes too.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from planish.errors import TuningError
+from planish.fusion.task import Task
+from planish.graph.graph import Graph, Node, Value
+from planish.plan.plan import Choice, Plan, PlanStep, binding_of
+from planish.plan.views import Placements
+from planish.targets.base import Binding, Tactic, Target
+from planish.targets.reference import ReferenceTactic
+from planish.tuning.cache import TimingCache
+from planish.tuning.estimate import estimate
+from planish.tuning.measure import Bench, Measurement, kernels_of
+from planish.tuning.selection import Choice as Candidate
+from planish.tuning.selection import select
+
+log = logging.getLogger("planish")
+
+TACTICS_PER_TASK = 12
+"""At most so many tactics of a task are measured."""
+
+HOST_STEP_SECONDS = 1e-3
+"""What leaving native code is taken to cost, where nothing else can run a task."""
+
+Report = Callable[[str, int, int], None]
+"""Called with (what, done, of how many)."""
+
+
+@dataclass
+class TuningReport:
+    """What tuning did.
+
+    Attributes
+    ----------
+    measured, cached, rejected : int
+        Tactics timed now, known from the timing cache, and found wrong.
+    seconds : float
+    complete : bool
+        Whether everything worth measuring was measured.
+    host_steps : list of str
+        Layers that no kernel can run.
+    """
+
+    measured: int = 0
+    cached: int = 0
+    rejected: int = 0
+    seconds: float = 0.0
+    complete: bool = True
+    host_steps: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Entry:
+    """A distinct task at one binding: its tactics, and their times as far as known."""
+
+    task: Task
+    binding: Binding
+    key: str
+    tactics: list[Tactic]
+    times: dict[int, float] = field(default_factory=dict)
+    rejected: set[int] = field(default_factory=set)
+
+    @property
+    def guess(self) -> float:
+        return estimate(self.task, self.binding)
+
+    def best(self) -> tuple[Tactic, float | None]:
+        """The fastest tactic measured; the first one offered where none was."""
+        if self.times:
+            index = min(self.times, key=lambda i: (self.times[i], i))
+            return self.tactics[index], self.times[index]
+        for i, tactic in enumerate(self.tactics):
+            if i not in self.rejected:
+                return tactic, None
+        return ReferenceTactic(self.task), None
+
+
+class Tuner:
+    """Tunes the candidate tasks of one graph."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        placements: Placements,
+        target: Target,
+        cache: TimingCache,
+        *,
+        budget: float,
+        threads: int,
+        max_workspace: int | None = None,
+        report: Report | None = None,
+    ) -> None:
+        self._graph, self._placements, self._target = graph, placements, target
+        self._cache, self._threads = cache, threads
+        self._budget = budget
+        self._deadline = time.monotonic() + budget
+        self._max_workspace = max_workspace
+        self._report = report or (lambda what, done, total: None)
+        self._entries: dict[str, _Entry] = {}
+        self.result = TuningReport()
+
+    def run(self, tasks: Sequence[Task], points: Sequence[Mapping[str, int]]) -> Plan:
+        """Tunes and chooses. `points` are sizes of the dimensions, the usual ones first."""
+        start = time.monotonic()
+        usual = points[0]
+        entries = [self._entry(task, usual) for task in tasks]
+        self._measure(list(dict.fromkeys(map(id, entries))), {id(e): e for e in entries}, "tuning")
+        chosen = self._choose(tasks, entries)
+        more = [self._entry(task, p) for p in points[1:] for task in chosen]
+        self._measure(
+            list(dict.fromkeys(map(id, more))), {id(e): e for e in more}, "tuning other sizes"
+        )
+        steps = tuple(self._step(task, points) for task in self._ordered(chosen))
+        self.result.seconds = time.monotonic() - start
+        self.result.host_steps = [
+            s.task.name for s in steps if isinstance(s.choices[0].tactic, ReferenceTactic)
+        ]
+        return Plan(self._graph, steps)
+
+    # ---- measuring ------------------------------------------------------------------------
+
+    def _entry(self, task: Task, symbols: Mapping[str, int]) -> _Entry:
+        """The entry of a task; equal tasks share one, but tactics hold the task they are for."""
+        binding = binding_of(self._placements, symbols, (*task.inputs, *task.outputs))
+        layouts = [binding.layout(v) for v in (*task.inputs, *task.outputs)]
+        key = f"{self._target.timing_key} t{self._threads} {task.key} {layouts}"
+        shared = self._entries.get(key)
+        if shared is None:
+            tactics = [
+                t
+                for t in self._target.tactics(task, binding)
+                if t.accepts(binding) and self._fits(t, binding)
+            ][:TACTICS_PER_TASK]
+            shared = self._entries[key] = _Entry(task, binding, key, tactics)
+            for i, tactic in enumerate(tactics):
+                seconds = self._cache.get(f"{key} {tactic}")
+                if seconds is not None:
+                    shared.times[i] = seconds
+                    self.result.cached += 1
+        return shared
+
+    def _fits(self, tactic: Tactic, binding: Binding) -> bool:
+        return self._max_workspace is None or tactic.workspace(binding) <= self._max_workspace
+
+    def _measure(self, order: list[int], entries: dict[int, _Entry], what: str) -> None:
+        """Measures what is not known yet: every entry's first tactic, then the rest."""
+        if self._budget <= 0:
+            self.result.complete = False
+            return
+        costly = sorted((entries[i] for i in order), key=lambda e: -e.guess)
+        for first in (True, False):
+            wanted = [
+                (entry, i)
+                for entry in costly
+                for i in range(len(entry.tactics))
+                if (i == 0) == first and i not in entry.times
+            ]
+            if not self._measure_all(wanted, f"{what}, first tactics" if first else what):
+                self.result.complete = False
+                return
+
+    def _measure_all(self, wanted: list[tuple[_Entry, int]], what: str) -> bool:
+        """Measures tactics in order, a batch compiled at a time; False if time ran out."""
+        benches: tuple[_Entry | None, Bench | None] = (None, None)
+        done = 0
+        for start in range(0, len(wanted), 48):
+            batch = wanted[start : start + 48]
+            if time.monotonic() > self._deadline:
+                return False
+            self._target.prepare(
+                k for entry, i in batch for k in kernels_of(entry.tactics[i], entry.binding)
+            )
+            fresh = []
+            for entry, i in batch:
+                if time.monotonic() > self._deadline:
+                    break
+                if benches[0] is not entry:
+                    bench = Bench(entry.task, entry.binding, self._target, self._threads)
+                    benches = (entry, bench)
+                assert benches[1] is not None
+                best = min(entry.times.values(), default=float("inf"))
+                outcome = self._try(benches[1], entry.tactics[i], best)
+                done += 1
+                self._report(what, done, len(wanted))
+                if outcome.seconds is None:
+                    entry.rejected.add(i)
+                    self.result.rejected += 1
+                    continue
+                entry.times[i] = outcome.seconds
+                fresh.append((f"{entry.key} {entry.tactics[i]}", outcome.seconds))
+                self.result.measured += 1
+            self._cache.put(fresh)
+        return True
+
+    @staticmethod
+    def _try(bench: Bench, tactic: Tactic, best: float) -> Measurement:
+        try:
+            return bench.measure(tactic, best)
+        except TuningError as error:
+            log.warning("tactic %s is out: %s", tactic, error)
+            return Measurement(None, str(error))
+
+    # ---- choosing -------------------------------------------------------------------------
+
+    def _choose(self, tasks: Sequence[Task], entries: Sequence[_Entry]) -> list[Task]:
+        """The cheapest cover of the graph. Costs are nanoseconds."""
+        candidates = []
+        for task, entry in zip(tasks, entries, strict=True):
+            tactic, seconds = entry.best()
+            if isinstance(tactic, ReferenceTactic):
+                # never preferred to kernels, however the work is split
+                seconds = HOST_STEP_SECONDS * len(task.nodes) ** 2 + entry.guess
+            elif seconds is None:
+                seconds = entry.guess
+            candidates.append(Candidate(frozenset(task.nodes), max(int(seconds * 1e9), 1)))
+        picked = select(candidates, lambda value, have, want: 0)
+        return [tasks[i] for i in picked]
+
+    def _step(self, task: Task, points: Sequence[Mapping[str, int]]) -> PlanStep:
+        choices: list[Choice] = []
+        for symbols in points:
+            entry = self._entry(task, symbols)
+            tactic, seconds = entry.best()
+            if tactic.task is not task:
+                tactic = self._target.restore(task, tactic.family, tactic.parameters) if (
+                    not isinstance(tactic, ReferenceTactic)
+                ) else ReferenceTactic(task)
+            if isinstance(tactic, ReferenceTactic) and choices:
+                continue
+            choices.append(Choice(tuple(sorted(symbols.items())), tactic, seconds))
+        return PlanStep(task, tuple(choices))
+
+    def _ordered(self, chosen: Sequence[Task]) -> list[Task]:
+        """Tasks in the order of their last node: every input is ready when a task runs."""
+        position: dict[Node, int] = {n: i for i, n in enumerate(self._graph.nodes)}
+        made: dict[Value, Task] = {v: t for t in chosen for v in t.outputs}
+        order: list[Task] = []
+        seen: set[int] = set()
+
+        def sources(task: Task) -> list[Task]:
+            """The tasks whose results a task reads, through views."""
+            found, stack = [], list(task.inputs)
+            while stack:
+                value = stack.pop()
+                if value in made:
+                    found.append(made[value])
+                elif value.producer is not None:
+                    stack += value.producer.inputs
+            return found
+
+        ready = sorted(chosen, key=lambda t: position[t.nodes[-1]])
+        stack = list(reversed(ready))
+        while stack:
+            task = stack[-1]
+            if id(task) in seen:
+                stack.pop()
+                continue
+            waiting = [t for t in sources(task) if id(t) not in seen]
+            if waiting:
+                stack += waiting
+                continue
+            seen.add(id(task))
+            order.append(task)
+            stack.pop()
+        return order

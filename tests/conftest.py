@@ -1,0 +1,25 @@
+"""What all tests share: the helpers' folder on the path, and the folder of real models."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real models and images, from the environment variable PLANISH_TEST_DATA."""
+    folder = os.environ.get("PLANISH_TEST_DATA")
+    if not folder:
+        pytest.skip("PLANISH_TEST_DATA does not name the folder of real models and images")
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.skip(f"PLANISH_TEST_DATA names {folder}, which is not a folder")
+    return path
