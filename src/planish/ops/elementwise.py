@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from planish.graph.dims import DimLike, dim_max, dim_min, floordiv
+from planish.graph.dims import DimLike, bounds, dim_max, dim_min, floordiv, symbols
 from planish.graph.graph import CONTENT_LIMIT, Value
 from planish.graph.types import DType, TensorType
 from planish.ops.base import Op, broadcast_shapes, require
@@ -394,7 +394,9 @@ def _content_equal(a: DimLike, b: DimLike) -> bool | None:
     """Whether two dimensions are equal; None where that depends on the symbols."""
     if a == b:
         return True
-    return False if isinstance(a - b, int) else None
+    difference = a - b
+    low, high = bounds(difference, dict.fromkeys(symbols(difference), (0, 2 ** 62)))
+    return False if low > 0 or high < 0 else None
 
 
 CONTENT_FUNCTIONS: dict[str, Callable[..., DimLike | bool | None]] = {

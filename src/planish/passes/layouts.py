@@ -151,8 +151,8 @@ def _spread_reshape(node: Node, value: Value, layout: Layout) -> dict[Value, Lay
 def reshape_groups(before: Sequence[DimLike], after: Sequence[DimLike]) -> Groups | None:
     """Splits a reshape into runs of axes that are merged or split on their own.
 
-    ``[N, 8, H, W] -> [N, 2, 4, H, W]`` is ``N -> N, 8 -> 2, 4, H -> H, W -> W``. None if a
-    dimension is 0 or symbolic dimensions leave it open.
+    Where symbols leave it open, the last axes form one run. ``[N, 8, H, W] -> [N, 2, 4, H, W]`` is ``N -> N, 8 -> 2, 4, H -> H, W -> W``. None if a
+    dimension is 0.
     """
     if 0 in before or 0 in after:
         return None
@@ -174,8 +174,9 @@ def reshape_groups(before: Sequence[DimLike], after: Sequence[DimLike]) -> Group
             elif right[-1] + 1 < len(after) and isinstance(a, int) and isinstance(b, int):
                 right.append(right[-1] + 1)
                 b = b * after[right[-1]]
-            else:
-                return None
+            else:  # symbols leave it open which axes belong together
+                left, right = [*range(i, len(before))], [*range(j, len(after))]
+                break
         groups.append((left, right))
         i, j = left[-1] + 1, right[-1] + 1
     groups += [([k], []) for k in range(i, len(before))]

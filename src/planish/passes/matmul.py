@@ -18,10 +18,12 @@ matmul(reshape(x), w) then reshape  => matmul(x, w)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from planish.graph.dims import DimLike
 from planish.graph.graph import Graph, Node, Value
 from planish.ops.elementwise import Elementwise
 from planish.ops.matmul import MatMul
@@ -89,30 +91,56 @@ def _transposed_constant(m: Match) -> Value | None:
     return m.add(replace(op, transpose_b=False), m["x"], m.graph.constant(data, w.name))
 
 
+def absorbs(reshape: Node, perm: tuple[int, ...]) -> bool:
+    """Whether products take in a transpose by `perm` that would come before a reshape.
+
+    They do if the reshape flattens just the axes that move, and constant weights are all that its
+    result meets.
+    """
+    (x,), y = reshape.inputs, reshape.output
+    if not y.users or _flattened(x.shape, perm, y.shape) is None:
+        return False
+    return all(
+        isinstance(user.op, MatMul)
+        and user.inputs[0] is y
+        and not (user.op.transpose_a or user.op.transpose_b)
+        and user.inputs[1].is_constant
+        and user.inputs[1].type.rank == 2
+        for user in y.users
+    )
+
+
+def _flattened(
+    before: Sequence[DimLike], perm: tuple[int, ...], after: Sequence[DimLike]
+) -> list[int] | None:
+    """The last axes, if a reshape merges them to one and `perm` moves no others; else None."""
+    groups = reshape_groups(before, after)
+    while groups and len(groups) > 1 and not groups[-1][1]:
+        ones, _ = groups.pop()
+        groups[-1] = (groups[-1][0] + ones, groups[-1][1])
+    if not groups or len(groups[-1][1]) != 1:
+        return None
+    axes = groups[-1][0]
+    if not axes or any(perm[a] != a for a in range(axes[0])):
+        return None
+    return axes if all(isinstance(before[a], int) for a in axes) else None
+
+
 def _reordered_rows(m: Match) -> Value | None:
     op, transpose, x, w = m.ops["op"], m.ops["transpose"], m["x"], m["w"]
     assert isinstance(op, MatMul)
     assert isinstance(transpose, Transpose)
     assert w.data is not None
-    reshaped = m.root.inputs[0]
-    perm = transpose.perm
+    flat, perm = m.root.inputs[0].shape, transpose.perm
     before = tuple(x.shape[a] for a in perm)
-    groups = reshape_groups(before, reshaped.shape)
-    if groups is None or op.transpose_a or op.transpose_b or w.type.rank != 2:
+    axes = _flattened(before, perm, flat)
+    if axes is None or op.transpose_a or op.transpose_b or w.type.rank != 2:
         return None
-    while groups and not groups[-1][1]:
-        groups[-2:] = [(groups[-2][0] + groups[-1][0], groups[-2][1])]
-    axes, merged = groups[-1]
-    start = axes[0]
-    if len(merged) != 1 or any(perm[a] != a for a in range(start)):
-        return None
-    sizes = [before[a] for a in axes]
-    if not all(isinstance(d, int) for d in sizes):
-        return None
-    back = inverse(tuple(a - start for a in perm[start:]))
-    rows = w.data.reshape(*sizes, w.data.shape[-1]).transpose(*back, len(sizes))  # type: ignore[arg-type]
+    back = inverse(tuple(a - axes[0] for a in perm[axes[0] :]))
+    sizes = [int(before[a]) for a in axes]  # type: ignore[arg-type]
+    rows = w.data.reshape(*sizes, w.data.shape[-1]).transpose(*back, len(sizes))
     rows = np.ascontiguousarray(rows).reshape(w.data.shape)
-    return m.add(op, m.add(Reshape(reshaped.shape), x), m.graph.constant(rows, w.name))
+    return m.add(op, m.add(Reshape(flat), x), m.graph.constant(rows, w.name))
 
 
 _TRANSPOSED_X = Apply(Transpose, X, called="transpose")
@@ -133,6 +161,7 @@ RULES = (
         "matmul(flatten(transpose(x)), w) => matmul(flatten(x), w')",
         Apply(MatMul, Apply(Reshape, _TRANSPOSED_X), W, called="op"),
         _reordered_rows,
+        shared=True,
     ),
 )
 

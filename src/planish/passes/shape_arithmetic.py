@@ -45,11 +45,10 @@ def _resolved(graph: Graph, value: Value) -> Value | None:
     if _is_known(value):
         data = np.array(value.content.tolist()).astype(value.dtype.numpy)
         return graph.constant(data.reshape(value.content.shape), f"{value.name}/known")
-    node = value.producer
-    if isinstance(node.op, Reshape) and isinstance(node.inputs[0].op, Dims):
+    node, rank = value.producer, value.content.ndim
+    if rank > 1 and isinstance(node.op, Reshape) and isinstance(node.inputs[0].op, Dims):
         return None
     elements = tuple(value.content.reshape(-1).tolist())
-    rank = value.content.ndim
     op = Dims(elements if rank else elements[0], dtype=value.dtype)
     new = graph.add(op, name=node.name, origin=node.origin)
     if rank > 1:

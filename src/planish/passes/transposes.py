@@ -37,6 +37,7 @@ from planish.passes.layouts import (
     spread,
     stored_op,
 )
+from planish.passes.matmul import absorbs
 from planish.passes.min_cut import INFINITE, Network
 from planish.passes.rewrite import Apply, Match, Rule, Var, release, rewrite, swap_names
 
@@ -208,11 +209,14 @@ def _choose(graph: Graph, region: Region) -> set[Node]:
 
 def _readers(value: Value, layout: Layout, vertices: dict[Node, int]) -> set[int]:
     """The vertices that decide in which layouts a value is read."""
-    readers = set()
+    readers: set[int] = set()
+    back = inverse(layout)
     for node in value.users:
+        if isinstance(node.op, Reshape) and node not in vertices and absorbs(node, back):
+            continue  # a product behind it takes in the transpose
         if not isinstance(node.op, Transpose):
             readers.add(vertices.get(node, AS_IS) if _takes_layout(node, value) else AS_IS)
-        elif is_identity(compose(inverse(layout), node.op.perm)):
+        elif is_identity(compose(back, node.op.perm)):
             readers.add(OTHER)
         # any other transpose costs the same whatever it starts from
     return readers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from helpers.onnx_graph import compare_op
 
 RNG = np.random.default_rng(2)
@@ -197,9 +198,7 @@ def test_hardmax() -> None:
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 5), (2, 3, 4, 5)])
 def test_batch_norm(opset: int, shape: tuple[int, ...]) -> None:
     inputs = [floats(*shape), floats(3), floats(3), floats(3), np.abs(floats(3)) + 0.1]
-    compare_op(
-        "BatchNormalization", inputs, constant=[1, 2, 3, 4], opset=opset, epsilon=1e-3
-    )
+    compare_op("BatchNormalization", inputs, constant=[1, 2, 3, 4], opset=opset, epsilon=1e-3)
 
 
 def test_instance_norm() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from helpers.onnx_graph import compare
 
+from helpers.onnx_graph import compare
 from planish.frontends.onnx import import_model
 
 MODELS = ["squeezenet1.1", "resnet20_cifar10", "resnet56_cifar10", "nanodet_m_320_coco"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from helpers.onnx_graph import compare, compare_op, model, node
 
 RNG = np.random.default_rng(1)
@@ -256,8 +257,11 @@ def test_loops_of_known_length_are_unrolled() -> None:
     from onnx import helper
 
     body = helper.make_graph(
-        [node("Add", "state x", "next"), node("Identity", "next", "scan")]
-        + [node("Identity", "going", "still")],
+        [
+            node("Add", "state x", "next"),
+            node("Identity", "next", "scan"),
+            node("Identity", "going", "still"),
+        ],
         "body",
         [
             helper.make_tensor_value_info("turn", 7, []),

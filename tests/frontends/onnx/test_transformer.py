@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+
 from helpers.onnx_graph import compare, model, node
 
 WIDTH, HEADS, DEPTH, WORDS, LONGEST = 16, 4, 2, 30, 32

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-tf = pytest.importorskip("tensorflow", reason="needs TensorFlow")
-
 from planish.frontends.tensorflow.convert import import_graph_def
 from planish.graph.interpret import interpret
 from planish.graph.types import DType
+
+tf = pytest.importorskip("tensorflow", reason="needs TensorFlow")
 
 
 def build_graph(build, arrays, dynamic):

@@ -1,16 +1,89 @@
 import numpy as np
 import pytest
+
 import tensorflow as tf
 
 raw = tf.raw_ops
 
-FLOAT = "Abs Asin Atan Ceil Cos Cosh Elu Erf Erfc Exp Expm1 Floor Inv Neg Reciprocal Relu Relu6 \
-Rint Round Selu Sigmoid Sign Sin Sinh Softplus Softsign Square Tan Tanh Acos Asinh Atanh".split()
-POSITIVE = "Log Log1p Rsqrt Sqrt Acosh".split()
-BINARY = "Add AddV2 Sub Mul Div RealDiv FloorDiv Maximum Minimum SquaredDifference DivNoNan \
-MulNoNan Mod FloorMod Atan2 Xdivy Less LessEqual Greater GreaterEqual Equal NotEqual".split()
-INTEGER = "Add AddV2 Sub Mul Div FloorDiv FloorMod Mod TruncateDiv TruncateMod Maximum Minimum \
-SquaredDifference BitwiseAnd BitwiseOr BitwiseXor Less Equal".split()
+FLOAT = [
+    "Abs",
+    "Asin",
+    "Atan",
+    "Ceil",
+    "Cos",
+    "Cosh",
+    "Elu",
+    "Erf",
+    "Erfc",
+    "Exp",
+    "Expm1",
+    "Floor",
+    "Inv",
+    "Neg",
+    "Reciprocal",
+    "Relu",
+    "Relu6",
+    "Rint",
+    "Round",
+    "Selu",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Square",
+    "Tan",
+    "Tanh",
+    "Acos",
+    "Asinh",
+    "Atanh",
+]
+POSITIVE = ["Log", "Log1p", "Rsqrt", "Sqrt", "Acosh"]
+BINARY = [
+    "Add",
+    "AddV2",
+    "Sub",
+    "Mul",
+    "Div",
+    "RealDiv",
+    "FloorDiv",
+    "Maximum",
+    "Minimum",
+    "SquaredDifference",
+    "DivNoNan",
+    "MulNoNan",
+    "Mod",
+    "FloorMod",
+    "Atan2",
+    "Xdivy",
+    "Less",
+    "LessEqual",
+    "Greater",
+    "GreaterEqual",
+    "Equal",
+    "NotEqual",
+]
+INTEGER = [
+    "Add",
+    "AddV2",
+    "Sub",
+    "Mul",
+    "Div",
+    "FloorDiv",
+    "FloorMod",
+    "Mod",
+    "TruncateDiv",
+    "TruncateMod",
+    "Maximum",
+    "Minimum",
+    "SquaredDifference",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "Less",
+    "Equal",
+]
 
 
 def call(op, *inputs, **attributes):
@@ -83,12 +156,18 @@ def test_leaky_relu_and_clip(check, rng):
     x = rng.normal(size=(4, 5)).astype("f")
     check(lambda x: (tf.nn.leaky_relu(x, 0.3), tf.clip_by_value(x, -0.5, 0.25)), x)
     limits = np.broadcast_to(np.linspace(-1, 0, 5, dtype="f"), (4, 5))
-    check(lambda x: raw.ClipByValue(t=x, clip_value_min=limits, clip_value_max=limits + 1), x, shapes=["static"])
+    check(
+        lambda x: raw.ClipByValue(t=x, clip_value_min=limits, clip_value_max=limits + 1),
+        x,
+        shapes=["static"],
+    )
     ints = rng.integers(-9, 9, (3, 4)).astype("int32")
     check(lambda x: raw.ClipByValue(t=x, clip_value_min=-3, clip_value_max=4), ints)
 
 
-@pytest.mark.parametrize("to", ["int32", "int64", "uint8", "float16", "bfloat16", "bool", "float64"])
+@pytest.mark.parametrize(
+    "to", ["int32", "int64", "uint8", "float16", "bfloat16", "bool", "float64"]
+)
 def test_cast(check, to):
     check(lambda x: tf.cast(x, to), np.array([[0, 0.5, 1.75, 2.5, 100.9]], "f"))
 
@@ -105,6 +184,10 @@ def test_select(check, rng):
 def test_other_floats(check, rng, dtype):
     x = rng.normal(size=(3, 4)).astype("f").astype(tf.as_dtype(dtype).as_numpy_dtype)
     check(lambda x: tf.nn.relu(x * x - x), x, tolerance=1e-2 if "16" in dtype else 1e-12)
+
+
+def test_rounding_integers(check):
+    check(lambda x: raw.Round(x=x), np.arange(4, dtype="int32"))
 
 
 def test_l2_loss(check, rng):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 
+import tensorflow as tf
 from planish.errors import UnsupportedOpError
 from planish.frontends.tensorflow.convert import import_graph_def
 from planish.graph.interpret import interpret
@@ -18,7 +18,9 @@ def test_reshape(check, rng):
     x = some(rng, 2, 3, 4)
     check(lambda x: (tf.reshape(x, [-1, 4]), tf.reshape(x, [-1, 2, 6])), x)
     check(lambda x: tf.reshape(x, [tf.shape(x)[0], -1]), x)
-    check(lambda x: tf.reshape(x, [tf.shape(x)[0], tf.shape(x)[1] * tf.shape(x)[2]]), x, shapes=EVERY)
+    check(
+        lambda x: tf.reshape(x, [tf.shape(x)[0], tf.shape(x)[1] * tf.shape(x)[2]]), x, shapes=EVERY
+    )
 
 
 def test_zero_is_no_placeholder(check):

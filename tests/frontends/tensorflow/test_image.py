@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
+
 import tensorflow as tf
 
 raw = tf.raw_ops
 
 FLAGS = [
-    dict(align_corners=False, half_pixel_centers=False),
-    dict(align_corners=True, half_pixel_centers=False),
-    dict(align_corners=False, half_pixel_centers=True),
+    {"align_corners": False, "half_pixel_centers": False},
+    {"align_corners": True, "half_pixel_centers": False},
+    {"align_corners": False, "half_pixel_centers": True},
 ]
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 
+import tensorflow as tf
 from planish.errors import UnsupportedOpError
 from planish.frontends.tensorflow.convert import import_graph_def
 
@@ -68,7 +68,12 @@ def test_reverse_and_roll(check, rng):
 def test_gather(check, rng):
     x = some(rng, 4, 5, 6)
     indices = rng.integers(0, 4, (2, 3)).astype("int32")
-    check(lambda x, i: (tf.gather(x, i), tf.gather(x, i, axis=1), tf.gather(x, i, axis=-1)), x, indices, shapes=["static"])
+    check(
+        lambda x, i: (tf.gather(x, i), tf.gather(x, i, axis=1), tf.gather(x, i, axis=-1)),
+        x,
+        indices,
+        shapes=["static"],
+    )
     batched = rng.integers(0, 5, (4, 3)).astype("int64")
     check(lambda x, i: tf.gather(x, i, axis=1, batch_dims=1), x, batched, shapes=EVERY[:2])
     check(lambda x, i: tf.gather(x, i, axis=2, batch_dims=-1), x, batched[:, :1], shapes=["static"])
@@ -96,7 +101,7 @@ def test_one_hot(check, rng, axis):
 
 def test_data_formats(check):
     x = np.int32([2, 3, 4, 5])
-    formats = dict(src_format="NHWC", dst_format="NCHW")
+    formats = {"src_format": "NHWC", "dst_format": "NCHW"}
     check(lambda x: raw.DataFormatVecPermute(x=x, **formats), x, shapes=["static"])
     check(lambda x: raw.DataFormatVecPermute(x=x[:2], **formats), x, shapes=["static"])
     check(lambda x: raw.DataFormatDimMap(x=x - 3, **formats), x, shapes=["static"])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 
+import tensorflow as tf
 from planish.errors import UnsupportedOpError
 from planish.frontends.tensorflow.convert import import_graph_def
 
@@ -17,10 +17,10 @@ def some(rng, *shape):
 def test_mat_mul(check, rng, transpose_a, transpose_b):
     a = some(rng, *((4, 3) if transpose_a else (3, 4)))
     b = some(rng, *((5, 4) if transpose_b else (4, 5)))
-    flags = dict(transpose_a=transpose_a, transpose_b=transpose_b)
+    flags = {"transpose_a": transpose_a, "transpose_b": transpose_b}
     shapes = ["static"] if transpose_a else ["static", "batch"]
     check(lambda a: raw.MatMul(a=a, b=b, **flags), a, shapes=shapes)
-    flags = dict(adj_x=transpose_a, adj_y=transpose_b)
+    flags = {"adj_x": transpose_a, "adj_y": transpose_b}
     stacked = np.stack([a, a * 2])
     check(lambda a: raw.BatchMatMulV2(x=a, y=b[None], **flags), stacked)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 from tensorflow.python.framework import op_def_library
 
+import tensorflow as tf
 from planish.errors import UnsupportedOpError
 from planish.frontends.tensorflow.convert import import_graph_def
 from planish.graph.interpret import interpret
@@ -77,9 +77,7 @@ def test_channels_first(rng, padding):
     x = rng.normal(size=(2, 3, 7, 8)).astype("f")
     w = filters(rng, 3, 3, 3, 4)
     strides = [1, 1, 2, 2]
-    graph = channels_first(
-        tf.nn.conv2d, x, w, strides=strides, padding=padding, data_format="NCHW"
-    )
+    graph = channels_first(tf.nn.conv2d, x, w, strides=strides, padding=padding, data_format="NCHW")
     (result,) = interpret(graph, {"x": x})
     expected = tf.nn.conv2d(x.transpose(0, 2, 3, 1), w, 2, padding)
     np.testing.assert_allclose(result, np.transpose(expected, (0, 3, 1, 2)), atol=1e-4)
@@ -229,3 +227,29 @@ def test_transposed_with_computed_filters(check, rng):
         w,
         shapes=["static"],
     )
+
+
+def test_fused_conv_with_side_input(rng):
+    """An op that TensorFlow runs on GPUs only."""
+    x = rng.normal(size=(2, 6, 6, 3)).astype("f")
+    w, bias, side = filters(rng, 3, 3, 3, 4), filters(rng, 4), filters(rng, 2, 6, 6, 4)
+    with tf.Graph().as_default() as graph:
+        apply_op(
+            "FusedConv2DBiasActivation",
+            conv_input=tf.compat.v1.placeholder("float32", [None, 6, 6, 3], "x"),
+            filter=w,
+            bias=bias,
+            side_input=tf.compat.v1.placeholder("float32", [None, 6, 6, 4], "side"),
+            conv_input_scale=0.5,
+            side_input_scale=2.0,
+            strides=[1, 1, 1, 1],
+            padding="SAME",
+            data_format="NHWC",
+            filter_format="HWIO",
+            activation_mode="Relu",
+            dilations=[1, 1, 1, 1],
+        )
+    imported = import_graph_def(graph.as_graph_def(), ["x", "side"], ["op"])
+    (result,) = interpret(imported, {"x": x, "side": side})
+    expected = tf.nn.relu(0.5 * tf.nn.conv2d(x, w, 1, "SAME") + 2.0 * side + bias)
+    np.testing.assert_allclose(result, expected, atol=1e-4)

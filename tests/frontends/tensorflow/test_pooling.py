@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 
+import tensorflow as tf
 from planish.frontends.tensorflow.convert import import_graph_def
 from planish.graph.interpret import interpret
 
@@ -32,12 +32,10 @@ def test_pool_3d(check, rng, padding):
 
 def test_window_as_input_and_explicit_padding(check, rng):
     x = rng.normal(size=(2, 7, 8, 3)).astype("f")
-    ones = dict(ksize=[1, 3, 2, 1], strides=[1, 2, 2, 1])
+    ones = {"ksize": [1, 3, 2, 1], "strides": [1, 2, 2, 1]}
     check(lambda x: raw.MaxPoolV2(input=x, padding="SAME", **ones), x)
     explicit = [0, 0, 1, 2, 0, 1, 0, 0]
-    check(
-        lambda x: raw.MaxPool(input=x, padding="EXPLICIT", explicit_paddings=explicit, **ones), x
-    )
+    check(lambda x: raw.MaxPool(input=x, padding="EXPLICIT", explicit_paddings=explicit, **ones), x)
 
 
 def test_channels_first(rng):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 
+import tensorflow as tf
 from planish.errors import UnsupportedOpError
 from planish.frontends.tensorflow.convert import import_graph_def
 
@@ -15,7 +15,7 @@ RANGES = [(-6.0, 6.0), (0.0, 6.0), (-1.0, 0.3), (0.5, 2.0), (-3.0, -1.0)]
 def test_fake_quant(check, rng, limits, narrow_range, num_bits):
     x = rng.normal(size=(5, 40)).astype("f") * 4
     low, high = limits
-    flags = dict(num_bits=num_bits, narrow_range=narrow_range)
+    flags = {"num_bits": num_bits, "narrow_range": narrow_range}
     check(lambda x: raw.FakeQuantWithMinMaxArgs(inputs=x, min=low, max=high, **flags), x)
     check(lambda x: raw.FakeQuantWithMinMaxVars(inputs=x, min=low, max=high, **flags), x)
 
@@ -38,9 +38,12 @@ def test_empty_range(check, rng):
 def test_quantize_and_dequantize(check, rng, limits, signed, round_mode, narrow_range):
     x = rng.normal(size=(5, 40)).astype("f") * 4
     low, high = limits
-    flags = dict(
-        signed_input=signed, range_given=True, round_mode=round_mode, narrow_range=narrow_range
-    )
+    flags = {
+        "signed_input": signed,
+        "range_given": True,
+        "round_mode": round_mode,
+        "narrow_range": narrow_range,
+    }
     check(lambda x: raw.QuantizeAndDequantizeV2(input=x, input_min=low, input_max=high, **flags), x)
     check(lambda x: raw.QuantizeAndDequantizeV4(input=x, input_min=low, input_max=high, **flags), x)
 

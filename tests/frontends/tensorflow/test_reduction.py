@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 import tensorflow as tf
 
 raw = tf.raw_ops

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from planish.errors import ModelError, ShapeError, UnsupportedOpError
+from planish.frontends.onnx.limits import Limits
 from planish.frontends.onnx.tensors import sparse_array, tensor_array
 from planish.graph import Dim, DimLike, DType, Graph, Node, Value
 from planish.ops.base import Op, normalize_axis
@@ -79,6 +80,8 @@ class Conversion:
     inline : callable
         ``inline(subgraph, label, inputs)`` converts the subgraph of an attribute in place and
         returns its outputs.
+    limits : Limits
+        What the model demands of its symbolic dimensions.
     """
 
     def __init__(
@@ -91,10 +94,12 @@ class Conversion:
         name: str,
         known: KnownValues,
         folder: Path | None,
+        limits: Limits,
         inline: Callable[[onnx.GraphProto, str, Sequence[Value]], list[Value]],
     ) -> None:
         self.graph, self.node, self.inputs = graph, node, tuple(inputs)
-        self.opset, self.name, self.inline = opset, name, inline
+        self.opset, self.name = opset, name
+        self.inline, self.limits = inline, limits
         self.origin = f"{name} ({node.op_type})"
         self._known, self._folder = known, folder
         self._attributes = {a.name: a for a in node.attribute}

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
-from planish.errors import InputError, ModelError, UnsupportedOpError
+from planish.errors import InputError, ModelError, ShapeError, UnsupportedOpError
 from planish.frontends.onnx import converters  # noqa: F401 (fills the registry)
 from planish.frontends.onnx.context import Conversion, KnownValues, NoFallbackError
 from planish.frontends.onnx.fallback import fallback_op, run_reference
 from planish.frontends.onnx.functions import bound_nodes, schema_function
 from planish.frontends.onnx.inputs import InputShape, declare_inputs, unknown_name
+from planish.frontends.onnx.limits import Limits
 from planish.frontends.onnx.load import ModelSource, OpenModel, open_model, opset_versions
 from planish.frontends.onnx.order import conversion_order, node_label, subgraph_names
 from planish.frontends.onnx.registry import find_converter
@@ -59,7 +60,8 @@ def import_model(
     Graph
         Inputs have the model's names, shapes and layouts. A dimension the model names keeps its
         name (as an identifier), an unnamed batch dimension is ``N``, any other unnamed one
-        ``<input>_<axis>``; `Graph.ranges` has the range of each.
+        ``<input>_<axis>``; `Graph.ranges` has the range of each, narrowed where the model itself
+        demands it (see `limits`).
 
     Raises
     ------
@@ -73,8 +75,14 @@ def import_model(
         `inputs` or `outputs` do not fit the model.
     """
     opened = open_model(source)
-    graph = Graph(name or opened.proto.graph.name or "model")
-    return _Importer(opened, graph, allow_fallback).run(inputs, outputs)
+    label = name or opened.proto.graph.name or "model"
+    importer = _Importer(opened, Graph(label), allow_fallback, assume_limits=False)
+    try:
+        return importer.run(inputs, outputs)
+    except ShapeError:
+        if not importer.limits.refused:
+            raise
+    return _Importer(opened, Graph(label), allow_fallback, assume_limits=True).run(inputs, outputs)
 
 
 class _Scope:
@@ -114,10 +122,13 @@ class _Scope:
 
 
 class _Importer:
-    def __init__(self, opened: OpenModel, graph: Graph, allow_fallback: bool) -> None:
+    def __init__(
+        self, opened: OpenModel, graph: Graph, allow_fallback: bool, *, assume_limits: bool
+    ) -> None:
         self.proto, self.graph, self.folder = opened.proto, graph, opened.folder
         self.opened, self.allow_fallback = opened, allow_fallback
         self.known = KnownValues()
+        self.limits = Limits(graph.ranges, assume_limits)
         self.functions = {
             (_domain(f.domain), f.name, f.overload): f for f in opened.proto.functions
         }
@@ -204,6 +215,7 @@ class _Importer:
             name=label,
             known=self.known,
             folder=self.folder,
+            limits=self.limits,
             inline=lambda graph, suffix, values: self._inline(
                 graph, values, scope, opsets, f"{label}/{suffix}/"
             ),

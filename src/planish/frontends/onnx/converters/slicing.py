@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from planish.frontends.onnx.context import Conversion
 from planish.frontends.onnx.registry import converter
-from planish.graph import DimLike, Value
+from planish.graph import Dim, DimLike, Value
 from planish.graph.dims import ceildiv, floordiv
 from planish.ops import Concat, Slice, normalize_axis, slice_bounds
 
@@ -51,11 +51,22 @@ def _sliced(
     size, strides = list(x.shape), [1] * x.type.rank
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place = normalize_axis(axis, x.type.rank)
-        begin[place], size[place] = slice_bounds(x.shape[place], start, end, step)
+        begin[place], size[place] = _bounds(c, x.shape[place], start, end, step)
         strides[place] = step
     if tuple(size) == x.shape and not any(begin) and set(strides) <= {1}:
         return x
     return c.add(Slice(tuple(begin), tuple(size), tuple(strides)), x)
+
+
+def _bounds(
+    c: Conversion, dim: DimLike, start: DimLike, end: DimLike, step: int
+) -> tuple[DimLike, DimLike]:
+    """The first element and their number; a symbolic end inside the dimension is not clamped."""
+    if step == 1 and isinstance(dim, int) and isinstance(end, Dim):
+        ordered = c.limits.bounds(start)[0] >= 0 and c.limits.bounds(end - start)[0] >= 0
+        if ordered and c.limits.at_most(end, dim):
+            return start, end - start
+    return slice_bounds(dim, start, end, step)
 
 
 @converter("Split")

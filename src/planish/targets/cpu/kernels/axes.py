@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import llvmlite.ir as ir
 
@@ -18,7 +17,7 @@ from planish.fusion.task import ACCUMULATOR, Fused, Task
 from planish.graph.graph import Value
 from planish.targets.base import Binding, Pointer
 from planish.targets.cpu.codegen.builder import KernelBuilder
-from planish.targets.cpu.kernels.fused import Bound, Operands, access, broadcast_strides
+from planish.targets.cpu.kernels.fused import Bound, access, broadcast_strides
 
 
 @dataclass(frozen=True)
@@ -206,24 +205,6 @@ def bind(tensors: Sequence[Tensor | None]) -> Bound:
         tuple(t.pointer for t in present),
         tuple(n for t in present for n in t.strides),
     )
-
-
-def nest(
-    k: KernelBuilder,
-    operands: Sequence[Operands],
-    places: Sequence[Any],
-    axis: int,
-    extents: Sequence[int | ir.Value],
-    body: Callable[[Sequence[Any], list[ir.Value]], Sequence[ir.Value] | None],
-    carried: Sequence[ir.Value] = (),
-) -> list[ir.Value]:
-    """Loops over axes from `axis` on, moving the operands' places; carried values go through."""
-    if not extents:
-        return list(body(places, list(carried)) or ())
-    with k.loop(0, extents[0], carried=carried) as loop:
-        here = [o.move(p, axis, loop.index) for o, p in zip(operands, places, strict=True)]
-        loop.next = nest(k, operands, here, axis + 1, extents[1:], body, loop.carried)
-    return loop.carried
 
 
 def unravel(

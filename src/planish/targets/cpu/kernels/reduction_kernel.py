@@ -1,9 +1,4 @@
-"""The reduction kernel: vectors along a reduced axis, or along a kept one.
-
-Along a reduced axis there are several accumulators, whose lanes are joined at the end; along a kept
-axis (as in global average pooling, channels last) every lane is a result. Accumulators start afresh
-every few thousand elements and are then added up, so that long sums stay accurate.
-"""
+"""The reduction kernel: vectors along a reduced axis, or along a kept one (see `sweep`)."""
 
 from __future__ import annotations
 
@@ -18,16 +13,13 @@ from planish.graph.types import DType
 from planish.targets.cpu.codegen.builder import I32, KernelBuilder, register_type
 from planish.targets.cpu.codegen.elementwise import emit
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.axes import nest, unravel
+from planish.targets.cpu.kernels.axes import unravel
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, apply, for_spans
 from planish.targets.cpu.kernels.reducers import Reducer, make_reducer, wide_dtype
+from planish.targets.cpu.kernels.sweep import State, Sweep
 
 COLUMNS = 64
 """Elements of a kept vector axis that a task takes."""
-_CHUNK = 4096
-"""Elements along a reduced vector axis after which accumulators start afresh."""
-_ROWS = 256
-"""Rows after which accumulators along a kept vector axis start afresh."""
 
 
 @dataclass(frozen=True)
@@ -116,21 +108,29 @@ class _Writer:
                 axis = kernel.kept + kernel.split
                 done = k.mul(place[-1], self.block_length)
                 extents[axis] = k.min(self.block_length, k.sub(extents[axis], done))
-            inner = extents[kernel.kept : -1]
-            start = self.source.at(place)
+            lanes = self.reducer.lanes
+            sweep = Sweep(
+                k,
+                kernel.kept,
+                extents[kernel.kept : -1],
+                extents[-1] if kernel.vector_reduced else None,
+                lanes,
+                kernel.vectors,
+            )
+            start = [self.source.at(place)]
             places = self.reads.at(place), self.writes.at(place)
             if kernel.vector_reduced:
-                state = self._along_vectors(start, inner, extents[-1])
+                (state,) = sweep.reduce(self.reducer, [self.source], start, None, self._step)
                 self._finish(self.reducer.single(), state, places, Span(0, 1))
             else:
-                self._columns(start, inner, first, places)
+                self._columns(sweep, start, first, places)
 
-    def _columns(self, start: Any, inner: Any, first: Any, places: Any) -> None:
+    def _columns(self, sweep: Sweep, start: Any, first: Any, places: Any) -> None:
         """The results of a task along a kept vector axis."""
         lanes = self.reducer.lanes
 
         def columns(spans: list[Span], _: Any) -> None:
-            states = self._each(self._down_rows(start, inner, spans), len(spans))
+            states = sweep.reduce(self.reducer, [self.source], start, spans, self._step)
             for span, state in zip(spans, states, strict=True):
                 self._finish(self.reducer, state, places, span)
 
@@ -138,110 +138,36 @@ class _Writer:
         vectors = max(1, min(self.kernel.vectors, COLUMNS // lanes))
         for_spans(self.k, first, last, lanes, columns, vectors=vectors)
 
-    # ---- the two schemes --------------------------------------------------------------------
-
-    def _along_vectors(self, start: Any, inner: Any, extent: ir.Value) -> list[ir.Value]:
-        """The state of one result, vectors along a reduced axis; as scalars."""
-        k = self.k
-        reducer, lanes = self.reducer, self.reducer.lanes
-
-        def row(places: Sequence[Any], totals: list[ir.Value]) -> list[ir.Value]:
-            with k.loop(0, extent, _CHUNK, totals) as chunk:
-                end = k.min(k.add(chunk.index, _CHUNK), extent)
-
-                def step(spans: list[Span], states: list[ir.Value]) -> list[ir.Value]:
-                    new: list[ir.Value] = []
-                    for span, state in zip(spans, self._each(states, len(spans)), strict=True):
-                        x = self._load(places[0], span)
-                        index = self._positions(span.start, lanes, moving=True)
-                        new += self._step(reducer, state, x, index, span.mask)
-                    return new
-
-                fresh = reducer.initial() * self.kernel.vectors
-                sums = for_spans(
-                    k, chunk.index, end, lanes, step, vectors=self.kernel.vectors, carried=fresh
-                )
-                chunk.next = self._merged(reducer, chunk.carried, sums)
-            return chunk.carried
-
-        initial = reducer.initial() * self.kernel.vectors
-        totals = nest(k, [self.source], [start], self.kernel.kept, inner, row, initial)
-        states = self._each(totals, self.kernel.vectors)
-        while len(states) > 1:
-            joined = [reducer.merge(a, c) for a, c in zip(states[::2], states[1::2], strict=False)]
-            states = joined + states[len(joined) * 2 :]
-        return reducer.horizontal(states[0])
-
-    def _down_rows(self, start: Any, inner: Any, spans: list[Span]) -> list[ir.Value]:
-        """The states of some vectors of results, vectors along a kept axis."""
-        k = self.k
-        reducer = self.reducer
-
-        def add(place: Any, states: list[ir.Value], row: Any) -> list[ir.Value]:
-            new: list[ir.Value] = []
-            index = self._positions(row, reducer.lanes, moving=False)
-            for span, state in zip(spans, self._each(states, len(spans)), strict=True):
-                x = self._load(place, span)
-                new += self._step(reducer, state, x, index, None)
-            return new
-
-        axis = self.kernel.kept + self.kernel.reduced - 1
-
-        def rows(places: Sequence[Any], totals: list[ir.Value]) -> list[ir.Value]:
-            with k.loop(0, inner[-1], _ROWS, totals) as chunk:
-                end = k.min(k.add(chunk.index, _ROWS), inner[-1])
-                fresh = reducer.initial() * len(spans)
-                with k.loop(chunk.index, end, carried=fresh) as row:
-                    here = self.source.move(
-                        places[0], self.kernel.kept + self.kernel.reduced - 1, row.index
-                    )
-                    row.next = add(here, row.carried, row.index)
-                chunk.next = self._merged(reducer, chunk.carried, row.carried)
-            return chunk.carried
-
-        initial = reducer.initial() * len(spans)
-        if not self.kernel.reduced:
-            return add(start, initial, k.i64(0))
-        return nest(k, [self.source], [start], self.kernel.kept, inner[:-1], rows, initial)
-
-    # ---- pieces -----------------------------------------------------------------------------
-
-    def _load(self, place: Any, span: Span) -> ir.Value:
-        k = self.k
-        leaves = self.source.load(place, span)
-        return emit(k, self.kernel.prologue, leaves, span.lanes)[0]
-
     def _step(
-        self, reducer: Reducer, state: Any, x: ir.Value, index: Any, mask: Any
-    ) -> list[ir.Value]:
-        k = self.k
-        if self.kernel.stage != "joined":
-            return reducer.step(state, x, index, mask)
-        merged = reducer.merge(state, [x])
-        if mask is None:
-            return merged
-        return [k.b.select(mask, new, old) for new, old in zip(merged, state, strict=True)]
+        self, places: Sequence[Any], spans: list[Span], states: list[State], row: Any
+    ) -> list[State]:
+        """Takes the elements at some spans into the states."""
+        k, kernel, reducer = self.k, self.kernel, self.reducer
+        new = []
+        for span, state in zip(spans, states, strict=True):
+            leaves = self.source.load(places[0], span)
+            (x,) = emit(k, kernel.prologue, leaves, span.lanes)
+            # lanes of a kept axis that do not exist may hold anything
+            mask = span.mask if kernel.vector_reduced else None
+            if kernel.stage != "joined":
+                new.append(reducer.step(state, x, self._positions(span, row), mask))
+                continue
+            merged = reducer.merge(state, [x])
+            if mask is not None:
+                merged = [k.b.select(mask, a, c) for a, c in zip(merged, state, strict=True)]
+            new.append(merged)
+        return new
 
-    def _each(self, states: Sequence[ir.Value], count: int) -> list[list[ir.Value]]:
-        size = len(states) // count
-        return [list(states[i * size : (i + 1) * size]) for i in range(count)]
-
-    def _merged(self, reducer: Reducer, a: Sequence[Any], c: Sequence[Any]) -> list[ir.Value]:
-        size = len(reducer.initial())
-        count = len(a) // size
-        pairs = zip(self._each(a, count), self._each(c, count), strict=True)
-        return [value for x, y in pairs for value in reducer.merge(x, y)]
-
-    def _positions(self, start: int | ir.Value, lanes: int, moving: bool) -> ir.Value | None:
+    def _positions(self, span: Span, row: Any) -> ir.Value | None:
         """The positions of a vector's elements along the reduced axis, for arg max."""
         k = self.k
         if self.kernel.index_dtype is None:
             return None
-        first = k.splat(k.b.trunc(k.i64(start), I32), lanes)
-        if not moving:
-            return first
-        steps = ir.Constant(ir.VectorType(I32, lanes), [I32(lane) for lane in range(lanes)])
-        return k.b.add(first, steps)
+        if not self.kernel.vector_reduced:
+            return k.splat(k.b.trunc(row, I32), span.lanes)
+        first = k.splat(k.b.trunc(k.i64(span.start), I32), span.lanes)
+        vector = ir.VectorType(I32, span.lanes)
+        return k.b.add(first, ir.Constant(vector, [I32(lane) for lane in range(span.lanes)]))
 
     def _finish(self, reducer: Reducer, state: Sequence[ir.Value], places: Any, span: Span) -> None:
         """The result of a state, through the epilogue, to memory."""

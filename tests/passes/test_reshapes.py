@@ -1,0 +1,51 @@
+"""Reshapes merge, and move behind elementwise ops."""
+
+import pytest
+
+from planish.graph.dims import symbol
+from planish.ops.elementwise import ew
+from planish.ops.reduce import ReduceMean
+from planish.ops.shape import Reshape
+from planish.passes.reshapes import simplify_reshapes
+
+N = symbol("N")
+
+
+def test_chains_merge(net, check):
+    x = net.add(Reshape((N * 6, 2)), net.input(N, 3, 4))
+    net.output(net.add(Reshape((N, 2, 6)), x))
+    assert check(net, simplify_reshapes) == ["reshape"]
+
+
+def test_elementwise_ops_come_first(net, check):
+    x = net.add(ew.Exp(), net.input(N, 3, 4))
+    x = net.add(ew.Relu(), net.add(Reshape((N * 3, 4)), x))
+    x = net.add(ew.Add(), net.add(ew.Mul(), x, net.weights(4)), net.constant([[2.0]]))
+    net.output(net.add(Reshape((N, 12)), x))
+    assert check(net, simplify_reshapes) == ["exp", "relu", "mul", "add", "reshape"]
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 1), (2, 6)])
+def test_constants_that_lose_their_meaning_stay(net, check, shape):
+    x = net.add(Reshape((N, 2, 6)), net.add(ew.Exp(), net.input(N, 3, 4)))
+    net.output(net.add(ew.Mul(), x, net.weights(*shape)))
+    assert check(net, simplify_reshapes) == ["exp", "reshape", "mul"]
+
+
+def test_two_reshapes_alike_become_one(net, check):
+    a, b = (net.add(Reshape((N, 12)), net.input(N, 3, 4, name=n)) for n in "ab")
+    net.output(net.add(ew.Add(), a, b))
+    assert check(net, simplify_reshapes) == ["add", "reshape"]
+
+
+def test_operands_of_other_shapes_stay(net, check):
+    a = net.add(Reshape((N, 12)), net.input(N, 3, 4, name="a"))
+    b = net.add(Reshape((N, 12)), net.input(N, 4, 3, name="b"))
+    net.output(net.add(ew.Add(), a, b))
+    assert check(net, simplify_reshapes) == ["reshape", "reshape", "add"]
+
+
+def test_a_reduction_drops_its_ones_itself(net, check):
+    x = net.add(ReduceMean((1, 2), True), net.input(N, 3, 3, 4))
+    net.output(net.add(Reshape((N, 4)), x))
+    assert check(net, simplify_reshapes) == ["reduce_mean"]
