@@ -151,8 +151,8 @@ def _spread_reshape(node: Node, value: Value, layout: Layout) -> dict[Value, Lay
 def reshape_groups(before: Sequence[DimLike], after: Sequence[DimLike]) -> Groups | None:
     """Splits a reshape into runs of axes that are merged or split on their own.
 
-    Where symbols leave it open, the last axes form one run. ``[N, 8, H, W] -> [N, 2, 4, H, W]`` is ``N -> N, 8 -> 2, 4, H -> H, W -> W``. None if a
-    dimension is 0.
+    ``[N, 8, H, W] -> [N, 2, 4, H, W]`` is ``N -> N, 8 -> 2, 4, H -> H, W -> W``. Where symbols
+    leave it open, the last axes form one run. None if a dimension is 0.
     """
     if 0 in before or 0 in after:
         return None

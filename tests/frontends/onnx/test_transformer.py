@@ -123,3 +123,15 @@ def test_sentence_encoder(batch: int, length: int) -> None:
     assert not left & {"shape_of", "dims", "concat"}, "shape arithmetic is left in the graph"
     (vector,) = graph.outputs
     assert [str(d) for d in vector.shape] == ["batch", str(WIDTH)]
+
+
+def test_the_table_of_positions_bounds_the_length() -> None:
+    ranges = import_model(sentence_encoder()).ranges
+    assert ranges["length"].max == LONGEST
+    assert ranges["batch"].max > 1000
+
+
+def test_a_profile_beyond_the_table_is_refused() -> None:
+    profile = SimpleNamespace(min=(1, 1), opt=(1, 8), max=(4, 2 * LONGEST))
+    with pytest.raises(ShapeError, match="do not broadcast"):
+        import_model(sentence_encoder(), inputs={"ids": profile, "mask": profile})

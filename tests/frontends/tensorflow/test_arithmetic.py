@@ -186,9 +186,5 @@ def test_other_floats(check, rng, dtype):
     check(lambda x: tf.nn.relu(x * x - x), x, tolerance=1e-2 if "16" in dtype else 1e-12)
 
 
-def test_rounding_integers(check):
-    check(lambda x: raw.Round(x=x), np.arange(4, dtype="int32"))
-
-
 def test_l2_loss(check, rng):
     check(lambda x: tf.nn.l2_loss(x), rng.normal(size=(3, 4)).astype("f"), shapes=["static"])

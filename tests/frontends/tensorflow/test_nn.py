@@ -230,26 +230,29 @@ def test_transposed_with_computed_filters(check, rng):
 
 
 def test_fused_conv_with_side_input(rng):
-    """An op that TensorFlow runs on GPUs only."""
+    """An op that only TensorFlow for GPUs has."""
     x = rng.normal(size=(2, 6, 6, 3)).astype("f")
     w, bias, side = filters(rng, 3, 3, 3, 4), filters(rng, 4), filters(rng, 2, 6, 6, 4)
     with tf.Graph().as_default() as graph:
-        apply_op(
-            "FusedConv2DBiasActivation",
-            conv_input=tf.compat.v1.placeholder("float32", [None, 6, 6, 3], "x"),
-            filter=w,
-            bias=bias,
-            side_input=tf.compat.v1.placeholder("float32", [None, 6, 6, 4], "side"),
-            conv_input_scale=0.5,
-            side_input_scale=2.0,
-            strides=[1, 1, 1, 1],
-            padding="SAME",
-            data_format="NHWC",
-            filter_format="HWIO",
-            activation_mode="Relu",
-            dilations=[1, 1, 1, 1],
-        )
-    imported = import_graph_def(graph.as_graph_def(), ["x", "side"], ["op"])
+        tf.compat.v1.placeholder("float32", [None, 6, 6, 3], "x")
+        tf.compat.v1.placeholder("float32", [None, 6, 6, 4], "side")
+        constants = {"w": w, "bias": bias, "half": np.float32(0.5), "two": np.float32(2)}
+        for name, value in constants.items():
+            tf.constant(value, name=name)
+    graph_def = graph.as_graph_def()
+    node = graph_def.node.add(name="op", op="FusedConv2DBiasActivation")
+    node.input.extend(["x", "w", "bias", "side", "half", "two"])
+    for name in ("strides", "dilations"):
+        node.attr[name].list.i.extend([1, 1, 1, 1])
+    texts = {
+        "padding": "SAME",
+        "data_format": "NHWC",
+        "filter_format": "HWIO",
+        "activation_mode": "Relu",
+    }
+    for name, text in texts.items():
+        node.attr[name].s = text.encode()
+    imported = import_graph_def(graph_def, ["x", "side"], ["op"])
     (result,) = interpret(imported, {"x": x, "side": side})
     expected = tf.nn.relu(0.5 * tf.nn.conv2d(x, w, 1, "SAME") + 2.0 * side + bias)
     np.testing.assert_allclose(result, expected, atol=1e-4)

@@ -16,7 +16,7 @@ _SAME_NAME = (
     "BitwiseOr", "BitwiseXor", "Ceil", "Cos", "Cosh", "Div", "Equal", "Erf", "Exp", "Expm1",
     "Floor", "FloorDiv", "FloorMod", "Greater", "GreaterEqual", "IsFinite", "LeftShift", "Less",
     "LessEqual", "Log", "Log1p", "LogicalAnd", "LogicalNot", "LogicalOr", "Maximum", "Minimum",
-    "Mul", "Neg", "NotEqual", "Pow", "Reciprocal", "Relu", "Rsqrt", "Selu", "Sigmoid",
+    "Mul", "Neg", "NotEqual", "Pow", "Reciprocal", "Relu", "Round", "Rsqrt", "Selu", "Sigmoid",
     "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Square", "SquaredDifference", "Sub",
     "Tan", "Tanh",
 )
@@ -31,6 +31,7 @@ _OTHER_NAME = {
     "Mod": ew.TruncMod,
     "RealDiv": ew.Div,
     "RightShift": ew.RightShift,
+    "Rint": ew.Round,
     "TruncateDiv": ew.Div,
     "TruncateMod": ew.TruncMod,
 }
@@ -80,11 +81,6 @@ def _activation(ctx: Context, x: Value) -> Value:
 @converter("LeakyRelu")
 def _leaky_relu(ctx: Context, x: Value) -> Value:
     return ctx.add(LeakyRelu(ctx.attr("alpha")), x)
-
-
-@converter("Round", "Rint")
-def _round(ctx: Context, x: Value) -> Value:
-    return ctx.add(ew.Round(), x) if x.dtype.is_float else x
 
 
 @converter("Erfc")

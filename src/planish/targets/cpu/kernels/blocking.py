@@ -50,7 +50,7 @@ def choose_blocking(g: Geometry, pixels: int, vectors: int, machine: Machine) ->
         cut = Blocking(rows, row_tasks, columns, column_tasks, per_task, ceil(blocks, per_task))
         moved = weight_bytes * row_tasks * column_tasks * g.batch
         moved += source_bytes * cut.channel_tasks
-        tasks = row_tasks * column_tasks * cut.channel_tasks * outer
+        tasks = max(row_tasks * column_tasks * cut.channel_tasks * outer, 1)
         idle = ceil(tasks, machine.cores) * machine.cores / tasks
         # a byte from beyond the cache costs about as much as four multiply-adds
         cost = (work + 4.0 * moved) * idle

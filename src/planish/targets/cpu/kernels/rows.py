@@ -1,0 +1,140 @@
+"""Softmax, log softmax, layer, instance and batch normalization, with elementwise work around them.
+
+The kernel stands in `rows_kernel`, what the ops compute in `rows_programs`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from planish.errors import PlanError
+from planish.fusion.task import Task
+from planish.ops.base import normalize_axis
+from planish.ops.normalization import BatchNorm, InstanceNorm, LayerNorm
+from planish.targets.base import Binding, Family, Launch, Tactic
+from planish.targets.cpu.kernels.axes import anchor_parameters, bind, prologue_of, task_box
+from planish.targets.cpu.kernels.fused import outputs_follow
+from planish.targets.cpu.kernels.rows_kernel import COLUMNS, RowsKernel
+from planish.targets.cpu.kernels.rows_programs import program_of
+
+_SCRATCH = 1 << 18
+"""Bytes of scratch memory, at most, in which a row is kept: what the second-level cache holds."""
+_GRAIN = 1 << 12
+"""Elements a thread takes at a time, at least."""
+
+
+@dataclass(frozen=True)
+class Rows(Tactic):
+    """An op over rows, `vectors` vectors at a time."""
+
+    family: ClassVar[str] = "rows"
+    task: Task
+    vectors: int
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"vectors": self.vectors}
+
+    def accepts(self, binding: Binding) -> bool:
+        assert self.task.anchor is not None
+        shape = self.task.anchor.output.type.bind(binding.symbols)
+        return outputs_follow(self.task, binding, shape)
+
+    def launches(self, binding: Binding) -> list[Launch]:
+        task = self.task
+        assert task.anchor is not None
+        fed = task.anchor.inputs[0]
+        if 0 in fed.type.bind(binding.symbols):
+            return []
+        values = anchor_parameters(task)
+        box, kept, reduced, vector_reduced = (
+            task_box(task, binding, _row_axes(task), values).simplified().ordered()
+        )
+        leaves, outputs = bind(box.leaves), bind(box.outputs)
+        parameters = bind(box.others[: len(values)])
+        operands = bind(box.others[len(values) :])
+        row = [a for a, r in enumerate(box.reduced) if r]
+        moving = tuple(
+            t is not None and any(t.strides[a] for a in row) for t in box.others[: len(values)]
+        )
+        count = math.prod(box.extents[a] for a in row)
+        wide = max(fed.dtype.size, 4)
+        scratch = count * wide * (1 if vector_reduced else COLUMNS)
+        kernel = RowsKernel(
+            op=task.anchor.op,
+            dtype=fed.dtype,
+            kept=kept,
+            reduced=reduced,
+            vector_reduced=vector_reduced,
+            vectors=min(self.vectors, max(1, -(-box.extents[-1] // 16))),
+            keep=scratch <= _SCRATCH,
+            prologue=prologue_of(task).expression,
+            leaves=leaves.accesses,
+            parameters=parameters.accesses,
+            moving=moving,
+            epilogue=task.epilogue.expression,
+            operands=operands.accesses,
+            outputs=outputs.accesses,
+        )
+        tasks = math.prod(box.extents[:kept])
+        if not vector_reduced:
+            tasks *= -(-box.extents[-1] // COLUMNS)
+        bound = (leaves, parameters, operands, outputs)
+        return [
+            Launch(
+                kernel,
+                tuple(p for part in bound for p in part.pointers),
+                (*box.extents, count, *(n for part in bound for n in part.params)),
+                tasks=tasks,
+                grain=max(1, _GRAIN // max(1, math.prod(box.extents) // tasks)),
+                scratch=scratch + 64 if kernel.keep else 0,
+            )
+        ]
+
+
+def _row_axes(task: Task) -> list[int]:
+    """The axes that make up a row."""
+    assert task.anchor is not None
+    op, rank = task.anchor.op, task.anchor.inputs[0].type.rank
+    if isinstance(op, LayerNorm):
+        return list(range(normalize_axis(op.axis, rank), rank))
+    if isinstance(op, InstanceNorm):
+        return list(range(1, rank - 1))
+    if isinstance(op, BatchNorm):  # nothing is reduced: rows may be as short as they like
+        return [rank - 2] if rank > 1 else []
+    return [normalize_axis(op.axis, rank)]  # type: ignore[attr-defined]
+
+
+def _understood(task: Task) -> bool:
+    return task.anchor is not None and program_of(task.anchor.op) is not None
+
+
+class RowsFamily(Family):
+    """Ops that go over each row several times."""
+
+    name: ClassVar[str] = "rows"
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if _understood(task):
+            yield Rows(task, 4)
+            yield Rows(task, 2)
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        if not (
+            _understood(task)
+            and set(parameters) == {"vectors"}
+            and type(parameters["vectors"]) is int
+            and 1 <= parameters["vectors"] <= 8
+        ):
+            raise PlanError(
+                f"A plan asks for an impossible normalization: {dict(parameters)}",
+                where=task.name,
+                cure="build the plan again",
+            )
+        return Rows(task, **parameters)
+
+
+FAMILIES: tuple[Family, ...] = (RowsFamily(),)
