@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,14 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"PLANISH_TEST_DATA names {folder}, which is not a folder")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kernels and times go to a folder of this run, unless one was chosen from outside."""
+    if "PLANISH_CACHE" in os.environ:
+        yield
+        return
+    os.environ["PLANISH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["PLANISH_CACHE"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from planish.errors import DeviceError, InputError, PrecisionError, UnsupportedOpError
+from planish.errors import InputError, PrecisionError, UnsupportedOpError
 from planish.fusion.candidates import propose
 from planish.graph.graph import Graph
 from planish.graph.verify import verify
@@ -18,6 +18,7 @@ from planish.plan.views import insert_copies, place
 from planish.profile import settle_ranges, tuning_points
 from planish.runtime.engine import Engine
 from planish.targets.base import Target
+from planish.targets.devices import find_target
 from planish.tuning.cache import TimingCache
 from planish.tuning.tuner import Tuner, TuningReport
 from planish.version import __version__
@@ -161,8 +162,51 @@ def build_graph(
         optimize(graph)
         insert_copies(graph)
         verify(graph)
-        placements = place(graph)
     report.nodes_optimized = len(graph.nodes)
+    with clock.stage("tune"):
+        plan, report.tuning = tune_graph(
+            graph,
+            target,
+            clock=clock,
+            max_workspace_size=max_workspace_size,
+            threads=threads,
+            tuning_seconds=tuning_seconds,
+            timing_cache=timing_cache,
+        )
+    report.layers = len(plan.steps)
+    report.seconds = clock.seconds
+    by_name = {step.task.name: step.task for step in plan.steps}
+    report.fallbacks = {
+        name: f"no kernel for {by_name[name].key[:200]}" for name in report.tuning.host_steps
+    }
+    if report.fallbacks and not allow_fallback:
+        name = next(iter(report.fallbacks))
+        raise UnsupportedOpError(
+            f"{len(report.fallbacks)} op(s) have no kernel on {target.device}",
+            where=by_name[name].origin,
+            why=report.fallbacks[name],
+            cure="allow_fallback=True runs them by their NumPy reference",
+        )
+    with clock.stage("finish"):
+        engine = Engine(plan, target, report)
+        engine.bound(tuning_points(graph)[0])
+    clock.close()
+    return engine
+
+
+def tune_graph(
+    graph: Graph,
+    target: Target,
+    *,
+    clock: _Clock | None = None,
+    max_workspace_size: int | None = None,
+    threads: int | None = None,
+    tuning_seconds: float | None = None,
+    timing_cache: Any = None,
+) -> tuple[Plan, TuningReport]:
+    """The tuned plan of an optimised graph whose copies were inserted."""
+    clock = clock or _Clock(False)
+    placements = place(graph)
     tasks = propose(graph, placements.free)
     cache = TimingCache(timing_cache if timing_cache is not None else default_timing_cache())
     try:
@@ -176,51 +220,10 @@ def build_graph(
             max_workspace=max_workspace_size,
             report=clock.report,
         )
-        with clock.stage("tune"):
-            plan = tuner.run(tasks, tuning_points(graph))
+        plan = tuner.run(tasks, tuning_points(graph))
     finally:
         cache.close()
-    report.tuning = tuner.result
-    report.layers = len(plan.steps)
-    report.seconds = clock.seconds
-    by_name = {step.task.name: step.task for step in plan.steps}
-    report.fallbacks = {
-        name: f"no kernel for {by_name[name].key[:200]}" for name in tuner.result.host_steps
-    }
-    if report.fallbacks and not allow_fallback:
-        name = next(iter(report.fallbacks))
-        raise UnsupportedOpError(
-            f"{len(report.fallbacks)} op(s) have no kernel on {target.device}",
-            where=by_name[name].origin,
-            why=report.fallbacks[name],
-            cure="allow_fallback=True runs them by their NumPy reference",
-        )
-    with clock.stage("finish"):
-        plan = Plan(plan.graph, plan.steps, _about(target, report))
-        engine = Engine(plan, target, report)
-        engine.bound(tuning_points(graph)[0])
-    clock.close()
-    return engine
-
-
-def find_target(device: str) -> Target:
-    """The target of a device name.
-
-    Raises
-    ------
-    DeviceError
-        There is no such device.
-    """
-    if device == "cpu":
-        from planish.targets.cpu.target import cpu
-
-        return cpu()
-    raise DeviceError(
-        f"There is no device {device!r}",
-        where="device=",
-        why="this version runs on the CPU",
-        cure='pass device="cpu"',
-    )
+    return Plan(plan.graph, plan.steps, _about(target, len(plan.steps))), tuner.result
 
 
 def default_timing_cache() -> Path:
@@ -259,7 +262,7 @@ def _refuse_unused(
             )
 
 
-def _about(target: Target, report: BuildReport) -> dict[str, Any]:
+def _about(target: Target, layers: int) -> dict[str, Any]:
     import platform
 
     return {
@@ -268,7 +271,7 @@ def _about(target: Target, report: BuildReport) -> dict[str, Any]:
         "machine": target.timing_key,
         "python": platform.python_version(),
         "precision": "fp32",
-        "layers": report.layers,
+        "layers": layers,
     }
 
 

@@ -50,6 +50,11 @@ def gelu_d(s):
     return s.mul(s.x, s.add(s.mul(s.erf(s.div(s.x, math.sqrt(2))), 0.5), 0.5))
 
 
+def gelu_e(s):
+    erfc = s.sub(1.0, s.erf(s.mul(s.neg(s.x), math.sqrt(0.5))))
+    return s.mul(s.mul(0.5, s.x), erfc)
+
+
 def tanh_gelu(cubic):
     def spell(s):
         inner = s.mul(math.sqrt(2 / math.pi), s.add(s.x, cubic(s)))
@@ -91,6 +96,7 @@ SPELLINGS = {
     "gelu, b": gelu_b,
     "gelu, c": gelu_c,
     "gelu, d": gelu_d,
+    "gelu, by erfc": gelu_e,
     "gelu, tanh, pow": tanh_gelu(lambda s: s.mul(0.044715, s.pow(s.x, 3.0))),
     "gelu, tanh, products": tanh_gelu(lambda s: s.mul(0.044715, s.mul(s.mul(s.x, s.x), s.x))),
     "gelu, tanh, left": tanh_gelu(lambda s: s.mul(s.mul(s.mul(0.044715, s.x), s.x), s.x)),

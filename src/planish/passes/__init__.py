@@ -27,6 +27,7 @@ from planish.passes.shape_arithmetic import resolve_shape_arithmetic
 from planish.passes.siblings import merge_siblings
 from planish.passes.slices import simplify_slices
 from planish.passes.transposes import move_transposes
+from planish.passes.upsampling import recognize_upsampling
 
 Pass = Callable[[Graph], "bool | None"]
 """Changes a graph in place; tells whether it did."""
@@ -48,6 +49,7 @@ SIMPLIFY: tuple[Pass, ...] = (
     fold_constants,
     remove_identities,
     canonicalize,
+    recognize_upsampling,
     simplify_reshapes,
     simplify_slices,
     share_common_subexpressions,

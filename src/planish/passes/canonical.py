@@ -31,6 +31,9 @@ from planish.passes.rewrite import (
 
 X, Y, C = Var("x"), Var("y"), Const("c")
 
+ODD = (ew.Erf, ew.Tanh, ew.Sin, ew.Tan, ew.Asin, ew.Atan, ew.Sinh, ew.Asinh, ew.Atanh)
+"""Functions with ``f(-x) == -f(x)``."""
+
 POWERS = {
     -1.0: ew.Reciprocal,
     -0.5: ew.Rsqrt,
@@ -127,6 +130,14 @@ def _over_sqrt(m: Match) -> Value | None:
     return m.add(ew.Mul(), m["x"], m.add(ew.Rsqrt(), m["y"]))
 
 
+def _negated_product(m: Match) -> Value | None:
+    return m.add(ew.Neg(), m.add(ew.Mul(), m["x"], m["y"]))
+
+
+def _negated_function(m: Match) -> Value | None:
+    return m.add(ew.Neg(), m.add(m.ops["f"], m["x"]))
+
+
 def _cube(m: Match) -> Value | None:
     return m.add(ew.Mul(), m.add(ew.Square(), m["x"]), m["x"])
 
@@ -149,6 +160,8 @@ RULES = (
     Rule("x / c => x * (1 / c)", Apply(ew.Div, X, C), _divide_by_constant),
     Rule("x + (-y) => x - y", Apply(ew.Add, X, Apply(ew.Neg, Y)), _unary(ew.Sub, "x", "y")),
     Rule("x - (-y) => x + y", Apply(ew.Sub, X, Apply(ew.Neg, Y)), _unary(ew.Add, "x", "y")),
+    Rule("(-x) * y => -(x * y)", Apply(ew.Mul, Apply(ew.Neg, X), Y), _negated_product),
+    Rule("f(-x) => -f(x)", Apply(ODD, Apply(ew.Neg, X), called="f"), _negated_function),
     Rule("max(x, c) => clip(x, c, inf)", Apply(ew.Maximum, X, Scalar("c")), _bound(True)),
     Rule("min(x, c) => clip(x, -inf, c)", Apply(ew.Minimum, X, Scalar("c")), _bound(False)),
     Rule(

@@ -170,15 +170,13 @@ RULES = (
 
 
 def _unflatten(graph: Graph, last: Node) -> bool:
-    """Removes the reshape before a product whose flattened rows `last` unflattens."""
+    """Removes the reshape before products whose flattened rows `last` unflattens."""
     chain: list[Node] = []
     value = last.inputs[0]
     while has_one_user(graph, value) and value.producer and _is_rowwise(value.producer):
         chain.append(value.producer)
         value = value.producer.inputs[0]
-        if isinstance(chain[-1].op, MatMul):
-            break
-    if not chain or not isinstance(chain[-1].op, MatMul):
+    if not any(isinstance(node.op, MatMul) for node in chain):
         return False
     flat = value.producer
     if flat is None or not isinstance(flat.op, Reshape):

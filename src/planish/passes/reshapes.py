@@ -13,12 +13,17 @@ x, and the reshape can meet another one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from planish.graph.dims import DimLike
 from planish.graph.graph import Graph, Value
 from planish.ops.elementwise import Elementwise
 from planish.ops.reduce import Reduction
 from planish.ops.shape import Reshape
+from planish.passes.layouts import reshape_groups
 from planish.passes.rewrite import Apply, Const, Match, Rule, Var, rewrite
 
 X, Y, C = Var("x"), Var("y"), Const("c")
@@ -40,16 +45,35 @@ def _below(m: Match) -> Value | None:
 
 
 def _below_with_constant(m: Match) -> Value | None:
-    """A constant keeps its meaning if it varies along a last axis that stays."""
-    x, c = m["x"], m["c"]
-    assert c.data is not None
-    if m.root.inputs[0].type.shape != m.output.shape or x.producer is None or x.type.rank == 0:
+    """A constant can move if it varies only along a last axis that is kept, split or merged."""
+    x, flat = m["x"], m.root.inputs[0]
+    if flat.shape != m.output.shape or x.producer is None:
         return None
-    if c.data.size != 1 and (x.shape[-1] != m.output.shape[-1] or c.data.size != c.shape[-1]):
+    moved = _before_reshape(m["c"], x.shape, flat.shape)
+    if moved is None:
         return None
-    flat = c.data.reshape(()) if c.data.size == 1 else c.data.reshape(-1)
-    done = m.add(m.root.op, x, m.graph.constant(flat, c.name))
+    done = m.add(m.root.op, x, m.graph.constant(moved, m["c"].name))
     return m.add(Reshape(m.output.shape), done)
+
+
+def _before_reshape(
+    constant: Value, before: Sequence[DimLike], after: Sequence[DimLike]
+) -> np.ndarray | None:
+    """A constant that broadcasts to `after` as one that does the same to `before`."""
+    data = constant.data
+    assert data is not None
+    if data.size == 1:
+        return data.reshape(())
+    groups = reshape_groups(before, after)
+    if not groups or min(len(axes) for axes in groups[-1]) != 1:
+        return None
+    old = [before[a] for a in groups[-1][0]]
+    new = [after[a] for a in groups[-1][1]]
+    outer = max(data.ndim - len(new), 0)
+    if not all(isinstance(d, int) for d in (*old, *new)) or any(d != 1 for d in data.shape[:outer]):
+        return None
+    inner = data.reshape(data.shape[outer:])
+    return np.broadcast_to(inner, new).reshape(old)  # type: ignore[arg-type]
 
 
 def _both(m: Match) -> Value | None:
@@ -61,15 +85,12 @@ def _both(m: Match) -> Value | None:
     return m.add(Reshape(m.output.shape), m.add(m.root.op, m["x"], m["y"]))
 
 
-def _without_ones(m: Match) -> Value | None:
-    """The ones that a reduction keeps are those that the reshape takes away."""
+def _reduction(m: Match) -> Value | None:
+    """A reduction can keep or drop its axes itself."""
     op, x = m.ops["op"], m["x"]
     assert isinstance(op, Reduction)
-    if not op.keepdims:
-        return None
-    short = replace(op, keepdims=False)
-    left = short.infer(x)[0].shape
-    return m.add(short, x) if left == m.output.shape else None
+    other = replace(op, keepdims=not op.keepdims)
+    return m.add(other, x) if other.infer(x)[0].shape == m.output.shape else None
 
 
 _RESHAPED = Apply(Reshape, X)
@@ -77,9 +98,9 @@ _RESHAPED = Apply(Reshape, X)
 RULES = (
     Rule("reshape(reshape(x)) => reshape(x)", Apply(Reshape, _RESHAPED), _once, shared=True),
     Rule(
-        "reshape(reduce(x, keepdims)) => reduce(x)",
+        "reshape(reduce(x)) => reduce(x) with or without keepdims",
         Apply(Reshape, Apply(Reduction, X, called="op")),
-        _without_ones,
+        _reduction,
     ),
     Rule("f(reshape(x)) => reshape(f(x))", Apply(Elementwise, _RESHAPED, called="op"), _below),
     Rule(

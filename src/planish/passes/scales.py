@@ -167,6 +167,12 @@ def _merged(kind, combine):
     return build
 
 
+def _negated_constant(m: Match) -> Value | None:
+    a = m["a"]
+    assert a.data is not None
+    return m.add(ew.Mul(), m["x"], m.constant(-a.data, a, a.name)) if a.dtype.is_float else None
+
+
 def _distribute(m: Match) -> Value | None:
     """Brings a scale next to the weights that can take it in."""
     x, b, c = m["x"], m["b"], m["c"]
@@ -199,6 +205,7 @@ RULES = (
         Apply(ew.Mul, Apply(ew.Mul, X, A), B),
         _merged(ew.Mul, np.multiply),
     ),
+    Rule("-(x * a) => x * (-a)", Apply(ew.Neg, Apply(ew.Mul, X, A)), _negated_constant),
     Rule("conv(x, w) * c => conv(x, w * c)", Apply(ew.Mul, _CONV, C), _scale_after_conv),
     Rule("matmul(x, w) * c => matmul(x, w * c)", Apply(ew.Mul, _MATMUL, C), _scale_after_matmul),
     Rule(

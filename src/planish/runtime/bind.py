@@ -31,7 +31,7 @@ class ConstantStore:
     """Constants as kernels read them, made once per engine and shared by all its programs."""
 
     def __init__(self, target: Target) -> None:
-        self._target = target
+        self._pool = target.constant_pool()
         self._values: dict[Value, tuple[int, object]] = {}
         self._tactics: dict[tuple[str, str], list[tuple[int, object]]] = {}
 
@@ -39,22 +39,15 @@ class ConstantStore:
         """The address of a constant of the graph."""
         if value not in self._values:
             assert value.data is not None
-            self._values[value] = self._target.constant(np.ascontiguousarray(value.data))
+            self._values[value] = self._pool.place(np.ascontiguousarray(value.data))
         return self._values[value][0]
 
     def of(self, tactic: Tactic) -> list[int]:
         """The addresses of a tactic's own constants."""
         key = (tactic.task.name, str(tactic))
         if key not in self._tactics:
-            self._tactics[key] = [self._target.constant(c) for c in tactic.constants()]
+            self._tactics[key] = [self._pool.place(c) for c in tactic.constants()]
         return [address for address, _ in self._tactics[key]]
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of derived constants (packed weights) held."""
-        return sum(
-            getattr(owner, "nbytes", 0) for made in self._tactics.values() for _, owner in made
-        )
 
 
 @dataclass(frozen=True)

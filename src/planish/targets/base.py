@@ -11,7 +11,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -255,6 +255,13 @@ class Executable(ABC):
         """The seconds of each of `repeats` runs."""
 
 
+class Pool(Protocol):
+    """Memory for constants."""
+
+    def place(self, array: np.ndarray) -> tuple[int, object]:
+        """The address of an array as kernels read it, and what keeps it alive."""
+
+
 class Target(ABC):
     """A machine that runs plans."""
 
@@ -283,8 +290,8 @@ class Target(ABC):
         """Memory for intermediate values."""
 
     @abstractmethod
-    def constant(self, array: np.ndarray) -> tuple[int, object]:
-        """An array as kernels read it: its address, and what keeps it alive."""
+    def constant_pool(self) -> Pool:
+        """Memory for the constants of one engine."""
 
     def tactics(self, task: Task, binding: Binding) -> list[Tactic]:
         """All tactics offered for a task at these shapes, the likely best of each family first."""

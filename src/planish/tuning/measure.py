@@ -92,9 +92,10 @@ class Bench:
     def _program(self, tactic: Tactic) -> Iterator[tuple[Any, Any, Any, list[np.ndarray]]]:
         task, binding, target = self._task, self._binding, self._target
         keep: list[object] = []
+        pool = target.constant_pool()
 
         def constant(array: np.ndarray) -> int:
-            address, owner = target.constant(array)
+            address, owner = pool.place(array)
             keep.append(owner)
             return address
 

@@ -220,6 +220,14 @@ def test_shapes_that_do_not_fit_name_the_node() -> None:
     assert caught.value.where == "sum (Add)"
 
 
+def test_constants_that_an_operator_does_not_take_name_the_node() -> None:
+    constants = {"t": np.arange(3), "i": np.int64(7)}
+    nodes = [node("Gather", "t i", "g", "pick"), node("Add", "x g", "y")]
+    with pytest.raises(ModelError, match="index 7") as caught:
+        import_model(model(nodes, {"x": (np.int64, [2])}, ["y"], constants))
+    assert caught.value.where == "pick (Gather)"
+
+
 def test_a_model_without_outputs_is_refused() -> None:
     with pytest.raises(ModelError, match="no outputs"):
         import_model(model([node("Neg", "x", "y")], {"x": (np.float32, [2])}, []))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
 
 from helpers.onnx_graph import compare, model, node
+from planish.errors import ShapeError
+from planish.frontends.onnx import import_model
 
 WIDTH, HEADS, DEPTH, WORDS, LONGEST = 16, 4, 2, 30, 32
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from planish.errors import ModelError, ShapeError, UnsupportedOpError
+from planish.errors import ModelError, PlanishError, ShapeError, UnsupportedOpError
 from planish.frontends.onnx.limits import Limits
 from planish.frontends.onnx.tensors import sparse_array, tensor_array
 from planish.graph import Dim, DimLike, DType, Graph, Node, Value
@@ -230,7 +230,12 @@ class Conversion:
 
     def _add(self, op: Op, inputs: Sequence[Value], name: str) -> Node:
         node = self.graph.add_node(op, inputs, name=name, origin=self.origin)
-        self._known.learn(node)
+        try:
+            self._known.learn(node)
+        except PlanishError as error:  # constants that the op does not take, as a wrong index
+            raise ModelError(
+                error.what, where=self.origin, why=error.why, cure=error.cure
+            ) from error
         return node
 
     def constant(self, data: Any, dtype: DType | None = None) -> Value:

@@ -25,6 +25,10 @@ from planish.frontends.onnx.registry import find_converter
 from planish.frontends.onnx.tensors import sparse_array, tensor_array
 from planish.graph import Graph, Value
 
+DATA_DEPENDENT = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}
+"""Operators whose outputs' shapes depend on the data, and are no larger than the inputs; where the
+data are known, they are computed while the model is imported."""
+
 MAX_NESTING = 64
 """Functions and subgraphs within one another; more is taken for endless recursion."""
 
@@ -299,7 +303,7 @@ class _Importer:
             given = [v for v in conversion.inputs if v is not None] + list(captured)
             arrays = [self.known.get(v) for v in given]
             known = [a for a in arrays if a is not None]
-            if len(known) == len(given):
+            if node.op_type in DATA_DEPENDENT and len(known) == len(given):
                 results = [conversion.constant(r) for r in run_reference(op, known)]
                 return _aligned(node, results)
             constants = [

@@ -21,6 +21,7 @@ from planish.targets.cpu.cache import KernelCache, generator_version
 from planish.targets.cpu.codegen.compile import Library
 from planish.targets.cpu.kernels import FAMILIES
 from planish.targets.cpu.machine import Machine, host
+from planish.targets.cpu.pool import ConstantPool
 from planish.targets.cpu.workers import compile_kernels
 
 
@@ -65,13 +66,8 @@ class CpuTarget(Target):
     def arena(self, size: int) -> native.Arena:
         return native.Arena(max(size, 64))
 
-    def constant(self, array: np.ndarray) -> tuple[int, object]:
-        if array.ctypes.data % 64 == 0 and array.flags.c_contiguous:
-            return array.ctypes.data, array
-        raw = native.aligned_empty(max(array.nbytes, 1))
-        copy = raw[: array.nbytes].view(array.dtype).reshape(array.shape)
-        copy[...] = array
-        return raw.ctypes.data, raw
+    def constant_pool(self) -> ConstantPool:
+        return ConstantPool()
 
 
 class CpuExecutable(Executable):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from planish.frontends.onnx.context import Conversion
@@ -21,6 +23,9 @@ from planish.ops import (
     ew,
     normalize_axis,
 )
+
+LARGEST_SCATTER = 1 << 22
+"""Elements for which ScatterElements may get a constant with the place of each."""
 
 
 @converter("Gather")
@@ -71,7 +76,9 @@ def _scatter_elements(c: Conversion) -> Value:
         )
     if not indices.type.is_static:
         raise c.unsupported("the shape of its indices is symbolic")
-    shape = tuple(int(d) for d in indices.shape)  # type: ignore[arg-type]
+    shape: tuple[int, ...] = tuple(int(d) for d in indices.shape)  # type: ignore[arg-type]
+    if math.prod(shape) > LARGEST_SCATTER:
+        raise c.unsupported(f"it scatters more than {LARGEST_SCATTER} elements")
     own = np.indices(shape, dtype=np.int64)[..., None]
     picked = reshaped(c, c.cast(indices, DType.INT64), (*shape, 1))
     columns = [picked if i == axis else c.constant(own[i]) for i in range(rank)]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from planish.frontends.onnx.context import Conversion
+from planish.frontends.onnx.context import KNOWN_LIMIT, Conversion
 from planish.graph import DimLike, DType, Value
 from planish.ops import BroadcastTo, CumSum, Reshape, Transpose
 
@@ -62,7 +62,7 @@ def transposed(c: Conversion, x: Value, perm: Sequence[int]) -> Value:
 
 def iota(c: Conversion, size: DimLike, dtype: DType = DType.INT64) -> Value:
     """``0, 1, …, size - 1`` as a vector, also where the size is symbolic."""
-    if isinstance(size, int):
+    if isinstance(size, int) and size <= KNOWN_LIMIT:
         return c.constant(np.arange(size), dtype)
     ones = c.aux(BroadcastTo((size,)), c.constant(1, dtype))
     return c.aux(CumSum(0, exclusive=True), ones)

@@ -62,11 +62,24 @@ def _bounds(
     c: Conversion, dim: DimLike, start: DimLike, end: DimLike, step: int
 ) -> tuple[DimLike, DimLike]:
     """The first element and their number; a symbolic end inside the dimension is not clamped."""
+    if isinstance(dim, int) and isinstance(start, int) and isinstance(end, int) and step:
+        return _clamped(dim, start, end, step)
     if step == 1 and isinstance(dim, int) and isinstance(end, Dim):
         ordered = c.limits.bounds(start)[0] >= 0 and c.limits.bounds(end - start)[0] >= 0
         if ordered and c.limits.at_most(end, dim):
             return start, end - start
     return slice_bounds(dim, start, end, step)
+
+
+def _clamped(dim: int, start: int, end: int, step: int) -> tuple[int, int]:
+    """ONNX's rule, not NumPy's: backwards, a start before the data is its first element."""
+    start, end = (place + dim if place < 0 else place for place in (start, end))
+    if step > 0:
+        start, end = min(max(start, 0), dim), min(max(end, 0), dim)
+    else:
+        start, end = min(max(start, 0), dim - 1), min(max(end, -1), dim - 1)
+    size = max(-((start - end) // step), 0)
+    return (start, size) if size else (0, 0)
 
 
 @converter("Split")

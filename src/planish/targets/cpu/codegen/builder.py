@@ -100,9 +100,9 @@ class KernelBuilder:
         slot = self.b.gep(self._pointers, [I64(index)], source_etype=PTR)
         return self.b.load(slot, typ=PTR)
 
-    def param(self, index: int) -> ir.Value:
+    def param(self, index: int | ir.Value) -> ir.Value:
         """The kernel's integer parameter of that number."""
-        slot = self.b.gep(self._params, [I64(index)], source_etype=I64)
+        slot = self.b.gep(self._params, [self.i64(index)], source_etype=I64)
         return self.b.load(slot, typ=I64)
 
     def i64(self, value: int | ir.Value) -> ir.Value:
@@ -261,17 +261,28 @@ class KernelBuilder:
 
         `mask` is a vector of i1, as `tail_mask` gives. `aligned` promises 64-byte alignment.
         """
+        raw = self.load_raw(pointer, dtype, lanes, mask=mask, aligned=aligned)
+        return self.from_memory(raw, dtype, lanes)
+
+    def load_raw(
+        self,
+        pointer: ir.Value,
+        dtype: DType,
+        lanes: int = 1,
+        *,
+        mask: ir.Value | None = None,
+        aligned: bool = False,
+    ) -> ir.Value:
+        """Loads consecutive elements as memory holds them; `from_memory` makes registers of it."""
         memory = _vector(_MEMORY[dtype], lanes)
         align = 64 if aligned else dtype.size
         if mask is None:
-            raw = self.b.load(pointer, typ=memory, align=align)
-        else:
-            raw = self.call(
-                f"llvm.masked.load.{_mangle(memory)}.p0",
-                memory,
-                [pointer, I32(align), mask, ir.Constant(memory, None)],
-            )
-        return self.from_memory(raw, dtype, lanes)
+            return self.b.load(pointer, typ=memory, align=align)
+        return self.call(
+            f"llvm.masked.load.{_mangle(memory)}.p0",
+            memory,
+            [pointer, I32(align), mask, ir.Constant(memory, None)],
+        )
 
     def store(
         self,
@@ -283,7 +294,12 @@ class KernelBuilder:
         mask: ir.Value | None = None,
     ) -> None:
         """Stores a register into consecutive elements; masked-off lanes are not touched."""
-        raw = self.to_memory(value, dtype, lanes)
+        self.store_raw(self.to_memory(value, dtype, lanes), pointer, dtype, mask=mask)
+
+    def store_raw(
+        self, raw: ir.Value, pointer: ir.Value, dtype: DType, *, mask: ir.Value | None = None
+    ) -> None:
+        """Stores consecutive elements in memory's form, as `to_memory` gives."""
         if mask is None:
             self.b.store(raw, pointer, align=dtype.size)
             return
@@ -305,6 +321,41 @@ class KernelBuilder:
                 typ=_MEMORY[dtype],
                 align=dtype.size,
             )
+            result = self.b.insert_element(result, element, I32(lane))
+        return self.from_memory(result, dtype, lanes)
+
+    def gather_at(
+        self,
+        pointer: ir.Value,
+        offsets: ir.Value,
+        dtype: DType,
+        lanes: int,
+        mask: ir.Value | None = None,
+    ) -> ir.Value:
+        """Loads the elements at a vector of offsets; masked-off lanes may read element 0."""
+        if lanes == 1:
+            return self.load(self.offset(pointer, offsets, dtype), dtype)
+        memory = _vector(_MEMORY[dtype], lanes)
+        if dtype.size >= 4 and self.machine.isa != "neon":
+            base = self.splat(self.b.ptrtoint(pointer, I64), lanes)
+            size = self.splat(I64(dtype.size), lanes)
+            address = self.b.add(base, self.b.mul(offsets, size))
+            places = self.b.inttoptr(address, ir.VectorType(PTR, lanes))
+            if mask is None:
+                mask = ir.Constant(ir.VectorType(I1, lanes), [I1(1)] * lanes)
+            raw = self.call(
+                f"llvm.masked.gather.{_mangle(memory)}.v{lanes}p0",
+                memory,
+                [places, I32(dtype.size), mask, ir.Constant(memory, None)],
+            )
+            return self.from_memory(raw, dtype, lanes)
+        if mask is not None:
+            offsets = self.b.select(mask, offsets, ir.Constant(offsets.type, None))
+        result: ir.Value = ir.Constant(memory, ir.Undefined)
+        for lane in range(lanes):
+            offset = self.b.extract_element(offsets, I32(lane))
+            place = self.offset(pointer, offset, dtype)
+            element = self.b.load(place, typ=_MEMORY[dtype], align=dtype.size)
             result = self.b.insert_element(result, element, I32(lane))
         return self.from_memory(result, dtype, lanes)
 
@@ -376,8 +427,25 @@ class KernelBuilder:
         zeros = ir.Constant(ir.VectorType(I32, lanes), None)
         return self.b.shuffle_vector(first, undefined, zeros)
 
+    def shuffle(self, a: ir.Value, b: ir.Value, lanes: Sequence[int]) -> ir.Value:
+        """A vector of lanes picked from two vectors, those of the second counted on."""
+        mask = ir.Constant(ir.VectorType(I32, len(lanes)), [I32(n) for n in lanes])
+        return self.b.shuffle_vector(a, b, mask)
+
     def tail_mask(self, count: int | ir.Value, lanes: int) -> ir.Value:
         """A mask of the first `count` lanes (all of them if `count` is larger)."""
+        if self.machine.isa == "avx512" and lanes in (8, 16, 32, 64):
+            # masks are integers in registers of their own: made by a shift, not by comparing
+            some = self.max(self.i64(self.min(count, lanes)), 0)
+            if lanes < 64:
+                bits = self.b.trunc(
+                    self.b.sub(self.b.shl(I64(1), self.i64(some)), I64(1)), ir.IntType(lanes)
+                )
+            else:
+                none = self.b.icmp_signed("==", self.i64(some), I64(0))
+                ones = self.b.lshr(I64(-1), self.b.sub(I64(64), self.i64(some)))
+                bits = self.b.select(none, I64(0), ones)
+            return self.b.bitcast(bits, ir.VectorType(I1, lanes))
         lane = ir.Constant(ir.VectorType(I64, lanes), [I64(i) for i in range(lanes)])
         return self.b.icmp_signed("<", lane, self.splat(self.i64(count), lanes))
 

@@ -132,6 +132,8 @@ class GemmKernel(CpuKernel):
         For each leaf of the epilogue an `Operand`, or None for the accumulator and constants.
     pack : Pack or None
         None: the activations are read in place.
+    prefetch : int
+        How many steps of depth ahead weights are asked for; 0: not at all.
     """
 
     family: ClassVar[str] = "gemm"
@@ -149,6 +151,7 @@ class GemmKernel(CpuKernel):
     epilogue: Expression
     operands: tuple[Operand | None, ...]
     pack: Pack | None = None
+    prefetch: int = 0
 
     def write(self, k: KernelBuilder) -> None:
         """Pointers: source, weights, outputs, epilogue operands, prologue operands."""
@@ -318,6 +321,9 @@ class _Writer:
                     )
                     for v in range(kernel.vectors)
                 ]
+                for v in range(kernel.vectors if kernel.prefetch else 0):
+                    ahead = (depth + kernel.prefetch) * kernel.vectors + v
+                    k.prefetch(k.offset(w, ahead * k.lanes, F32))
                 updated = []
                 for i in range(pixels):
                     element = k.load(k.offset(s, i * kernel.pixel_step + depth, F32), F32)
@@ -352,8 +358,6 @@ class _Writer:
             place and place.start(k, self.batch, row, column)
             for place in (*self.operands, *self.outputs)
         ]
-        shared: dict[tuple[int, int], ir.Value] = {}
-
         def load(leaf: int, pixel: int, vector: int) -> ir.Value:
             operand, place, start = kernel.operands[leaf], self.operands[leaf], starts[leaf]
             assert operand and place and start is not None
@@ -390,7 +394,6 @@ class _Writer:
                     where = k.add(k.add(start, k.mul(place.column, pixel)), channel)
                     pointer = k.offset(place.pointer, k.add(where, vector * lanes), dtype)
                     k.store(result, pointer, dtype, lanes, mask=masks[vector])
-        shared.clear()
 
     # ---- packing --------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.ops.pool import AvgPool, MaxPool
 from planish.targets.base import Binding, Family, Launch, Tactic
-from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder, register_type
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import (
     Accesses,
@@ -40,6 +40,8 @@ _WORK = 1 << 15
 """Input elements a thread takes at a time, at least."""
 _BLOCK = 256
 """Channels per task, at most."""
+_UNROLLED = 32
+"""Taps of the largest window that is unrolled where it lies inside the image."""
 
 
 @dataclass(frozen=True)
@@ -119,22 +121,43 @@ class PoolKernel(CpuKernel):
     ) -> None:
         lanes = spans[0].lanes
         reducer = make_reducer(k, self.reduction, self.dtype, lanes)
-        states = [state for _ in spans for state in reducer.initial()]
-        states = self._taps(k, reducer, spans, box, 0, source[0], source[1], states)
-        count = None
-        if self.reduction == "mean":
-            if self.count_padding:
-                count = k.i64(math.prod(self.window))
-            else:
-                count = k.i64(1)
-                for low, high, _ in box:
-                    count = k.mul(count, k.max(k.sub(high, low), 0))
-                count = k.max(count, 1)
-        for i, span in enumerate(spans):
-            result = reducer.finish([states[i]], count)
+        initial = [state for _ in spans for state in reducer.initial()]
+
+        def some_taps() -> list[ir.Value]:
+            return self._taps(k, reducer, spans, box, 0, source[0], source[1], initial)
+
+        def all_taps() -> list[ir.Value]:
+            whole = [(0, n, None) for n in self.window]
+            return self._taps(k, reducer, spans, whole, 0, source[0], source[1], initial)
+
+        if math.prod(self.window) > _UNROLLED:
+            states = some_taps()
+        else:
+            inside: ir.Value | None = None
+            for (low, high, _), taps in zip(box, self.window, strict=True):
+                all_here = k.b.icmp_signed("==", k.sub(high, low), k.i64(taps))
+                inside = all_here if inside is None else k.b.and_(inside, all_here)
+            assert inside is not None
+            states = k.choose(inside, all_taps, some_taps)
+        factor = self._factor(k, box, lanes)
+        for state, span in zip(states, spans, strict=True):
+            result = reducer.finish([state]) if factor is None else k.b.fmul(state, factor)
             loaded = reads[0].load(reads[1], span)
             results = apply(k, self.expression, loaded, [result], self.accesses, lanes)
             writes[0].store(writes[1], span, results)
+
+    def _factor(self, k: KernelBuilder, box: Any, lanes: int) -> ir.Value | None:
+        """What a sum is multiplied by for the mean; None for the maximum."""
+        if self.reduction != "mean":
+            return None
+        wide = wide_dtype(self.reduction, self.dtype)
+        if self.count_padding:
+            return k.constant(1 / math.prod(self.window), wide, lanes)
+        count: Any = 1
+        for low, high, _ in box:
+            count = k.mul(count, k.max(k.sub(high, low), 0))
+        divisor = k.b.sitofp(k.max(count, 1), register_type(wide))
+        return k.splat(k.b.fdiv(k.constant(1, wide), divisor), lanes)
 
     def _taps(
         self,
@@ -147,15 +170,21 @@ class PoolKernel(CpuKernel):
         place: Any,
         states: Sequence[ir.Value],
     ) -> list[ir.Value]:
-        """Loops over the window along one axis and those after it."""
+        """Goes over the window along one axis and those after it; known bounds are unrolled."""
         if axis == len(box):
-            new = []
+            new: list[ir.Value] = []
             for span, state in zip(spans, states, strict=True):
                 (x,) = source.load(place, span)
                 assert x is not None
                 new += reducer.step([state], x)
             return new
         low, high, _ = box[axis]
+        if isinstance(low, int) and isinstance(high, int):
+            new = list(states)
+            for number in range(low, high):
+                here = source.move(place, 1 + axis, number * self.dilations[axis])
+                new = self._taps(k, reducer, spans, box, axis + 1, source, here, new)
+            return new
         with k.loop(low, high, carried=states) as tap:
             here = source.move(place, 1 + axis, k.mul(tap.index, self.dilations[axis]))
             tap.next = self._taps(k, reducer, spans, box, axis + 1, source, here, tap.carried)
@@ -261,8 +290,10 @@ class PoolFamily(Family):
         if not _understood(task):
             return
         channels = _output_shape(task, binding)[-1]
-        for vectors in (4, 2, 1) if channels > 32 else (2, 1) if channels > 16 else (1,):
-            yield Pool(task, vectors)
+        full = 64 // min(4, wide_dtype("max", task.inputs[0].dtype).size)
+        for vectors in (4, 2, 1):
+            if vectors == 1 or channels >= vectors * full:
+                yield Pool(task, vectors)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         if not (

@@ -17,11 +17,13 @@ from planish.ops.normalization import BatchNorm, InstanceNorm, LayerNorm
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.kernels.axes import anchor_parameters, bind, prologue_of, task_box
 from planish.targets.cpu.kernels.fused import outputs_follow
-from planish.targets.cpu.kernels.rows_kernel import COLUMNS, RowsKernel
+from planish.targets.cpu.kernels.rows_kernel import RowsKernel
 from planish.targets.cpu.kernels.rows_programs import program_of
 
 _SCRATCH = 1 << 18
 """Bytes of scratch memory, at most, in which a row is kept: what the second-level cache holds."""
+_FEW = 16
+"""Tasks of fewer are made narrower."""
 _GRAIN = 1 << 12
 """Elements a thread takes at a time, at least."""
 
@@ -61,15 +63,20 @@ class Rows(Tactic):
             t is not None and any(t.strides[a] for a in row) for t in box.others[: len(values)]
         )
         count = math.prod(box.extents[a] for a in row)
-        wide = max(fed.dtype.size, 4)
-        scratch = count * wide * (1 if vector_reduced else COLUMNS)
+        tasks, columns = math.prod(box.extents[:kept]), 16 * self.vectors
+        if not vector_reduced:
+            if tasks * -(-box.extents[-1] // columns) < _FEW:
+                columns = 16
+            tasks *= -(-box.extents[-1] // columns)
+        vectors = max(1, min(self.vectors, -(-box.extents[-1] // 16), columns // 16))
+        scratch = count * max(fed.dtype.size, 4) * (1 if vector_reduced else 16 * vectors)
         kernel = RowsKernel(
             op=task.anchor.op,
             dtype=fed.dtype,
             kept=kept,
             reduced=reduced,
             vector_reduced=vector_reduced,
-            vectors=min(self.vectors, max(1, -(-box.extents[-1] // 16))),
+            vectors=vectors,
             keep=scratch <= _SCRATCH,
             prologue=prologue_of(task).expression,
             leaves=leaves.accesses,
@@ -79,15 +86,12 @@ class Rows(Tactic):
             operands=operands.accesses,
             outputs=outputs.accesses,
         )
-        tasks = math.prod(box.extents[:kept])
-        if not vector_reduced:
-            tasks *= -(-box.extents[-1] // COLUMNS)
         bound = (leaves, parameters, operands, outputs)
         return [
             Launch(
                 kernel,
                 tuple(p for part in bound for p in part.pointers),
-                (*box.extents, count, *(n for part in bound for n in part.params)),
+                (*box.extents, count, columns, *(n for part in bound for n in part.params)),
                 tasks=tasks,
                 grain=max(1, _GRAIN // max(1, math.prod(box.extents) // tasks)),
                 scratch=scratch + 64 if kernel.keep else 0,

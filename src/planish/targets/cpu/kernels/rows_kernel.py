@@ -26,9 +26,6 @@ from planish.targets.cpu.kernels.reducers import make_reducer
 from planish.targets.cpu.kernels.rows_programs import Phase, program_of
 from planish.targets.cpu.kernels.sweep import Movable, Scratch, State, Sweep
 
-COLUMNS = 64
-"""Elements of a kept vector axis that a task takes."""
-
 
 @dataclass(frozen=True)
 class RowsKernel(CpuKernel):
@@ -53,9 +50,9 @@ class RowsKernel(CpuKernel):
     moving : tuple of bool
         Which of these change along a row.
 
-    Parameters of the launch: the extents of all axes; how many elements a row has; the strides of
-    leaves, parameters, operands and outputs. A task is one position of the kept axes, and
-    `COLUMNS` elements of a kept vector axis.
+    Parameters of the launch: the extents of all axes; how many elements a row has; how many
+    elements of a kept vector axis a task takes; the strides of leaves, parameters, operands and
+    outputs. A task is one position of the kept axes, and those elements.
     """
 
     family: ClassVar[str] = "rows"
@@ -90,7 +87,8 @@ class _Writer:
         axes = kernel.kept + kernel.reduced + 1
         self.extents: list[ir.Value] = [k.param(i) for i in range(axes)]
         self.count = k.b.sitofp(k.param(axes), register_type(self.wide))
-        self.source = Operands(k, kernel.leaves, 0, axes + 1, axes)
+        self.columns = k.param(axes + 1)
+        self.source = Operands(k, kernel.leaves, 0, axes + 2, axes)
         self.parameters = _after(k, kernel.parameters, self.source, axes)
         self.reads = _after(k, kernel.operands, self.parameters, axes)
         self.writes = _after(k, kernel.outputs, self.reads, axes)
@@ -103,9 +101,9 @@ class _Writer:
             outer: ir.Value = tasks.index
             first: Any = 0
             if not kernel.vector_reduced:
-                blocks = k.b.sdiv(k.add(self.extents[-1], COLUMNS - 1), k.i64(COLUMNS))
+                blocks = k.b.sdiv(k.add(self.extents[-1], k.sub(self.columns, 1)), self.columns)
                 outer, block = k.divmod(outer, blocks)
-                first = k.mul(block, COLUMNS)
+                first = k.mul(block, self.columns)
             place = unravel(k, outer, self.extents[: kernel.kept])
             self.sweep = Sweep(
                 k,
@@ -118,15 +116,14 @@ class _Writer:
             if kernel.vector_reduced:
                 self._rows(place, None)
             else:
-                last = k.min(k.add(first, COLUMNS), self.extents[-1])
-                vectors = min(kernel.vectors, COLUMNS // k.lanes)
+                last = k.min(k.add(first, self.columns), self.extents[-1])
                 for_spans(
                     k,
                     first,
                     last,
                     k.lanes,
                     lambda spans, _: self._rows(place, spans),
-                    vectors=vectors,
+                    vectors=kernel.vectors,
                 )
 
     def _rows(self, place: Any, spans: list[Span] | None) -> None:
@@ -241,7 +238,11 @@ class _Writer:
             place if moves is moving else None
             for place, moves in zip(places, self.kernel.moving, strict=True)
         ]
-        return self.parameters.load(wanted, span)
+        values = self.parameters.load(wanted, span)
+        target = register_type(self.wide, span.lanes)
+        return [
+            self.k.b.fpext(v, target) if v is not None and v.type != target else v for v in values
+        ]
 
     def _map(
         self, place: Any, source: Any, parameters: Any, still: list[Any], known: list[State]

@@ -1,0 +1,141 @@
+"""From a plan file to an engine: tasks made again, tactics restored for the machine at hand.
+
+Nothing here imports the passes, the frontends or the tuner, unless the plan is to be tuned again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from planish.errors import PlanError, PlanishError
+from planish.fusion.task import Task, make_task
+from planish.plan.check import check_nodes, check_steps
+from planish.plan.file import StoredChoice, StoredPlan, deserialize
+from planish.plan.plan import Choice, Plan, PlanStep
+from planish.targets.base import Tactic, Target
+from planish.targets.reference import ReferenceTactic
+
+if TYPE_CHECKING:
+    from planish.runtime.engine import Engine
+
+log = logging.getLogger("planish")
+
+
+def load(
+    path_or_bytes: bytes | str | os.PathLike[str],
+    device: str | None = None,
+    allow_device_code: bool = False,
+    retune: bool = False,
+) -> Engine:
+    """Makes an engine from a plan that `Engine.save` or `Engine.serialize` wrote.
+
+    A plan from another machine or version loads too: the tactics that this machine lacks are
+    replaced by its best guesses, and a warning says so; `retune` measures again instead.
+
+    Parameters
+    ----------
+    path_or_bytes : path or bytes
+        A file is mapped, not copied: replace it (as `Engine.save` does), never overwrite it.
+    device : str, optional
+        Where to run; None: the device the plan was built for.
+    allow_device_code : bool
+        Whether machine code embedded in the plan may be used. Plans for the CPU embed none: their
+        code is generated on the machine that runs it, so this changes nothing.
+    retune : bool
+        Measures tactics again, on this machine, with the default time budget.
+
+    Raises
+    ------
+    PlanError
+        The file cannot be read, is no plan, is damaged, or has another format version.
+    DeviceError
+        The device does not exist here.
+    """
+    from planish.profile import tuning_points
+    from planish.runtime.engine import Engine
+    from planish.targets.devices import find_target
+
+    stored = deserialize(path_or_bytes)
+    target = find_target(str(device or stored.about.get("device", "cpu")))
+    plan = _tuned_again(stored, target) if retune else restore(stored, target)
+    engine = Engine(plan, target)
+    engine.bound(tuning_points(plan.graph)[0])
+    return engine
+
+
+def restore(stored: StoredPlan, target: Target) -> Plan:
+    """The plan for a target: tasks checked, tactics restored, those that do not fit dropped.
+
+    Raises
+    ------
+    PlanError
+        The steps do not compute the graph, or a tactic of this very machine is impossible.
+    """
+    about = stored.about
+    foreign = about.get("machine") != target.timing_key
+    plan = Plan(stored.graph, (), about)
+    steps: list[PlanStep] = []
+    dropped = 0
+    try:
+        for step in stored.steps:
+            check_nodes(stored.graph, step.nodes, step.anchor)
+            task = make_task(step.nodes, step.anchor)
+            choices = []
+            for choice in step.choices:
+                tactic = _tactic(task, choice, target, foreign)
+                if tactic is None:
+                    dropped += 1
+                else:
+                    choices.append(Choice(choice.at, tactic, choice.seconds))
+            steps.append(PlanStep(task, tuple(choices)))
+        check_steps(stored.graph, plan.placements, [step.task for step in steps])
+    except PlanishError as error:
+        where = f"{stored.source}: {error.where}" if error.where else stored.source
+        cure = error.cure or "build the plan again, or load it with retune=True"
+        raise PlanError(error.what, where=where, why=error.why, cure=cure) from error
+    if foreign:
+        log.warning(
+            "%s was tuned on another machine or by another version (%s, Planish %s); %s. "
+            "load(..., retune=True) measures again.",
+            stored.source,
+            about.get("machine", "unknown"),
+            about.get("planish", "unknown"),
+            f"{dropped} of its tactics do not exist here and are chosen by heuristics"
+            if dropped
+            else "its tactics run here, but others may be faster",
+        )
+    return Plan(plan.graph, tuple(steps), about)
+
+
+def _tactic(task: Task, choice: StoredChoice, target: Target, foreign: bool) -> Tactic | None:
+    """The tactic of a choice; None if it comes from elsewhere and does not exist here."""
+    if choice.family == ReferenceTactic.family:
+        return ReferenceTactic(task)
+    try:
+        return target.restore(task, choice.family, choice.parameters)
+    except PlanError as error:
+        if not foreign:
+            raise
+        log.debug("tactic %s of %s is dropped: %s", choice.family, task.name, error.what)
+        return None
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        # parameters of another version's family can be anything
+        if not foreign:
+            raise PlanError(
+                "A tactic of the plan is impossible", where=task.name, why=str(error)
+            ) from error
+        return None
+
+
+def _tuned_again(stored: StoredPlan, target: Target) -> Plan:
+    from planish.builder import tune_graph
+
+    plan, _ = tune_graph(stored.graph, target)
+    return Plan(plan.graph, plan.steps, {**_kept(stored.about), **plan.about})
+
+
+def _kept(about: dict[str, Any]) -> dict[str, Any]:
+    """What a header says of the model; the rest is about the machine and said anew."""
+    return {k: v for k, v in about.items() if k not in ("machine", "planish", "device", "python")}

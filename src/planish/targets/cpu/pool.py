@@ -1,0 +1,46 @@
+"""Memory for constants: many small arrays in few large slabs.
+
+A network reads all its weights once per inference. In slabs of megabytes the kernel can give them
+huge pages, so that reading them does not wait for address translation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planish.runtime import native
+
+ALIGNMENT = 64
+FIRST_SLAB, LARGEST_SLAB = 4 << 20, 64 << 20
+
+
+class ConstantPool:
+    """Places arrays in slabs, aligned to 64 bytes. Memory is freed with the pool."""
+
+    def __init__(self) -> None:
+        self._slab: np.ndarray | None = None
+        self._used = 0
+        self._next = FIRST_SLAB
+
+    def place(self, array: np.ndarray) -> tuple[int, object]:
+        """The address of a copy of the array (of the array itself if it is large and aligned), and
+        what keeps it alive.
+        """
+        large = array.nbytes >= LARGEST_SLAB // 4
+        if large and array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
+            return array.ctypes.data, array
+        slab, start = self._room(array.nbytes, own=large)
+        copy = slab[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        copy[...] = array
+        return slab.ctypes.data + start, slab
+
+    def _room(self, size: int, own: bool) -> tuple[np.ndarray, int]:
+        if own:
+            return native.aligned_empty(size), 0
+        if self._slab is None or self._used + size > self._slab.nbytes:
+            self._slab = native.aligned_empty(max(self._next, size))
+            self._next = min(2 * self._next, LARGEST_SLAB)
+            self._used = 0
+        start = self._used
+        self._used += -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
+        return self._slab, start

@@ -1,0 +1,26 @@
+"""Devices by name."""
+
+from __future__ import annotations
+
+from planish.errors import DeviceError
+from planish.targets.base import Target
+
+
+def find_target(device: str) -> Target:
+    """The target of a device name.
+
+    Raises
+    ------
+    DeviceError
+        There is no such device.
+    """
+    if device == "cpu":
+        from planish.targets.cpu.target import cpu
+
+        return cpu()
+    raise DeviceError(
+        f"There is no device {device!r}",
+        where="device=",
+        why="this version runs on the CPU",
+        cure='pass device="cpu"',
+    )
