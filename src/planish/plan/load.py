@@ -85,10 +85,10 @@ def restore(stored: StoredPlan, target: Target) -> Plan:
             choices = []
             for choice in step.choices:
                 tactic = _tactic(task, choice, target, foreign)
-                if tactic is None:
-                    dropped += 1
-                else:
+                if tactic is not None:
                     choices.append(Choice(choice.at, tactic, choice.seconds))
+                elif choice.family != ReferenceTactic.family:
+                    dropped += 1
             steps.append(PlanStep(task, tuple(choices)))
         check_steps(stored.graph, plan.placements, [step.task for step in steps])
     except PlanishError as error:
@@ -112,7 +112,8 @@ def restore(stored: StoredPlan, target: Target) -> Plan:
 def _tactic(task: Task, choice: StoredChoice, target: Target, foreign: bool) -> Tactic | None:
     """The tactic of a choice; None if it comes from elsewhere and does not exist here."""
     if choice.family == ReferenceTactic.family:
-        return ReferenceTactic(task)
+        # where nothing else ran it there may be a kernel here, which binding prefers
+        return None if foreign else ReferenceTactic(task)
     try:
         return target.restore(task, choice.family, choice.parameters)
     except PlanError as error:

@@ -29,6 +29,7 @@ class TimingCache:
         self._memory: dict[str, float] = {}
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
+        self._writable = True
         if self._path is not None:
             self._database = self._open(self._path)
 
@@ -77,7 +78,7 @@ class TimingCache:
         with self._lock:
             for key, seconds in rows:
                 self._memory.setdefault(key, seconds)
-            if self._database is None:
+            if self._database is None or not self._writable:
                 return
             try:
                 with self._database:
@@ -93,7 +94,13 @@ class TimingCache:
                 self._database = None
 
     def _give_up(self, error: sqlite3.Error) -> None:
+        if "readonly" in str(error):
+            log.warning("timing cache %s is only read: %s", self._path, error)
+            self._writable = False
+            return
         log.warning("timing cache %s is not used any more: %s", self._path, error)
+        if self._database is not None:
+            self._database.close()
         self._database = None
 
 

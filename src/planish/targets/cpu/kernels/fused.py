@@ -224,6 +224,8 @@ def load_span(
             k.offset(place, span.start, item.dtype), item.dtype, span.lanes, mask=span.mask
         )
     start = k.offset(place, k.mul(span.start, step), item.dtype)
+    if span.lanes == 1:
+        return k.load(start, item.dtype)
     return k.gather(start, step, item.dtype, span.lanes, span.count)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import llvmlite.ir as ir
 
-from planish.fusion.expression import Expression, Leaf
+from planish.fusion.expression import Expression, identity
 from planish.graph.types import DType
 from planish.targets.base import Launch, Pointer
 from planish.targets.cpu.codegen.builder import KernelBuilder
@@ -29,20 +29,8 @@ from planish.targets.cpu.kernels.nest import (
     Place,
     can_mask,
 )
-
-TASK_BYTES = 64 << 10
-"""About how much memory a task touches."""
-
-_HEAVY = {
-    *("exp", "expm1", "log", "log1p", "sigmoid", "silu", "mish", "softplus", "selu", "elu", "gelu"),
-    *("tanh", "erf", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "atan2", "pow"),
-    *("asinh", "acosh", "atanh", "floor_mod", "trunc_mod"),
-}
-
-
-def is_heavy(expression: Expression) -> bool:
-    """Whether an expression has ops of dozens of instructions: computing, not memory, limits it."""
-    return any(step.op.name in _HEAVY for step in expression.instructions)
+from planish.targets.cpu.kernels.space import TASK_BYTES, Space, even_block, register_bytes
+from planish.targets.cpu.kernels.transposition import choose_kernel
 
 
 @dataclass(frozen=True)
@@ -80,7 +68,9 @@ class LoopKernel(NestKernel):
         self, k: KernelBuilder, block: Block, sources: list[Place | None], targets: list[Place]
     ) -> None:
         lanes = self._lanes(k)
-        step = lanes * self.unroll
+        strided = any(map(_is_strided, (*self.inputs, *self.outputs)))
+        unroll = 1 if strided else self.unroll
+        step = lanes * unroll
         fixed = [
             p.load(0, lanes) if p and p.access.step == 0 and not _varies(p.access) else None
             for p in sources
@@ -107,13 +97,13 @@ class LoopKernel(NestKernel):
         extent = k.sub(block.column_end, block.column)
         full = k.add(block.column, k.sub(extent, k.b.urem(extent, k.i64(step))))
         with k.loop(block.column, full, step) as loop:
-            run([k.add(loop.index, lanes * u) for u in range(self.unroll)], lanes)
+            run([k.add(loop.index, lanes * u) for u in range(unroll)], lanes)
         if can_mask(k, (*self.inputs, *self.outputs)) and all(t.step == 1 for t in self.outputs):
             with k.loop(full, block.column_end, lanes) as loop:
                 count = k.sub(block.column_end, loop.index)
                 run([loop.index], lanes, k.tail_mask(count, lanes), count)
             return
-        if self.unroll > 1:
+        if unroll > 1:
             extent = k.sub(block.column_end, full)
             whole = k.add(full, k.sub(extent, k.b.urem(extent, k.i64(lanes))))
             with k.loop(full, whole, lanes) as loop:
@@ -129,17 +119,19 @@ class LoopKernel(NestKernel):
         sizes = [register_bytes(leaf.dtype) for leaf in self.expression.leaves]
         sizes += [register_bytes(step.dtype) for step in self.expression.instructions]
         sizes += [8 for a in self.inputs if a and _varies(a)]
-        return max(4 * k.lanes // max(sizes), 1)
+        lanes = max(4 * k.lanes // max(sizes), 1)
+        # elements apart from each other are loaded one by one, in code that grows with the lanes
+        strided = any(map(_is_strided, (*self.inputs, *self.outputs)))
+        return min(lanes, 16) if strided else lanes
+
+
+def _is_strided(access: Access | None) -> bool:
+    return access is not None and (access.step == RUN_TIME or _varies(access))
 
 
 def _varies(access: Access) -> bool:
     """Whether a data-dependent index changes from column to column."""
     return any(t.step != 0 for t in access.terms)
-
-
-def register_bytes(dtype: DType) -> int:
-    """Bytes of an element in registers."""
-    return 4 if dtype in (DType.FLOAT16, DType.BFLOAT16) else dtype.size
 
 
 # ---- binding -------------------------------------------------------------------------------
@@ -170,13 +162,11 @@ def launch(
     serial : bool
         Whether points may write the same element: then they are visited in order, by one task.
     """
-    from planish.targets.cpu.kernels.transposition import choose_kernel
-
-    space = _arrange(_Space.of(inputs, outputs, shape), ordered=serial)
+    space = _arrange(Space.of(inputs, outputs, shape), ordered=serial)
     expression, space = _as_raw_bits(expression, space)
     chosen = None if serial else choose_kernel(expression, space)
     if chosen is None:
-        accesses = [o and _access(o) for o in space.inputs]
+        accesses = [None if o is None else _access(o) for o in space.inputs]
         kernel: NestKernel = LoopKernel(
             expression=expression,
             rank=len(space.shape),
@@ -189,60 +179,6 @@ def launch(
     else:
         kernel, space, row_block, column_block = chosen
     return _make_launch(kernel, space, row_block, column_block, serial)
-
-
-@dataclass(frozen=True)
-class Space:
-    """An iteration space with the operands over it."""
-
-    shape: tuple[int, ...]
-    inputs: tuple[Operand | None, ...]
-    outputs: tuple[Operand, ...]
-
-    @staticmethod
-    def of(
-        inputs: Sequence[Operand | None], outputs: Sequence[Operand], shape: Sequence[int]
-    ) -> Space:
-        return Space(tuple(shape), tuple(inputs), tuple(outputs))
-
-    def operands(self) -> list[Operand]:
-        """Every operand, indices too, in the order kernels take them."""
-        return [o for top in (*self.inputs, *self.outputs) if top for o in top.family()]
-
-    def map_axes(self, axes: Sequence[int]) -> Space:
-        """The space with its axes picked and ordered anew."""
-
-        def moved(operand: Operand) -> Operand:
-            terms = tuple(replace(t, index=moved(t.index)) for t in operand.terms)
-            strides = tuple(operand.strides[a] for a in axes)
-            return replace(operand, strides=strides, terms=terms)
-
-        return Space(
-            tuple(self.shape[a] for a in axes),
-            tuple(o and moved(o) for o in self.inputs),
-            tuple(moved(o) for o in self.outputs),
-        )
-
-    def with_front_axis(self) -> Space:
-        """The space with an axis of one element in front."""
-
-        def widened(operand: Operand) -> Operand:
-            terms = tuple(replace(t, index=widened(t.index)) for t in operand.terms)
-            return replace(operand, strides=(0, *operand.strides), terms=terms)
-
-        return Space(
-            (1, *self.shape),
-            tuple(o and widened(o) for o in self.inputs),
-            tuple(widened(o) for o in self.outputs),
-        )
-
-    @property
-    def bytes_per_point(self) -> int:
-        """Memory touched at a point, by operands that move at all."""
-        return sum(o.dtype.size for o in self.operands() if any(o.strides) or o.terms) or 1
-
-
-_Space = Space
 
 
 def _arrange(space: Space, ordered: bool) -> Space:
@@ -275,7 +211,7 @@ def _as_raw_bits(expression: Expression, space: Space) -> tuple[Expression, Spac
     (source,), (target,) = space.inputs, space.outputs
     assert source is not None
     return (
-        Expression((Leaf(dtype),), (), (0,)),
+        identity(dtype),
         replace(
             space,
             inputs=(replace(source, dtype=dtype),),
@@ -301,12 +237,6 @@ def _blocks(space: Space) -> tuple[int, int]:
     if columns > points:
         return 1, even_block(columns, points, 64)
     return even_block(rows, max(points // max(columns, 1), 1), 1), max(columns, 1)
-
-
-def even_block(extent: int, most: int, multiple: int) -> int:
-    """A block size of about `most` that divides an extent into about equal parts."""
-    parts = -(-extent // max(most, 1)) or 1
-    return max(-(-extent // (parts * multiple)) * multiple, 1)
 
 
 def _make_launch(

@@ -1,9 +1,9 @@
 """What the loop-nest kernels share: operands as strided views, tasks, and the way to an element.
 
-A loop nest visits an iteration space, evaluates an expression at each of its points, and stores the
-results. Each tensor is an `Operand`: a pointer with a stride per axis of the space, so broadcasting
-(stride 0), transposing, slicing and reversing are the same thing. Where elements lie may also depend
-on data: each `Term` adds an index, read from another tensor, times a stride.
+A loop nest visits an iteration space, evaluates an expression at each of its points, and stores
+the results. Each tensor is an `Operand`: a pointer with a stride per axis of the space, so
+broadcasting (stride 0), transposing, slicing and reversing are the same thing. Where elements lie
+may also depend on data: each `Term` adds an index, read from another tensor, times a stride.
 
 The last two axes of the space are its rows and columns; the others are outer axes. A task is a
 block of rows and columns at one point of the outer axes.
@@ -135,7 +135,7 @@ class NestKernel(CpuKernel):
             self.block(
                 k,
                 block,
-                [t and t.start(indices) for t in nest.inputs],
+                [None if t is None else t.start(indices) for t in nest.inputs],
                 [t.start(indices) for t in nest.outputs],
             )
 
@@ -174,7 +174,9 @@ class Nest:
         self.tasks = k.param(6)
         self.outer = [k.param(self.FIXED + i) for i in range(kernel.rank - 2)]
         self._pointer, self._param = 0, self.FIXED + kernel.rank - 2
-        self.inputs = [a and self._tensor(k, a, kernel.rank) for a in kernel.inputs]
+        self.inputs = [
+            None if a is None else self._tensor(k, a, kernel.rank) for a in kernel.inputs
+        ]
         self.outputs = [self._tensor(k, a, kernel.rank) for a in kernel.outputs]
 
     def _tensor(self, k: KernelBuilder, access: Access, rank: int) -> Tensor:

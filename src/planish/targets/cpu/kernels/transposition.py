@@ -15,7 +15,6 @@ import llvmlite.ir as ir
 from planish.fusion.expression import Expression
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.elementwise import emit
-from planish.targets.cpu.kernels.loopnest import TASK_BYTES, Space, even_block, register_bytes
 from planish.targets.cpu.kernels.nest import (
     INTERLEAVED,
     RUN_TIME,
@@ -27,6 +26,7 @@ from planish.targets.cpu.kernels.nest import (
     Place,
     can_mask,
 )
+from planish.targets.cpu.kernels.space import TASK_BYTES, Space, even_block, register_bytes
 
 _NARROW = (2, 3, 4)
 """Row counts that `InterleaveKernel` serves."""
@@ -112,6 +112,7 @@ class TileKernel(NestKernel):
         """A tile; `row_end` and `column_end` count its rows and columns."""
         row_mask = k.tail_mask(tile.row_end, size) if masked else None
         column_mask = k.tail_mask(tile.column_end, size) if masked else None
+        count = tile.column_end if masked else None
         turned: list[list[ir.Value] | None] = []
         for place in inputs:
             if place is None or place.access.step != TRANSPOSED:
@@ -126,14 +127,14 @@ class TileKernel(NestKernel):
 
         def one_row(i: int) -> None:
             index = k.add(tile.row, i)
-            leaves = []
+            leaves: list[ir.Value | None] = []
             for place, lines in zip(inputs, turned, strict=True):
                 if place is None:
                     leaves.append(None)
                 elif lines is not None:
                     leaves.append(k.from_memory(lines[i], place.access.dtype, size))
                 else:
-                    leaves.append(place.row(index).load(tile.column, size, column_mask))
+                    leaves.append(place.row(index).load(tile.column, size, column_mask, count))
             for value, target in zip(emit(k, self.expression, leaves, size), outputs, strict=True):
                 target.row(index).store(value, tile.column, size, column_mask)
 
@@ -189,7 +190,7 @@ def _choose_tile(expression: Expression, space: Space) -> tuple[NestKernel, Spac
             if operand.strides[axis] == 1 and space.shape[axis] > 1:
                 axes = [a for a in range(rank - 1) if a != axis] + [axis, rank - 1]
                 turned = space.map_axes(axes)
-                accesses = [o and _tile_access(o) for o in turned.inputs]
+                accesses = [None if o is None else _tile_access(o) for o in turned.inputs]
                 outputs = tuple(Access(o.dtype, 1) for o in turned.outputs)
                 kernel = TileKernel(expression, rank, tuple(accesses), outputs)
                 rows, columns = turned.shape[-2:]
@@ -248,9 +249,7 @@ class InterleaveKernel(NestKernel):
         lanes: int,
     ) -> None:
         apart = [
-            p and self._take_apart(k, p, column, lanes)
-            if p and p.access.step == INTERLEAVED
-            else None
+            self._take_apart(k, p, column, lanes) if p and p.access.step == INTERLEAVED else None
             for p in inputs
         ]
         results: list[list[ir.Value]] = []
@@ -343,7 +342,7 @@ def _choose_interleave(
             kernel = InterleaveKernel(
                 expression,
                 rank,
-                tuple(o and access(o) for o in turned.inputs),
+                tuple(None if o is None else access(o) for o in turned.inputs),
                 tuple(access(o) for o in turned.outputs),
                 count,
             )

@@ -1,0 +1,83 @@
+"""Tasks without an anchor: elementwise work on broadcasting operands of any layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from planish.errors import PlanError
+from planish.fusion.task import Task
+from planish.targets.base import Binding, Family, Launch, Tactic
+from planish.targets.cpu.kernels.compose import Composer
+from planish.targets.cpu.kernels.loopnest import launch
+from planish.targets.cpu.kernels.space import is_heavy
+from planish.targets.cpu.kernels.views import View
+
+UNROLLS = (1, 2, 4, 8)
+"""Vectors per round that a tactic may have."""
+
+
+@dataclass(frozen=True)
+class ElementwiseTactic(Tactic):
+    """One loop nest over the outputs' shape."""
+
+    family = "elementwise"
+
+    task: Task
+    unroll: int = 4
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"unroll": self.unroll}
+
+    def accepts(self, binding: Binding) -> bool:
+        return len({binding.shape(v) for v in self.task.outputs}) == 1
+
+    def launches(self, binding: Binding) -> list[Launch]:
+        task = self.task
+        shape = binding.shape(task.output)
+        composer = Composer()
+        results = composer.fused(
+            task, task.epilogue, lambda v: View.of(v, binding).broadcast(shape).operand()
+        )
+        outputs = [View.of(v, binding).operand() for v in task.outputs]
+        expression = composer.expression(results)
+        return [launch(expression, composer.operands, outputs, shape, unroll=self.unroll)]
+
+
+class ElementwiseFamily(Family):
+    """Offers a loop nest for elementwise tasks."""
+
+    name = "elementwise"
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if task.anchor is not None or not ElementwiseTactic(task).accepts(binding):
+            return
+        for unroll in (2, 1) if is_heavy(task.epilogue.expression) else (4, 1):
+            yield ElementwiseTactic(task, unroll)
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        return ElementwiseTactic(task, restored_unroll(self.name, task, parameters))
+
+
+def restored_unroll(family: str, task: Task, parameters: Mapping[str, Any]) -> int:
+    """The only parameter of a loop nest's tactic.
+
+    Raises
+    ------
+    PlanError
+        It is missing or not one of `UNROLLS`.
+    """
+    unroll = parameters.get("unroll")
+    if unroll not in UNROLLS:
+        raise PlanError(
+            f"The plan asks for an impossible {family} kernel",
+            where=task.name,
+            why=f"it unrolls by {unroll!r}, which is none of {UNROLLS}",
+            cure="build the plan again",
+        )
+    return unroll
+
+
+FAMILIES = (ElementwiseFamily(),)
