@@ -128,7 +128,9 @@ def build(
     clock = _Clock(progress)
     with clock.stage("import"):
         graph = import_model(
-            model, inputs=inputs, outputs=list(outputs) if outputs is not None else None,
+            model,
+            inputs=inputs,
+            outputs=list(outputs) if outputs is not None else None,
             allow_fallback=allow_fallback,
         )
     return build_graph(

@@ -66,7 +66,11 @@ def tuning_points(graph: Graph) -> list[Mapping[str, int]]:
         else:
             bounded[name] = r.opt * BATCHES if is_batch(graph, name) else r.opt
     points.append(bounded)
-    unbounded_minimum = {n for n, r in ranges.items() if r.max == UNBOUNDED and not is_batch(graph, n)}
+    unbounded_minimum = {
+        n for n, r in ranges.items() if r.max == UNBOUNDED and not is_batch(graph, n)
+    }
     if unbounded_minimum:  # size 1 of a sequence is legal, not worth a tactic of its own
-        points[1] = {n: (ranges[n].opt if n in unbounded_minimum else s) for n, s in points[1].items()}
+        points[1] = {
+            n: (ranges[n].opt if n in unbounded_minimum else s) for n, s in points[1].items()
+        }
     return [dict(p) for p in dict.fromkeys(tuple(sorted(p.items())) for p in points)]

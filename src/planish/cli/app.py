@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from planish.cli import bench, build, compare, convert, inspect, run_plan
-from planish.cli.console import INTERRUPTED
+from planish.cli.console import INTERRUPTED, paragraphs
 
 HELP = """An inference optimizer: a trained model goes in, the fastest measured plan comes out.
 
@@ -33,17 +33,17 @@ Exit codes: 0 done, 1 an error (what, where, why, cure), 2 wrong usage, 3 a thre
 
 app = typer.Typer(
     help=HELP,
-    epilog=EPILOG,
+    epilog=paragraphs(EPILOG),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(epilog=build.EPILOG)(build.build)
-app.command("run", epilog=run_plan.EPILOG)(run_plan.run)
-app.command(epilog=bench.EPILOG)(bench.bench)
-app.command(epilog=inspect.EPILOG)(inspect.inspect)
-app.command(epilog=compare.EPILOG)(compare.compare)
-app.command(epilog=convert.EPILOG)(convert.convert)
+app.command(epilog=paragraphs(build.EPILOG))(build.build)
+app.command("run", epilog=paragraphs(run_plan.EPILOG))(run_plan.run)
+app.command(epilog=paragraphs(bench.EPILOG))(bench.bench)
+app.command(epilog=paragraphs(inspect.EPILOG))(inspect.inspect)
+app.command(epilog=paragraphs(compare.EPILOG))(compare.compare)
+app.command(epilog=paragraphs(convert.EPILOG))(convert.convert)
 
 
 def _show_version(wanted: bool) -> None:
@@ -58,9 +58,7 @@ def _show_version(wanted: bool) -> None:
 def _planish(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", help="Show the version.", callback=_show_version, is_eager=True
-        ),
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
     from planish import logs

@@ -177,9 +177,7 @@ def _known(name: str, names: Sequence[str]) -> str:
     return name
 
 
-def _sizes_of(
-    infos: Sequence[TensorInfo], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, int]:
+def _sizes_of(infos: Sequence[TensorInfo], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The sizes of plain symbols that given shapes determine."""
     found = {}
     for info in infos:

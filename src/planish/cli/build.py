@@ -32,12 +32,14 @@ file. What was measured is kept in a timing cache: building again is quick."""
 @command
 @with_build_options()
 def build(
-    model: Annotated[str, typer.Argument(help="The model.", show_default=False)],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model.")],
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", metavar="PATH",
-            help="The plan file. [default: the model's name with .plan, in this folder]",
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="The plan file. (default: the model's name with .plan, in this folder)",
         ),
     ] = None,
     json_output: Json = False,

@@ -29,7 +29,19 @@ Json = Annotated[
 
 
 class ThresholdMissedError(Exception):
-    """A limit that the user set was missed; everything was done and shown nevertheless."""
+    """A limit that the user set was missed; everything was done and shown nevertheless.
+
+    Parameters
+    ----------
+    message : str
+        Which limit, and by how much.
+    result : dict
+        What the command would have returned.
+    """
+
+    def __init__(self, message: str, result: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
@@ -51,7 +63,7 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
                 code = ERROR
             except ThresholdMissedError as missed:
                 note(f"missed: {missed}")
-                write(missed.args[1] if len(missed.args) > 1 else None)
+                write(missed.result)
                 code = THRESHOLD_MISSED
             except KeyboardInterrupt:
                 note("interrupted")
@@ -102,6 +114,11 @@ def _explain(error: PlanishError) -> None:
     typer.echo(str(error), err=True)
 
 
+def paragraphs(text: str) -> str:
+    """Text for the end of a help page: line breaks within a paragraph are only the source's."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
 def note(text: str) -> None:
     """Says something that is not the result."""
     typer.echo(text, err=True)
@@ -118,12 +135,18 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = ""
     for name in columns:
         right = name.startswith(">")
         made.add_column(
-            name.removeprefix(">"), justify="right" if right else "left", no_wrap=right,
+            name.removeprefix(">"),
+            justify="right" if right else "left",
+            no_wrap=right,
             overflow="fold",
         )
     for row in rows:
         made.add_row(*(Text(str(cell)) for cell in row))
     console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:  # nobody reads a file through an 80-column window
-        console.width = max(console.width, console.measure(made).maximum)
+        console = Console(file=sys.stdout, highlight=False, width=_UNLIMITED)
+        console.width = console.measure(made).maximum
     console.print(made)
+
+
+_UNLIMITED = 10_000

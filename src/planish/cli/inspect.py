@@ -34,16 +34,14 @@ RUNS = 20
 @command
 @with_build_options()
 def inspect(
-    plan: Annotated[
-        str, typer.Argument(metavar="PLAN_OR_MODEL", help="A plan file, or a model.")
-    ],
+    plan: Annotated[str, typer.Argument(metavar="PLAN_OR_MODEL", help="A plan file, or a model.")],
     layers: Annotated[bool, typer.Option("--layers", help="The layers with tactic and time.")] = (
         False
     ),
     graph: Annotated[bool, typer.Option("--graph", help="The graph as text.")] = False,
     stage: Annotated[
         str | None,
-        typer.Option(help="With --graph: which stage. [default: passes; of a plan file: plan]"),
+        typer.Option(help="With --graph: which stage. (default: passes; of a plan file: plan)"),
     ] = None,
     memory: Annotated[bool, typer.Option("--memory", help="Weights, arena, packed weights.")] = (
         False

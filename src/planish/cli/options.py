@@ -34,7 +34,7 @@ def _flags(
         list[str] | None,
         typer.Option(
             help="Shape of an input: NAME=8x224x224x3; N is symbolic, 1..32 or 1:8:32 a range. "
-            "Repeatable. [default: the model's own]",
+            "Repeatable. (default: the model's own)",
             metavar="NAME=SHAPE",
             rich_help_panel=PANEL,
         ),
@@ -42,14 +42,12 @@ def _flags(
     output_name: Annotated[
         list[str] | None,
         typer.Option(
-            help="A tensor to give back, also a middle one. Repeatable. [default: the model's own]",
+            help="A tensor to give back, also a middle one. Repeatable. (default: the model's own)",
             metavar="NAME",
             rich_help_panel=PANEL,
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="Where to run.", rich_help_panel=PANEL)
-    ] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to run.", rich_help_panel=PANEL)] = "cpu",
     precision: Annotated[
         str,
         typer.Option(
@@ -67,7 +65,9 @@ def _flags(
     ] = None,
     strict_types: Annotated[
         bool,
-        typer.Option(help="Obey --layer-precision or fail.", rich_help_panel=PANEL),
+        typer.Option(
+            "--strict-types", help="Obey --layer-precision or fail.", rich_help_panel=PANEL
+        ),
     ] = False,
     calibration: Annotated[
         str | None,
@@ -111,12 +111,12 @@ def _flags(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(help="Threads. [default: all cores]", min=1, rich_help_panel=PANEL),
+        typer.Option(help="Threads. (default: all cores)", min=1, rich_help_panel=PANEL),
     ] = None,
     tuning_seconds: Annotated[
         float | None,
         typer.Option(
-            help="Time for measuring; 0: heuristics only. [default: by the size of the network]",
+            help="Time for measuring; 0: heuristics only. (default: by the size of the network)",
             min=0,
             rich_help_panel=PANEL,
         ),
@@ -124,7 +124,7 @@ def _flags(
     timing_cache: Annotated[
         str | None,
         typer.Option(
-            help="File of measured times. [default: the user's]",
+            help="File of measured times. (default: the user's)",
             metavar="PATH",
             rich_help_panel=PANEL,
         ),

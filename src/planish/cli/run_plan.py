@@ -33,7 +33,8 @@ def run(
     input: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="[NAME=]FILE", help="An input: x.npy, name=x.npy, inputs.npz, or "
+            metavar="[NAME=]FILE",
+            help="An input: x.npy, name=x.npy, inputs.npz, or "
             "name=4x3x224x224 for random values of that shape. Repeatable.",
         ),
     ] = None,

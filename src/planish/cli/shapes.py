@@ -1,10 +1,10 @@
 """Shapes on the command line: ``x=8x224x224x3``.
 
-    x=8x224x224x3            sizes
-    x=Nx224x224x3            a name makes a dimension symbolic; ? is symbolic too
-    x=1..32x224x224x3        a range: least and greatest size (usually the least)
-    x=1:8:32x224x224x3       least, usual and greatest size
-    x=scalar                 no dimensions
+x=8x224x224x3            sizes
+x=Nx224x224x3            a name makes a dimension symbolic; ? is symbolic too
+x=1..32x224x224x3        a range: least and greatest size (usually the least)
+x=1:8:32x224x224x3       least, usual and greatest size
+x=scalar                 no dimensions
 """
 
 from __future__ import annotations

@@ -30,9 +30,7 @@ def import_model(
     if _is_onnx(model):
         from planish.frontends.onnx.convert import import_model as import_onnx
 
-        return import_onnx(
-            model, inputs=inputs, outputs=outputs, allow_fallback=allow_fallback
-        )
+        return import_onnx(model, inputs=inputs, outputs=outputs, allow_fallback=allow_fallback)
     if _is_tensorflow(model):
         from planish.frontends.tensorflow.convert import import_model as import_tensorflow
 

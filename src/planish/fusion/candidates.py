@@ -99,9 +99,7 @@ def _prologue(anchor: Node, outputs: set[Value], free: frozenset[Node]) -> set[N
     ):
         return set()
     cone = _cone(producer, outputs, value, free)
-    full = [
-        v for n in cone for v in n.inputs if v.producer not in cone and v.shape == value.shape
-    ]
+    full = [v for n in cone for v in n.inputs if v.producer not in cone and v.shape == value.shape]
     # the kernels read one tensor of the input's own shape; more would be a fusion of its own
     return cone if len(dict.fromkeys(full)) == 1 else set()
 

@@ -75,7 +75,7 @@ class Task:
     @property
     def origin(self) -> str:
         """The user's ops in this task."""
-        return " + ".join(n.origin or n.name for n in self.nodes)
+        return " + ".join(dict.fromkeys(n.origin or n.name for n in self.nodes))
 
     @cached_property
     def key(self) -> str:
@@ -93,7 +93,7 @@ class Task:
         """
         known = dict(zip(self.inputs, arrays, strict=True))
         for node in self.nodes:
-            values = [known[v] if v in known else v.data for v in node.inputs]
+            values = [known.get(v, v.data) for v in node.inputs]
             known.update(zip(node.outputs, node.op.reference(*values), strict=True))  # type: ignore[arg-type]
         return [known[v] for v in self.outputs]
 
@@ -110,10 +110,7 @@ def make_task(nodes: Iterable[Node], anchor: Node | None = None) -> Task:
     position = nodes.index(anchor) if anchor else -1
     before, after = nodes[: max(position, 0)], nodes[position + 1 :]
     outputs = tuple(
-        v
-        for n in nodes
-        for v in n.outputs
-        if not v.users or any(u not in members for u in v.users)
+        v for n in nodes for v in n.outputs if not v.users or any(u not in members for u in v.users)
     )
     inputs: dict[Value, int] = {}
 
@@ -169,13 +166,11 @@ def _fuse(
                 leaf(value, None, value.data.reshape(())[()].item())
             else:
                 leaf(value, operand(value))
-    instructions = []
+    instructions: list[Instruction] = []
     for node in nodes:
         assert isinstance(node.op, Elementwise)
         slots[node.output] = len(leaves) + len(instructions)
         args = tuple(slots[v] for v in node.inputs)
         instructions.append(Instruction(node.op, args, node.output.dtype))
-    expression = Expression(
-        tuple(leaves), tuple(instructions), tuple(slots[v] for v in results)
-    )
+    expression = Expression(tuple(leaves), tuple(instructions), tuple(slots[v] for v in results))
     return Fused(expression, tuple(sources))

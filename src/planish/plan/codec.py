@@ -100,7 +100,8 @@ def decode_graph(data: Json, tensors: Mapping[str, np.ndarray]) -> Graph:
     try:
         verify(graph)
     except PlanishError as error:
-        raise PlanError("The stored graph is invalid", where=error.where, why=error.what) from error
+        why = error.what.removeprefix("Internal error: ")
+        raise PlanError("The stored graph is invalid", where=error.where, why=why) from error
     return graph
 
 
@@ -249,7 +250,7 @@ def _decode_dim(data: Json) -> DimLike:
     if isinstance(data, str) and len(data) <= LONGEST_DIM:
         try:
             return parse(data)
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:
             raise PlanError("A dimension is stored wrongly", why=str(error)) from error
     raise PlanError("A dimension is stored wrongly", why=str(data)[:99])
 

@@ -187,7 +187,9 @@ def _opaque(dim: DimLike) -> bool:
 def _is_view(node: Node) -> bool:
     """Whether a slice is its input seen with other strides, its innermost elements adjacent."""
     op = node.op
-    return isinstance(op, Slice) and all(s > 0 for s in op.strides) and op.strides[-1:] in ((), (1,))
+    return (
+        isinstance(op, Slice) and all(s > 0 for s in op.strides) and op.strides[-1:] in ((), (1,))
+    )
 
 
 def _derived(node: Node) -> bool:

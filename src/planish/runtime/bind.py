@@ -20,6 +20,7 @@ from planish.targets.base import (
     Constant,
     Executable,
     Launch,
+    Layout,
     Schedule,
     ScheduledLaunch,
     Tactic,
@@ -34,6 +35,8 @@ class ConstantStore:
         self._pool = target.constant_pool()
         self._values: dict[Value, tuple[int, object]] = {}
         self._tactics: dict[tuple[str, str], list[tuple[int, object]]] = {}
+        self.bytes = 0
+        """Bytes of derived constants (packed weights)."""
 
     def value(self, value: Value) -> int:
         """The address of a constant of the graph."""
@@ -46,7 +49,9 @@ class ConstantStore:
         """The addresses of a tactic's own constants."""
         key = (tactic.task.name, str(tactic))
         if key not in self._tactics:
-            self._tactics[key] = [self._pool.place(c) for c in tactic.constants()]
+            arrays = tactic.constants()
+            self._tactics[key] = [self._pool.place(c) for c in arrays]
+            self.bytes += sum(c.nbytes for c in arrays)
         return [address for address, _ in self._tactics[key]]
 
 
@@ -91,7 +96,8 @@ def bind(
     memory = _Memory(plan, symbols, workspaces, constants)
     scheduled = []
     for index, tactic, launch, binding in launches:
-        addresses, layouts = [], []
+        addresses: list[Address] = []
+        layouts: list[tuple[Layout, np.dtype] | None] = []
         for pointer in launch.pointers:
             if isinstance(pointer, Value):
                 addresses.append(memory.address(pointer))
@@ -155,9 +161,7 @@ class _Memory:
         arena = plan_arena(tensors)
         self.size, self.live = arena.size, largest_live_set(tensors)
         self._roots = dict(zip(lives, arena.offsets, strict=False))
-        self._workspaces = dict(
-            zip((i for i, _ in used), arena.offsets[len(lives) :], strict=True)
-        )
+        self._workspaces = dict(zip((i for i, _ in used), arena.offsets[len(lives) :], strict=True))
 
     def address(self, value: Value) -> Address:
         place = self._placements[value]

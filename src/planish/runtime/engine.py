@@ -190,7 +190,9 @@ class Engine:
     def host_steps(self) -> list[str]:
         """The names of layers that run by their NumPy reference, outside native code."""
         return [
-            s.task.name for s in self.plan.steps if any(c.tactic.family == "reference" for c in s.choices)
+            s.task.name
+            for s in self.plan.steps
+            if any(c.tactic.family == "reference" for c in s.choices)
         ]
 
     def summary(self) -> str:
@@ -283,9 +285,7 @@ class ExecutionContext:
             inputs = engine._by_name(inputs if isinstance(inputs, list | tuple) else (inputs,), {})
         elif inputs.keys() != set(engine._input_names):
             inputs = engine._by_name((), inputs)
-        arrays = [
-            _input_array(inputs[value.name], value) for value in engine.plan.graph.inputs
-        ]
+        arrays = [_input_array(inputs[value.name], value) for value in engine.plan.graph.inputs]
         shapes = tuple(a.shape for a in arrays)
         if self._last is not None and self._last[0] == shapes:
             bound = self._last[1]

@@ -32,7 +32,7 @@ class ReferenceTactic(Tactic):
         def run(*arrays: np.ndarray) -> None:
             known = dict(zip(task.inputs, arrays[:count], strict=True))
             for node, op in zip(task.nodes, ops, strict=True):
-                values = [known[v] if v in known else v.data for v in node.inputs]
+                values = [known.get(v, v.data) for v in node.inputs]
                 results = op.reference(*values)  # type: ignore[arg-type]
                 known.update(zip(node.outputs, results, strict=True))
             for value, target in zip(task.outputs, arrays[count:], strict=True):

@@ -16,9 +16,7 @@ LAUNCH = 1.5e-6
 
 def estimate(task: Task, binding: Binding) -> float:
     """Seconds, by a machine of a few cores; good for ordering work and for choosing fusions."""
-    moved = sum(
-        math.prod(binding.shape(v)) * v.dtype.size for v in (*task.inputs, *task.outputs)
-    )
+    moved = sum(math.prod(binding.shape(v)) * v.dtype.size for v in (*task.inputs, *task.outputs))
     return LAUNCH + max(operations(task, binding) / FLOPS, moved / BYTES)
 
 

@@ -20,6 +20,7 @@ from planish.targets.base import (
     Binding,
     Constant,
     Kernel,
+    Layout,
     Schedule,
     ScheduledLaunch,
     Tactic,
@@ -65,13 +66,13 @@ class Bench:
             known = dict(zip(self._task.inputs, self._arrays, strict=True))
             for node in self._task.nodes:
                 op = bind(node.op, self._binding.symbols)
-                values = [known[v] if v in known else v.data for v in node.inputs]
+                values = [known.get(v, v.data) for v in node.inputs]
                 known.update(zip(node.outputs, op.reference(*values), strict=True))  # type: ignore[arg-type]
             self._expected = [known[v] for v in self._task.outputs]
         return self._expected
 
     def measure(self, tactic: Tactic, best: float = float("inf")) -> Measurement:
-        """Runs a tactic, compares its outputs, and times it; stops early if it is far from `best`."""
+        """Runs a tactic, compares its outputs, times it; stops early if it is far from `best`."""
         with self._program(tactic) as (executable, arena, addresses, outputs):
             for array in outputs:
                 _poison(array)
@@ -110,7 +111,8 @@ class Bench:
         work_start = work.ctypes.data + -work.ctypes.data % ALIGNMENT
         scheduled = []
         for launch in tactic.launches(binding):
-            addresses, layouts = [], []
+            addresses: list[Address] = []
+            layouts: list[tuple[Layout, np.dtype] | None] = []
             for pointer in launch.pointers:
                 layouts.append(None)
                 if isinstance(pointer, Value):

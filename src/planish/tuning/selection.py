@@ -80,7 +80,9 @@ def select(
         if len(part) == 1:
             selected += part
         else:
-            selected += _solve([choices[i] for i in part], part, reformat, given or {}, wanted or {})
+            selected += _solve(
+                [choices[i] for i in part], part, reformat, given or {}, wanted or {}
+            )
     return sorted(selected)
 
 
@@ -177,11 +179,11 @@ def _solve(
         for node in choice.covers:
             covering[node].append(i)
     for members in covering.values():
-        rows.append(({i: 1.0 for i in members}, 1.0, 1.0))
+        rows.append((dict.fromkeys(members, 1.0), 1.0, 1.0))
 
     def supply(value: Key, want: Format) -> dict[int, float]:
         """Columns any of which makes the value available in the format."""
-        columns = {i: 1.0 for i in writers[value, want]}
+        columns = dict.fromkeys(writers[value, want], 1.0)
         for have in sources[value] - {want}:
             columns[conversion(value, have, want)] = 1.0
         return columns
@@ -204,7 +206,7 @@ def _solve(
     for (value, have, _), column in conversions.items():
         if given.get(value) == have:
             continue
-        row = {i: 1.0 for i in writers[value, have]}
+        row = dict.fromkeys(writers[value, have], 1.0)
         row[column] = -1.0
         rows.append((row, 0.0, infinity))
 

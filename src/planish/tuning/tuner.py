@@ -233,9 +233,11 @@ class Tuner:
             entry = self._entry(task, symbols)
             tactic, seconds = entry.best()
             if tactic.task is not task:
-                tactic = self._target.restore(task, tactic.family, tactic.parameters) if (
-                    not isinstance(tactic, ReferenceTactic)
-                ) else ReferenceTactic(task)
+                tactic = (
+                    self._target.restore(task, tactic.family, tactic.parameters)
+                    if (not isinstance(tactic, ReferenceTactic))
+                    else ReferenceTactic(task)
+                )
             if isinstance(tactic, ReferenceTactic) and choices:
                 continue
             choices.append(Choice(tuple(sorted(symbols.items())), tactic, seconds))

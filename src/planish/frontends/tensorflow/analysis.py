@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +18,29 @@ from planish.frontends.tensorflow.convert import Importer
 from planish.frontends.tensorflow.graphdef import Tensor
 from planish.frontends.tensorflow.inputs import ModelInput, input_types, placeholder
 from planish.frontends.tensorflow.load import tensorflow
+from planish.graph.dims import symbol
+from planish.graph.graph import Value
 from planish.graph.types import TensorType
+
+
+@dataclass
+class Analysis:
+    """What can be converted of a graph.
+
+    Attributes
+    ----------
+    reasons : dict of str to str
+        The nodes that cannot be converted, by name, each with the reason.
+    tensors : dict of Tensor to Value
+        What is known of every tensor: type, and content or data.
+    sources : dict of str to list of (Tensor, int)
+        For each symbol the dimensions that it was introduced for. Several unknown first
+        dimensions share the symbol of the batch, although nothing says that they are equal.
+    """
+
+    reasons: dict[str, str] = field(default_factory=dict)
+    tensors: dict[Tensor, Value] = field(default_factory=dict)
+    sources: dict[str, list[tuple[Tensor, int]]] = field(default_factory=dict)
 
 
 def unsupported(graph_def: Any, types: Mapping[str, TensorType] | None = None) -> dict[str, str]:
@@ -39,15 +62,39 @@ def unsupported(graph_def: Any, types: Mapping[str, TensorType] | None = None) -
     ModelError
         The graph itself is damaged.
     """
+    return analyze(graph_def, types).reasons
+
+
+def analyze(
+    graph_def: Any, types: Mapping[str, TensorType] | None = None, *, distinct: bool = False
+) -> Analysis:
+    """Converts every node of a graph on its own; see `unsupported` for arguments and errors.
+
+    `distinct` gives every unknown dimension a symbol of its own, also the batches.
+    """
     importer = Importer(graph_def, "analysis")
+    result = Analysis(tensors=importer.tensors)
     shapes = _TensorFlowShapes(graph_def, types or {})
     placeholders = {n.name for n in graph_def.node if n.op in ("Placeholder", "PlaceholderV2")}
+
+    def introduce(tensor: Tensor, kind: TensorType | None, name: str) -> None:
+        if kind is None:
+            return
+        if distinct:
+            kind = _distinct(kind, len(result.sources))
+        for axis, dim in enumerate(kind.shape):
+            if not isinstance(dim, int):
+                result.sources.setdefault(str(dim), []).append((tensor, axis))
+        importer.tensors[tensor] = importer.graph.input(name, kind)
+
     for name in placeholders:
         kind = (types or {}).get(name) or _declared_type(importer.nodes[name])
-        if kind is not None:
-            importer.tensors[name, 0] = importer.graph.input(name, kind)
-    reasons = dict.fromkeys(
-        _inside_loops(graph_def), "it is in a loop of TensorFlow 1, which cannot be converted"
+        introduce((name, 0), kind, name)
+    reasons = result.reasons
+    reasons.update(
+        dict.fromkeys(
+            _inside_loops(graph_def), "it is in a loop of TensorFlow 1, which cannot be converted"
+        )
     )
     roots = [(n.name, 0) for n in graph_def.node]
     for node in graphdef.ancestors(importer.nodes, roots, cut_loops=True):
@@ -60,10 +107,19 @@ def unsupported(graph_def: Any, types: Mapping[str, TensorType] | None = None) -
             except PlanishError as error:
                 reasons[node.name] = f"{error.what}: {error.why}" if error.why else error.what
         for index, kind in enumerate(shapes.of(node.name)):
-            if kind is not None:
-                value = importer.graph.input(f"{node.name}:{index}", kind)
-                importer.tensors[node.name, index] = value
-    return reasons
+            introduce((node.name, index), kind, f"{node.name}:{index}")
+    return result
+
+
+def _distinct(kind: TensorType, count: int) -> TensorType:
+    """The type with a new symbol for each unknown dimension; `count` symbols exist already."""
+    return TensorType(
+        tuple(
+            d if isinstance(d, int) else symbol(f"d{count}_{axis}")
+            for axis, d in enumerate(kind.shape)
+        ),
+        kind.dtype,
+    )
 
 
 def _declared_type(node: Any) -> TensorType | None:

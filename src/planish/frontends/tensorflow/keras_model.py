@@ -14,7 +14,12 @@ from planish.frontends.tensorflow.saved_model import from_function
 
 
 def from_keras_file(path: Path) -> LoadedModel:
-    """A model in a ``.keras`` or ``.h5`` file.
+    """A model in a ``.keras`` or ``.h5`` file; errors as `read_keras_file` and `from_keras`."""
+    return from_keras(read_keras_file(path), str(path))
+
+
+def read_keras_file(path: Path) -> Any:
+    """The Keras model in a ``.keras`` or ``.h5`` file.
 
     Raises
     ------
@@ -25,7 +30,7 @@ def from_keras_file(path: Path) -> LoadedModel:
     legacy = path.suffix.lower() != ".keras"
     custom = {"DepthwiseConv2D": _depthwise_without_groups(keras)} if legacy else {}
     try:
-        model = keras.models.load_model(str(path), compile=False, custom_objects=custom)
+        return keras.models.load_model(str(path), compile=False, custom_objects=custom)
     except Exception as error:  # whatever zipfile, h5py, json or Keras raise
         raise ModelError(
             f"{path.name} cannot be read as a Keras model",
@@ -34,7 +39,6 @@ def from_keras_file(path: Path) -> LoadedModel:
             cure="copy the file again; if it has custom layers, load it with "
             "keras.models.load_model(custom_objects=...) and pass the model",
         ) from error
-    return from_keras(model, str(path))
 
 
 def _depthwise_without_groups(keras: Any) -> type:

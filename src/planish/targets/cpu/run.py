@@ -43,7 +43,8 @@ def run_tactic(
 
     for launch in tactic.launches(binding):
         if not isinstance(launch.kernel, Kernel):
-            launch.kernel(*(buffers[p] for p in launch.pointers))
+            values = [p for p in launch.pointers if isinstance(p, Value)]
+            launch.kernel(*(buffers[v] for v in values))
             continue
         key = (launch.kernel.symbol, machine.code_key)
         if key not in _compiled:
@@ -82,7 +83,9 @@ def _poison(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def _laid_out(array: np.ndarray, layout: Layout) -> np.ndarray:
     """A copy of the array whose elements lie as the layout says."""
-    size = 1 + sum(abs(s) * max(n - 1, 0) for s, n in zip(layout.strides, layout.shape, strict=True))
+    size = 1 + sum(
+        abs(s) * max(n - 1, 0) for s, n in zip(layout.strides, layout.shape, strict=True)
+    )
     base = _aligned(_poison((size,), array.dtype))
     steps = tuple(s * array.itemsize for s in layout.strides)
     view = np.lib.stride_tricks.as_strided(base, layout.shape, steps)

@@ -134,9 +134,7 @@ def _host_function(scheduled: ScheduledLaunch) -> Callable[[Any, Any, int, int],
     for described in scheduled.layouts:
         assert described is not None
         layout, dtype = described
-        reach = 1 + sum(
-            s * (n - 1) for s, n in zip(layout.strides, layout.shape, strict=True) if n
-        )
+        reach = 1 + sum(s * (n - 1) for s, n in zip(layout.strides, layout.shape, strict=True) if n)
         size = 0 if 0 in layout.shape else reach * dtype.itemsize
         steps = tuple(s * dtype.itemsize for s in layout.strides)
         views.append((layout.shape, steps, dtype, size))
@@ -149,7 +147,7 @@ def _host_function(scheduled: ScheduledLaunch) -> Callable[[Any, Any, int, int],
             if size == 0:
                 arrays.append(np.empty(shape, dtype))
                 continue
-            raw = (ctypes.c_uint8 * size).from_address(pointers[i])
+            raw = memoryview((ctypes.c_uint8 * size).from_address(pointers[i]))
             arrays.append(np.ndarray(shape, dtype, raw, strides=steps))
         function(*arrays)
 

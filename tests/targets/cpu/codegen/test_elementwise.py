@@ -154,9 +154,9 @@ def test_casts(source, isa, evaluate):
 
 
 def test_divisions_by_constants_and_zero(isa, evaluate):
-    for dtype in (d for d in DType if d.is_integer):
+    for dtype in (DType.INT8, DType.UINT16, DType.INT32, DType.INT64):
         x = arrays(dtype, 100, 1)
-        for divisor in (0, 1, 3, 7) + ((-1, -5) if dtype.value[0] == "i" else ()):
+        for divisor in (0, 7) + ((-1,) if dtype.value[0] == "i" else ()):
             for op in (ew.Div(), ew.FloorDiv(), ew.FloorMod(), ew.TruncMod()):
                 leaves = (Leaf(dtype), Leaf(dtype, divisor))
                 expression = Expression(leaves, (Instruction(op, (0, 1), dtype),), (2,))
@@ -223,6 +223,7 @@ def test_activations_take_few_instructions(op, most):
     computing = [
         line.split()[0]
         for line in text.splitlines()
-        if line.startswith("\tv") and not line.startswith(("\tvmov", "\tvzero", "\tvxor", "\tvbroad"))
+        if line.startswith("\tv")
+        and not line.startswith(("\tvmov", "\tvzero", "\tvxor", "\tvbroad"))
     ]
     assert len(computing) <= most, text

@@ -132,7 +132,9 @@ def test_huge_angles(name, dtype, evaluate):
     op, exact = UNARY[name][0], np.vectorize(getattr(math, name), otypes=[np.float64])
     rng = np.random.default_rng(1)
     kind = dtype.numpy.type
-    x = (rng.uniform(1, 2, 4000) * 2.0 ** rng.integers(10, np.finfo(kind).maxexp, 4000)).astype(kind)
+    x = (rng.uniform(1, 2, 4000) * 2.0 ** rng.integers(10, np.finfo(kind).maxexp, 4000)).astype(
+        kind
+    )
     x[:2] = [16367173 * 2.0**72, 1e5]  # the float32 nearest to a multiple of pi / 2
     (got,) = evaluate(expression(op, dtype), [x], 8, "host")
     with np.errstate(all="ignore"):
@@ -153,7 +155,9 @@ def test_binary(name, dtype, isa, evaluate):
     kind = dtype.numpy.type
     x = samples(kind, (-3, 3), 3000)
     y = np.random.default_rng(3).permutation(samples(kind, (-30, 30), 3000))
-    special = np.array([0, -0.0, 1, -1, 2, -2, 3, -3, 0.5, -0.5, 1.5, np.inf, -np.inf, np.nan], kind)
+    special = np.array(
+        [0, -0.0, 1, -1, 2, -2, 3, -3, 0.5, -0.5, 1.5, np.inf, -np.inf, np.nan], kind
+    )
     a, b = np.meshgrid(special, special)
     x, y = np.concatenate([x, a.ravel()]), np.concatenate([y, b.ravel()])
     if name == "pow":  # many integer exponents, and results between 0 and infinity

@@ -67,11 +67,7 @@ def conv_task(
 def matmul_task(rng, a, b, *, transpose_b=False, constant_b=True) -> Task:
     graph = Graph()
     x = graph.input("x", TensorType(a, DType.FLOAT32))
-    w = (
-        constant(graph, rng, *b)
-        if constant_b
-        else graph.input("w", TensorType(b, DType.FLOAT32))
-    )
+    w = constant(graph, rng, *b) if constant_b else graph.input("w", TensorType(b, DType.FLOAT32))
     y = graph.add(MatMul(False, transpose_b), x, w)
     anchor = y.producer
     y = graph.add(ew.Add(), y, constant(graph, rng, y.shape[-1]))
@@ -94,7 +90,9 @@ def check(task: Task, rng, *, binding: Binding | None = None, most: int = 8, mac
     step = max(len(tactics) // most, 1)
     for tactic in [*tactics[::step], tactics[-1]]:
         if machine:
-            tactic = MatrixTactic(task, machine, **{**tactic.parameters, "vectors": 1, "pixels": 4, "tail": 0})
+            tactic = MatrixTactic(
+                task, machine, **{**tactic.parameters, "vectors": 1, "pixels": 4, "tail": 0}
+            )
             if not tactic.accepts(binding):
                 continue
         (have,) = run_tactic(tactic, binding, arrays, machine)
@@ -190,7 +188,9 @@ def test_tile_must_fit_the_row() -> None:
     assert not tactic.accepts(Binding({}))
 
 
-@pytest.mark.parametrize("parameters", [{}, {"pixels": 0, "vectors": 1, "tail": 0, "pixels_outer": 0, "packed": 0}])
+@pytest.mark.parametrize(
+    "parameters", [{}, {"pixels": 0, "vectors": 1, "tail": 0, "pixels_outer": 0, "packed": 0}]
+)
 def test_restore_refuses_nonsense(parameters) -> None:
     from planish.errors import PlanError
 

@@ -14,7 +14,7 @@ LLVM splits what is wider than a register.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -202,6 +202,36 @@ class KernelBuilder:
         yield loop
         index.add_incoming(self.b.add(index, self.i64(step)), self.b.block)
         for phi, value in zip(phis, loop.next, strict=True):
+            phi.add_incoming(value, self.b.block)
+        self.b.branch(header)
+        self.b.position_at_end(after)
+
+    @contextmanager
+    def loop_while(
+        self,
+        carried: Sequence[ir.Value],
+        condition: Callable[[list[ir.Value]], ir.Value],
+    ) -> Iterator[Loop]:
+        """Repeats while the condition on the carried values holds; see `loop`.
+
+        The loop's `index` counts the rounds.
+        """
+        before = self.b.block
+        header = self.function.append_basic_block("while")
+        body = self.function.append_basic_block("body")
+        after = self.function.append_basic_block("after")
+        self.b.branch(header)
+        self.b.position_at_end(header)
+        phis = [self.b.phi(value.type) for value in (I64(0), *carried)]
+        for phi, value in zip(phis, (I64(0), *carried), strict=True):
+            phi.add_incoming(value, before)
+        holds = condition(phis[1:])
+        self.b.cbranch(holds, body, after)
+        self.b.position_at_end(body)
+        loop = Loop(phis[0], phis[1:])
+        yield loop
+        following = [self.b.add(phis[0], I64(1)), *loop.next]
+        for phi, value in zip(phis, following, strict=True):
             phi.add_incoming(value, self.b.block)
         self.b.branch(header)
         self.b.position_at_end(after)

@@ -1,7 +1,18 @@
 """The kernel families of the CPU, one a file. The order is that in which tactics are offered."""
 
 from planish.targets.base import Family
-from planish.targets.cpu.kernels import depthwise, matrix, pool, reduction, resize, rows
+from planish.targets.cpu.kernels import (
+    depthwise,
+    detection,
+    elementwise,
+    matrix,
+    movement,
+    ordering,
+    pool,
+    reduction,
+    resize,
+    rows,
+)
 
 FAMILIES: tuple[Family, ...] = (
     *matrix.FAMILIES,
@@ -10,4 +21,8 @@ FAMILIES: tuple[Family, ...] = (
     *reduction.FAMILIES,
     *rows.FAMILIES,
     *resize.FAMILIES,
+    *elementwise.FAMILIES,
+    *movement.FAMILIES,
+    *ordering.FAMILIES,
+    *detection.FAMILIES,
 )

@@ -202,9 +202,7 @@ class _Writer:
             self.column0 = k.max(k.min(column, k.sub(p["columns"], narrowest)), 0)
             source = k.offset(
                 self.source,
-                k.add(
-                    k.mul(self.batch, p["source_batch"]), k.mul(self.group, p["source_group"])
-                ),
+                k.add(k.mul(self.batch, p["source_batch"]), k.mul(self.group, p["source_group"])),
                 F32,
             )
             if self.kernel.pack:
@@ -268,9 +266,7 @@ class _Writer:
         channel = k.add(channel, k.mul(self.group, p["output_group"]))
         self._finish(pixels, row, column, channel, sums, masks)
 
-    def _accumulate(
-        self, pixels: int, source: ir.Value, weights: ir.Value
-    ) -> list[list[ir.Value]]:
+    def _accumulate(self, pixels: int, source: ir.Value, weights: ir.Value) -> list[list[ir.Value]]:
         """The tile's sums over all taps and depth, ``[pixel][vector]``."""
         k, kernel, p = self.k, self.kernel, self.p
         step = kernel.vectors * k.lanes
@@ -358,6 +354,7 @@ class _Writer:
             place and place.start(k, self.batch, row, column)
             for place in (*self.operands, *self.outputs)
         ]
+
         def load(leaf: int, pixel: int, vector: int) -> ir.Value:
             operand, place, start = kernel.operands[leaf], self.operands[leaf], starts[leaf]
             assert operand and place and start is not None
@@ -435,13 +432,16 @@ class _Writer:
             self._zero(end, k.mul(k.sub(width, high), pack.pitch))
 
     def _zero(self, pointer: ir.Value, count: ir.Value) -> None:
-        self._vectors(count, lambda at, mask: self.k.store(
-            self.k.zero(F32, self.k.lanes),
-            self.k.offset(pointer, at, F32),
-            F32,
-            self.k.lanes,
-            mask=mask,
-        ))
+        self._vectors(
+            count,
+            lambda at, mask: self.k.store(
+                self.k.zero(F32, self.k.lanes),
+                self.k.offset(pointer, at, F32),
+                F32,
+                self.k.lanes,
+                mask=mask,
+            ),
+        )
 
     def _copy_pixels(
         self, pack: Pack, source: Any, target: Any, count: Any, y: Any, x: Any
@@ -479,9 +479,7 @@ class _Writer:
         expression = pack.prologue
         assert expression is not None
         leaves: list[Any] = []
-        for leaf, operand, place in zip(
-            expression.leaves, pack.operands, self.before, strict=True
-        ):
+        for leaf, operand, place in zip(expression.leaves, pack.operands, self.before, strict=True):
             if leaf.constant is not None:
                 leaves.append(None)
             elif operand is None or place is None:

@@ -41,10 +41,10 @@ class Geometry:
     channels: int
     height: int
     width: int
-    window: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    pads: tuple[int, int]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
     padded: bool
     source: Place
     outputs: tuple[Place, ...]
@@ -176,7 +176,8 @@ def matmul_geometry(task: Task, binding: Binding) -> Geometry | None:
     folded = _fold_batches(a_shape, binding.strides(a))
     if folded is None or (folded[-1] != 1 and a_shape[-1] != 1):
         return None
-    outputs, operands = [], []
+    outputs: list[Place] = []
+    operands: list[Place | None] = []
     for value in task.outputs:
         strides = _fold_batches(binding.shape(value), binding.strides(value))
         if strides is None or (strides[-1] != 1 and out_shape[-1] != 1):
@@ -262,9 +263,7 @@ def pack_weights(
     blocks = -(-channels // width)
     packed = np.zeros((groups, depth, blocks * width), np.float32)
     packed[:, :, :channels] = weights.reshape(depth, groups, channels).transpose(1, 0, 2)
-    return np.ascontiguousarray(
-        packed.reshape(groups, depth, blocks, width).transpose(0, 2, 1, 3)
-    )
+    return np.ascontiguousarray(packed.reshape(groups, depth, blocks, width).transpose(0, 2, 1, 3))
 
 
 # --------------------------------------------------------------------------------------------

@@ -204,12 +204,12 @@ def _arrange(space: Space, ordered: bool) -> Space:
 
 def _as_raw_bits(expression: Expression, space: Space) -> tuple[Expression, Space]:
     """Copies move bits: one kernel for all dtypes of a size, and no conversion of halves."""
-    if not expression.is_copy:
+    source = space.inputs[0] if expression.is_copy else None
+    if source is None:
         return expression, space
     raw = {1: DType.UINT8, 2: DType.UINT16, 4: DType.UINT32, 8: DType.UINT64}
     dtype = raw[expression.leaves[0].dtype.size]
-    (source,), (target,) = space.inputs, space.outputs
-    assert source is not None
+    (target,) = space.outputs
     return (
         identity(dtype),
         replace(

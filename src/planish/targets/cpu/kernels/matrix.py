@@ -12,6 +12,7 @@ import numpy as np
 from planish.errors import PlanError
 from planish.fusion.task import Task
 from planish.graph.graph import Value
+from planish.ops.conv import Conv
 from planish.ops.matmul import MatMul
 from planish.targets.base import (
     Binding,
@@ -26,7 +27,6 @@ from planish.targets.cpu.kernels.blocking import ceil, choose_blocking
 from planish.targets.cpu.kernels.gemm import GemmKernel, Operand, Pack
 from planish.targets.cpu.kernels.geometry import (
     Geometry,
-    Place,
     broadcast_strides,
     conv_geometry,
     matmul_geometry,
@@ -76,13 +76,13 @@ class MatrixTactic(Tactic):
     def constants(self) -> list[np.ndarray]:
         if self._weights is None:
             return []
-        op = self.task.anchor.op  # type: ignore[union-attr]
-        data = self._weights.data
-        assert data is not None
+        assert self.task.anchor is not None and self._weights.data is not None
+        op, data = self.task.anchor.op, self._weights.data
         if isinstance(op, MatMul):
             matrix = data.reshape(data.shape[-2:])
             return [pack_weights(matrix, 1, self.vectors, self.machine.lanes, op.transpose_b)]
-        return [pack_weights(data, op.groups, self.vectors, self.machine.lanes)]  # type: ignore[attr-defined]
+        assert isinstance(op, Conv)
+        return [pack_weights(data, op.groups, self.vectors, self.machine.lanes)]
 
     def accepts(self, binding: Binding) -> bool:
         g = _geometry(self.task, binding)
@@ -185,8 +185,8 @@ class MatrixTactic(Tactic):
         ]
         pointers: list[Pointer] = [task.inputs[0], Constant(0) if self._weights else Workspace()]
         pointers += task.outputs
-        for place in g.outputs:
-            params += [place.batch, place.row, place.column]
+        for output in g.outputs:
+            params += [output.batch, output.row, output.column]
         for source, place in zip(task.epilogue.sources, g.operands, strict=True):
             if place:
                 assert source is not None
@@ -224,7 +224,8 @@ class MatrixTactic(Tactic):
         if scratch_row % ALIASING == 0:
             scratch_row += self.machine.lanes
         scratch_rows = (cut.rows - 1) * rows_per_row + halo_rows
-        prologue, operands = None, ()
+        prologue = None
+        operands: tuple[Operand | None, ...] = ()
         if self.task.prologue:
             prologue = self.task.prologue.expression
             operands = _prologue_operands(self.task, g.depth * g.groups, binding)
@@ -268,9 +269,7 @@ class MatrixFamily(Family):
         if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
             return
         machine = host()
-        candidates = sorted(
-            _candidates(g, task, machine), key=lambda c: estimate(g, c, machine)
-        )
+        candidates = sorted(_candidates(g, task, machine), key=lambda c: estimate(g, c, machine))
         for tile in candidates:
             tactic = MatrixTactic(task, machine, *tile)
             if tactic.accepts(binding):
@@ -278,7 +277,7 @@ class MatrixFamily(Family):
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         try:
-            values = {
+            values: dict[str, Any] = {
                 "pixels": int(parameters["pixels"]),
                 "vectors": int(parameters["vectors"]),
                 "tail": int(parameters["tail"]),
@@ -371,9 +370,7 @@ def _geometry(task: Task, binding: Binding) -> Geometry | None:
     return conv_geometry(task, binding) or matmul_geometry(task, binding)
 
 
-def _prologue_operands(
-    task: Task, channels: int, binding: Binding
-) -> tuple[Operand | None, ...]:
+def _prologue_operands(task: Task, channels: int, binding: Binding) -> tuple[Operand | None, ...]:
     assert task.prologue is not None
     kinds = operand_kinds(task.prologue, task, channels, binding)
     return tuple(

@@ -453,7 +453,8 @@ class MovementFamily(Family):
         if isinstance(op, _BARE) and task.prologue is not None:
             return
         if MovementTactic(task).accepts(binding):
-            yield MovementTactic(task, 2 if is_heavy(epilogue) else 4)
+            around = [epilogue, *([task.prologue.expression] if task.prologue else [])]
+            yield MovementTactic(task, 2 if any(map(is_heavy, around)) else 4)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         return MovementTactic(task, restored_unroll(self.name, task, parameters))

@@ -1,0 +1,136 @@
+"""``planish compare``: the outputs of a plan against those of the original framework."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from planish.cli.console import Json, ThresholdMissedError, command, note, table
+from planish.cli.models import open_engine, sizes
+from planish.cli.options import BuildOptions, with_build_options
+from planish.cli.shapes import parse_pairs
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from planish.runtime.engine import Engine
+
+EPILOG = """Examples
+
+planish compare saved_model/ m.plan
+
+planish compare model.onnx m.plan --input images.npy --max-error 1e-4
+
+planish compare frozen.pb --input input=4x224x224x3
+
+TensorFlow models are run by TensorFlow, ONNX models by ONNX Runtime, or by onnx.reference where
+that is not installed. Without a plan, one is built for the comparison."""
+
+
+@command
+@with_build_options("input")
+def compare(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The original model.")],
+    plan: Annotated[
+        str | None, typer.Argument(metavar="PLAN", help="A plan of it; left out: one is built.")
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="An input: x.npy, name=x.npy, inputs.npz, or name=4x3x224x224 for random values "
+            "of that shape. Repeatable.",
+        ),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(help="Exit with 3 if an output deviates by more, relative to its scale."),
+    ] = None,
+    python_for: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PEER=PYTHON",
+            help="The Python of another environment that has tensorflow or onnxruntime.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of random inputs.")] = 0,
+    json_output: Json = False,
+    *,
+    options: BuildOptions,
+) -> dict[str, Any]:
+    """Shows how far a plan's outputs are from the original's."""
+    from planish.cli.arrays import read_inputs
+    from planish.cli.deviation import deviations
+
+    pythons = parse_pairs(python_for or [], "PEER=/path/to/python")
+    engine = open_engine(plan or model, options)
+    arrays, made = read_inputs(input or [], engine.inputs, sizes(engine), seed)
+    if made:
+        note(f"random values for {', '.join(made)} (pass --input to give real ones)")
+    given = [arrays[i.name] for i in engine.inputs]
+    name, references = _references(model, engine, given, pythons)
+    results = engine(arrays)
+    actual = list(results.values()) if isinstance(results, dict) else [results]
+    found = deviations([o.name for o in engine.outputs], references, actual)
+    if not json_output:
+        table(
+            ["output", ">largest", ">relative to scale", ">1 - cosine", ">same top-1"],
+            [
+                (
+                    d.name,
+                    f"{d.largest:.3g}",
+                    f"{d.relative:.3g}",
+                    f"{1 - d.cosine:.2g}",
+                    "-" if d.top1 is None else f"{d.top1:.1%}",
+                )
+                for d in found
+            ],
+            title=f"Planish against {name}",
+        )
+    result = {
+        "reference": name,
+        "random_inputs": made,
+        "outputs": [dataclasses.asdict(d) for d in found],
+    }
+    worst = max(found, key=lambda d: d.relative)
+    if max_error is not None and not worst.relative <= max_error:
+        raise ThresholdMissedError(
+            f"output {worst.name!r} deviates by {worst.relative:.3g} of its scale, more than "
+            f"--max-error {max_error:g}",
+            result,
+        )
+    return result
+
+
+def _references(
+    model: str, engine: Engine, arrays: list[np.ndarray], pythons: Mapping[str, str]
+) -> tuple[str, list[np.ndarray]]:
+    """The outputs of the original framework, and its name and version."""
+    from planish.cli.peers.catalog import ModelFiles
+    from planish.cli.peers.process import PeerError
+
+    inputs = [i.name for i in engine.inputs]
+    outputs = [o.name for o in engine.outputs]
+    with ModelFiles(model, inputs, outputs, pythons) as files:
+        if files.kind != "onnx":
+            return _run(files, "tensorflow", arrays, pythons)
+        try:
+            return _run(files, "onnxruntime", arrays, pythons)
+        except PeerError as error:
+            note(f"onnx.reference stands in for ONNX Runtime: {error.what} ({error.why})")
+            return _run(files, "onnx-reference", arrays, pythons)
+
+
+def _run(
+    files: Any, peer: str, arrays: list[np.ndarray], pythons: Mapping[str, str]
+) -> tuple[str, list[np.ndarray]]:
+    from planish.cli.peers.process import PeerProcess
+
+    source = files.for_peer(peer)
+    with PeerProcess(peer, python=pythons.get(peer)) as process:
+        process.open(source.path, source.kind, source.inputs, source.outputs, threads=1)
+        process.feed(arrays)
+        return f"{peer} {process.version}", process.run()

@@ -1,0 +1,364 @@
+"""From a frozen GraphDef to the segments that become engines, and the reasons of what does not.
+
+``find_segments`` asks the frontend which nodes can be converted, groups them, and imports every
+group on its own: what the frontend could do in the whole graph it may not be able to do there,
+because a segment knows less of its inputs. Nodes for which that is so stay in TensorFlow, and the
+rest is grouped again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from planish.errors import PlanishError
+from planish.frontends.tensorflow import graphdef
+from planish.frontends.tensorflow.analysis import Analysis, analyze
+from planish.frontends.tensorflow.convert import Importer
+from planish.frontends.tensorflow.graphdef import Tensor
+from planish.frontends.tensorflow.inputs import ANY_SIZE
+from planish.graph.dims import DimLike, symbol, symbols
+from planish.graph.graph import Graph, Value
+from planish.graph.types import TensorType
+from planish.ops.shape import Dims
+from planish.tensorflow.cost import gain
+from planish.tensorflow.coverage import is_covered
+from planish.tensorflow.partition import partition
+from planish.tensorflow.settings import Settings
+
+log = logging.getLogger("planish")
+
+CONSTANT = "Const"
+PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
+
+_NEVER = {
+    **dict.fromkeys(PLACEHOLDERS, "it is an input of the graph"),
+    "NoOp": "it computes nothing",
+    "Assert": "it checks values while the model runs",
+    "Print": "it prints while the model runs",
+}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Nodes that become one engine.
+
+    Attributes
+    ----------
+    nodes : tuple of str
+        In topological order, without constants.
+    constants : tuple of str
+        The constants that they read.
+    inputs, outputs : tuple of Tensor
+        The engine's, in order.
+    types : tuple of TensorType
+        Of the inputs.
+    contents : mapping of Tensor to array of dimensions
+        Tensors from outside that are known from the shapes of the inputs.
+    covered : bool
+        Whether the engine takes every shape that TensorFlow may pass to it.
+    gain : float
+        Estimated microseconds that it saves an inference.
+    """
+
+    nodes: tuple[str, ...]
+    constants: tuple[str, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    types: tuple[TensorType, ...]
+    contents: Mapping[Tensor, Value] = field(default_factory=dict)
+    covered: bool = True
+    gain: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """The nodes, as they count for the minimum segment size."""
+        return len(self.nodes) + len(self.constants)
+
+
+@dataclass
+class Segmentation:
+    """The segments of a graph, and why each other node stays in TensorFlow."""
+
+    segments: list[Segment]
+    reasons: dict[str, str]
+
+
+class _Refused(Exception):
+    """A node cannot be converted as part of a segment."""
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(reason)
+        self.node, self.reason = node, reason
+
+
+def find_segments(
+    graph_def: Any,
+    outputs: Iterable[Tensor],
+    settings: Settings,
+    types: Mapping[str, TensorType] | None = None,
+) -> Segmentation:
+    """The segments of a frozen graph that are worth converting.
+
+    Parameters
+    ----------
+    graph_def : GraphDef
+        Without variables and calls.
+    outputs : iterable of Tensor
+        What must remain available in TensorFlow.
+    settings : Settings
+    types : mapping of str to TensorType, optional
+        Types of placeholders that are known better than the graph says.
+    """
+    return _Search(graph_def, set(outputs), settings, types).run()
+
+
+class _Search:
+    def __init__(
+        self,
+        graph_def: Any,
+        outputs: set[Tensor],
+        settings: Settings,
+        types: Mapping[str, TensorType] | None,
+    ) -> None:
+        self._given = _with_plain_placeholders(graph_def)
+        self._types = types
+        self._outputs = outputs
+        self._settings = settings
+        self._nodes = graphdef.nodes_by_name(graph_def)
+        self._analysis = analyze(self._given, types)
+        self._distinct: Analysis | None = None
+        self._readers: dict[Tensor, set[str]] = {}
+        for node in graph_def.node:
+            for source in graphdef.data_inputs(node):
+                self._readers.setdefault(source, set()).add(node.name)
+
+    def run(self) -> Segmentation:
+        reasons = self._native()
+        if self._settings.minimum_segment_size == -1:
+            for name, node in self._nodes.items():
+                if node.op != CONSTANT:
+                    reasons.setdefault(name, "minimum_segment_size is -1")
+            return Segmentation([], reasons)
+        producers = {
+            name: [s for s in map(_producer, node.input) if self._nodes[s].op != CONSTANT]
+            for name, node in self._nodes.items()
+            if node.op != CONSTANT
+        }
+        known: dict[frozenset[str], Segment] = {}
+        while True:
+            candidates = [n for n in producers if n not in reasons]
+            groups = partition(producers, frozenset(candidates))
+            try:
+                for group in groups:
+                    key = frozenset(group)
+                    if key not in known:
+                        known[key] = self._segment(group)
+                break
+            except _Refused as refused:
+                reasons[refused.node] = refused.reason
+        segments = [known[frozenset(group)] for group in groups]
+        kept = self._worthwhile(segments, reasons)
+        for name in producers:  # what is in a loop is never grouped
+            if not any(name in s.nodes for s in kept):
+                reasons.setdefault(name, "it is in a loop of TensorFlow 1")
+        return Segmentation(kept, reasons)
+
+    def _native(self) -> dict[str, str]:
+        """The nodes that cannot or must not be converted."""
+        reasons = dict(self._analysis.reasons)
+        denied_nodes = {graphdef.tensor_name(n)[0] for n in self._settings.denied_nodes}
+        ends = {name for name, _ in self._outputs}
+        for name, node in self._nodes.items():
+            if node.op in _NEVER:
+                reasons[name] = _NEVER[node.op]
+            elif name in denied_nodes:
+                reasons[name] = "the denylist names it"
+            elif node.op in self._settings.denied_ops:
+                reasons[name] = f"the denylist names the op {node.op}"
+            elif name in ends and node.op in ("Identity", "IdentityN"):
+                reasons.setdefault(name, "it only gives an output its name")
+        return {n: r for n, r in reasons.items() if self._nodes[n].op != CONSTANT}
+
+    def _segment(self, group: tuple[str, ...]) -> Segment:
+        """What stands around a group of nodes; raises `_Refused`."""
+        members = set(group)
+        constants: dict[str, None] = {}
+        outside: dict[Tensor, None] = {}
+        for name in group:
+            for source in graphdef.data_inputs(self._nodes[name]):
+                if self._nodes[source[0]].op == CONSTANT:
+                    constants[source[0]] = None
+                elif source[0] not in members:
+                    outside[source] = None
+        outputs = [t for t in self._made_by(group) if self._is_needed(t, members)]
+        inputs, types, contents = self._inputs(group, outside)
+        segment = Segment(
+            group, tuple(constants), inputs, tuple(outputs), types, contents
+        )
+        graph = import_segment(self._given, segment, "segment")
+        refused = [t for t, v in zip(outputs, graph.outputs, strict=True) if not _is_tensor(v)]
+        if refused:
+            raise _Refused(refused[0][0], "its result has an element type that engines lack")
+        if not segment.inputs or not any(v.users or v in graph.outputs for v in graph.inputs):
+            return segment  # nothing to compute at run time: left to constant folding
+        covered = self._is_covered(segment)
+        worth = gain([self._nodes[n] for n in group], self._analysis.tensors, segment.inputs)
+        return Segment(
+            group, tuple(constants), inputs, tuple(outputs), types, contents, covered, worth
+        )
+
+    def _made_by(self, group: Iterable[str]) -> list[Tensor]:
+        tensors = self._analysis.tensors
+        made = []
+        for name in group:
+            index = 0
+            while (name, index) in tensors or self._readers.get((name, index)):
+                made.append((name, index))
+                index += 1
+        return made
+
+    def _is_needed(self, tensor: Tensor, members: Collection[str]) -> bool:
+        return tensor in self._outputs or not self._readers.get(tensor, set()) <= set(members)
+
+    def _inputs(
+        self, group: tuple[str, ...], outside: Iterable[Tensor]
+    ) -> tuple[tuple[Tensor, ...], tuple[TensorType, ...], dict[Tensor, Value]]:
+        """The tensors that an engine must be given, and those that their shapes determine."""
+        renamed: dict[str, DimLike] = {}
+        inputs: dict[Tensor, TensorType] = {}
+        contents: dict[Tensor, Value] = {}
+        for tensor in outside:
+            value = self._analysis.tensors.get(tensor)
+            if value is None:
+                reader = next(n for n in group if tensor in graphdef.data_inputs(self._nodes[n]))
+                raise _Refused(reader, f"nothing is known of its input {_text(tensor)}")
+            if value.content is None:
+                inputs[tensor] = _plain(value.type, renamed)
+            else:
+                contents[tensor] = value
+        available = {str(d) for t in inputs.values() for d in t.shape}
+        for tensor, value in list(contents.items()):
+            assert value.content is not None
+            needed = {s for d in value.content.flat for s in symbols(d)}
+            if not needed <= available:
+                del contents[tensor]
+                inputs[tensor] = _plain(value.type, renamed)
+        return tuple(inputs), tuple(inputs.values()), contents
+
+    def _is_covered(self, segment: Segment) -> bool:
+        shared = [s for s, found in self._analysis.sources.items() if len(found) > 1]
+        used = {s for t in segment.types for d in t.shape for s in symbols(d)}
+        if not used & set(shared):
+            return True
+        if self._distinct is None:
+            self._distinct = analyze(self._given, self._types, distinct=True)
+        return is_covered(
+            segment.inputs, segment.types, segment.contents, self._distinct.tensors
+        )
+
+    def _worthwhile(self, segments: list[Segment], reasons: dict[str, str]) -> list[Segment]:
+        """The segments that become engines; notes why the others do not."""
+        settings = self._settings
+        kept = []
+        for segment in segments:
+            why = ""
+            if not segment.inputs or not segment.outputs:
+                why = "it depends on constants only, or nothing needs it"
+            elif segment.size < settings.minimum_segment_size:
+                why = (
+                    f"its segment has {segment.size} nodes, and minimum_segment_size is "
+                    f"{settings.minimum_segment_size}"
+                )
+            elif settings.weigh and segment.gain <= 0:
+                why = "its segment is too little work to pay for calling an engine"
+            for name in segment.nodes if why else ():
+                reasons[name] = why
+            if not why:
+                kept.append(segment)
+        if 0 < settings.max_engines < len(kept):
+            largest = sorted(kept, key=lambda s: s.size, reverse=True)[: settings.max_engines]
+            for segment in kept:
+                for name in segment.nodes if segment not in largest else ():
+                    reasons[name] = f"only the {settings.max_engines} largest segments are kept"
+            kept = [s for s in kept if s in largest]
+        return kept
+
+
+def import_segment(graph_def: Any, segment: Segment, name: str) -> Graph:
+    """The graph of a segment.
+
+    Raises
+    ------
+    _Refused
+        A node cannot be converted with what a segment knows of its inputs.
+    """
+    importer = Importer(graph_def, name)
+    for tensor, kind in zip(segment.inputs, segment.types, strict=True):
+        importer.tensors[tensor] = importer.graph.input(_text(tensor), kind)
+    for kind in segment.types:
+        for dim in kind.shape:
+            if not isinstance(dim, int):
+                importer.graph.ranges[str(dim)] = ANY_SIZE
+    for tensor, value in segment.contents.items():
+        importer.tensors[tensor] = _content(importer.graph, value, _text(tensor))
+    for node in graphdef.ancestors(importer.nodes, segment.outputs, importer.tensors):
+        try:
+            importer.convert(node)
+        except PlanishError as error:
+            reason = f"{error.what}: {error.why}" if error.why else error.what
+            raise _Refused(node.name, reason) from error
+    for tensor in segment.outputs:
+        if tensor not in importer.tensors:
+            raise _Refused(tensor[0], "only some of its results can be computed")
+        importer.graph.mark_output(importer.tensors[tensor], _text(tensor))
+    importer.graph.tidy()
+    return importer.graph
+
+
+def _content(graph: Graph, value: Value, name: str) -> Value:
+    """A tensor of dimensions that needs no input."""
+    assert value.content is not None
+    items = tuple(value.content.reshape(-1))
+    if all(isinstance(d, int) for d in items):
+        return graph.constant(value.content.astype(value.dtype.numpy), name)
+    dims: Any = items if value.rank else items[0]
+    return graph.add_node(Dims(dims, value.dtype), (), name=name).outputs[0]
+
+
+def _plain(kind: TensorType, renamed: dict[str, DimLike]) -> TensorType:
+    """The type with a symbol of its own for each dimension that is an expression."""
+    shape: list[DimLike] = []
+    for dim in kind.shape:
+        if not isinstance(dim, int) and not str(dim).isidentifier():
+            dim = renamed.setdefault(str(dim), symbol(f"inner_{len(renamed)}"))
+        shape.append(dim)
+    return TensorType(tuple(shape), kind.dtype)
+
+
+def _is_tensor(value: Value) -> bool:
+    from planish.runtime.native_engine import DTYPE_CODES
+
+    return value.dtype in DTYPE_CODES
+
+
+def _with_plain_placeholders(graph_def: Any) -> Any:
+    """A copy in which placeholders have no defaults, which would be taken for constants."""
+    copy = type(graph_def)()
+    copy.CopyFrom(graph_def)
+    for node in copy.node:
+        if node.op == "PlaceholderWithDefault":
+            node.op = "Placeholder"
+            del node.input[:]
+    return copy
+
+
+def _producer(text: str) -> str:
+    return graphdef.tensor_name(text.removeprefix("^"))[0]
+
+
+def _text(tensor: Tensor) -> str:
+    """The name of an engine's input or output: that of the node where it has one result."""
+    return f"{tensor[0]}:{tensor[1]}" if tensor[1] else tensor[0]
