@@ -24,7 +24,17 @@ from planish.ops.spatial import Resize
 
 Strides = tuple[DimLike, ...]
 
-_WRITES_STRIDED = (Conv, MatMul, MaxPool, AvgPool, Resize, Transpose, Identity, Elementwise)
+_WRITES_STRIDED = (
+    Concat,
+    Conv,
+    MatMul,
+    MaxPool,
+    AvgPool,
+    Resize,
+    Transpose,
+    Identity,
+    Elementwise,
+)
 """Ops whose kernels write into a part of a larger tensor as well as into one of their own."""
 
 
@@ -48,16 +58,20 @@ class Placements:
 def insert_copies(graph: Graph) -> None:
     """Adds `Identity` nodes so that every concatenation and output can be written in place."""
     claimed: set[Value] = set()
-    for node in list(graph.nodes):
-        if isinstance(node.op, Concat):
-            inputs = list(node.inputs)
-            for i, value in enumerate(inputs):
-                if not _claim(graph, value, dense(node.output.shape), claimed):
-                    inputs[i] = graph.add(
-                        Identity(), value, name=f"{node.name}.copy{i}", origin=node.origin
-                    )
-                    claimed.add(inputs[i])
-            graph.set_inputs(node, inputs)
+    inside: dict[Value, Strides] = {}  # concatenations that are part of a larger one
+    for node in reversed(graph.nodes[:]):
+        if not isinstance(node.op, Concat):
+            continue
+        strides = inside.get(node.output, dense(node.output.shape))
+        inputs = list(node.inputs)
+        for i, value in enumerate(inputs):
+            if _claim(graph, value, strides, claimed):
+                inside[value] = strides
+                continue
+            name = f"{node.name}.copy{i}"
+            inputs[i] = graph.add(Identity(), value, name=name, origin=node.origin)
+            claimed.add(inputs[i])
+        graph.set_inputs(node, inputs)
     for i, value in enumerate(graph.outputs):
         taken = value in graph.outputs[:i] or value.producer is None or value.is_constant
         if taken or _aliases_storage(value, claimed):

@@ -235,15 +235,14 @@ class _Search:
             if value is None:
                 reader = next(n for n in group if tensor in graphdef.data_inputs(self._nodes[n]))
                 raise _Refused(reader, f"nothing is known of its input {_text(tensor)}")
-            if value.content is None:
+            if value.data is None and (value.content is None or value.type.rank > 1):
                 inputs[tensor] = _plain(value.type, renamed)
             else:
                 contents[tensor] = value
         available = {str(d) for t in inputs.values() for d in t.shape}
         for tensor, value in list(contents.items()):
-            assert value.content is not None
-            needed = {s for d in value.content.flat for s in symbols(d)}
-            if not needed <= available:
+            dims = value.content.flat if value.data is None and value.content is not None else ()
+            if not {s for d in dims for s in symbols(d)} <= available:
                 del contents[tensor]
                 inputs[tensor] = _plain(value.type, renamed)
         return tuple(inputs), tuple(inputs.values()), contents
@@ -319,12 +318,14 @@ def import_segment(graph_def: Any, segment: Segment, name: str) -> Graph:
 
 
 def _content(graph: Graph, value: Value, name: str) -> Value:
-    """A tensor of dimensions that needs no input."""
+    """A tensor that needs no input: a constant, or dimensions."""
+    if value.data is not None:
+        return graph.constant(value.data, name)
     assert value.content is not None
     items = tuple(value.content.reshape(-1))
     if all(isinstance(d, int) for d in items):
         return graph.constant(value.content.astype(value.dtype.numpy), name)
-    dims: Any = items if value.rank else items[0]
+    dims: Any = items if value.type.rank else items[0]
     return graph.add_node(Dims(dims, value.dtype), (), name=name).outputs[0]
 
 

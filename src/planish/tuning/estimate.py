@@ -17,7 +17,9 @@ LAUNCH = 1.5e-6
 def estimate(task: Task, binding: Binding) -> float:
     """Seconds, by a machine of a few cores; good for ordering work and for choosing fusions."""
     moved = sum(math.prod(binding.shape(v)) * v.dtype.size for v in (*task.inputs, *task.outputs))
-    return LAUNCH + max(operations(task, binding) / FLOPS, moved / BYTES)
+    seconds = LAUNCH + max(operations(task, binding) / FLOPS, moved / BYTES)
+    # work on an input is done again by every task that reads it; on an output it is done once
+    return seconds * (1.1 if task.prologue else 1.0)
 
 
 def operations(task: Task, binding: Binding) -> float:

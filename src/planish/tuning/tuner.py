@@ -164,7 +164,7 @@ class Tuner:
                 (entry, i)
                 for entry in costly
                 for i in range(len(entry.tactics))
-                if (i == 0) == first and i not in entry.times
+                if (i == 0) == first and i not in entry.times and i not in entry.rejected
             ]
             if not self._measure_all(wanted, f"{what}, first tactics" if first else what):
                 self.result.complete = False
@@ -178,9 +178,13 @@ class Tuner:
             batch = wanted[start : start + 48]
             if time.monotonic() > self._deadline:
                 return False
-            self._target.prepare(
-                k for entry, i in batch for k in kernels_of(entry.tactics[i], entry.binding)
-            )
+            try:
+                self._target.prepare(
+                    k for entry, i in batch for k in kernels_of(entry.tactics[i], entry.binding)
+                )
+            except TuningError as error:
+                # measuring the tactic in question finds it again, and only that one is out
+                log.debug("a kernel does not compile: %s", error)
             fresh = []
             for entry, i in batch:
                 if time.monotonic() > self._deadline:
@@ -201,7 +205,7 @@ class Tuner:
                 fresh.append((f"{entry.key} {entry.tactics[i]}", outcome.seconds))
                 self.result.measured += 1
             self._cache.put(fresh)
-        return True
+        return done == len(wanted)
 
     @staticmethod
     def _try(bench: Bench, tactic: Tactic, best: float) -> Measurement:

@@ -1,4 +1,5 @@
-"""Non-maximum suppression; the kernels stand in `suppression` and `suppression_soft`."""
+"""Non-maximum suppression; the kernels stand in `suppression`, `suppression_outputs` and
+`suppression_soft`."""
 
 from __future__ import annotations
 
@@ -12,14 +13,10 @@ from planish.graph.graph import Value
 from planish.ops.detection import CombinedNonMaxSuppression, NonMaxSuppression
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
 from planish.targets.cpu.kernels.fused import bind_values
+from planish.targets.cpu.kernels.overlaps import wide_float
 from planish.targets.cpu.kernels.sorting import key_bits
-from planish.targets.cpu.kernels.suppression import (
-    CLASSES,
-    CombineKernel,
-    ListKernel,
-    SuppressKernel,
-    wide_float,
-)
+from planish.targets.cpu.kernels.suppression import CLASSES, SuppressKernel
+from planish.targets.cpu.kernels.suppression_outputs import CombineKernel, ListKernel
 from planish.targets.cpu.kernels.suppression_soft import SoftSuppressKernel, scratch_bytes
 
 _FIRST = 256

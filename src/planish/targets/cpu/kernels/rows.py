@@ -1,6 +1,7 @@
 """Softmax, log softmax, layer, instance and batch normalization, with elementwise work around them.
 
-The kernel stands in `rows_kernel`, what the ops compute in `rows_programs`.
+The kernel stands in `rows_kernel`, what the ops compute in `rows_programs`. Local response
+normalization has a file of its own, `lrn`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from planish.fusion.task import Task
 from planish.ops.base import normalize_axis
 from planish.ops.normalization import BatchNorm, InstanceNorm, LayerNorm
 from planish.targets.base import Binding, Family, Launch, Tactic
+from planish.targets.cpu.kernels import lrn
 from planish.targets.cpu.kernels.axes import anchor_parameters, bind, prologue_of, task_box
 from planish.targets.cpu.kernels.fused import outputs_follow
 from planish.targets.cpu.kernels.rows_kernel import RowsKernel
@@ -141,4 +143,4 @@ class RowsFamily(Family):
         return Rows(task, **parameters)
 
 
-FAMILIES: tuple[Family, ...] = (RowsFamily(),)
+FAMILIES: tuple[Family, ...] = (RowsFamily(), *lrn.FAMILIES)

@@ -1,29 +1,25 @@
-"""The kernels of non-maximum suppression.
+"""The kernel of non-maximum suppression.
 
 `SuppressKernel` suppresses within each class, sixteen classes of an image at a time: scores become
-keys (see `sorting`), 0 where they are below the threshold. Only the best few hundred are
-looked at: first the best of sixteen classes together, then the best of each class, then all; the
-key that separates them is found bit by bit, for sixteen classes at once. What is kept goes to the workspace as tickets;
-`CombineKernel` and `ListKernel` make the outputs from them.
-
-Overlaps are computed as the reference does it, operation by operation, so that every decision is
-the same.
+keys (see `sorting`), 0 where they are below the threshold. Only the best few hundred are looked at:
+first the best of sixteen classes together, then the best of each class, then all. The key that
+separates them is found bit by bit, for sixteen classes at once. What is kept goes to the workspace
+as tickets, from which the kernels in `suppression_outputs` make the outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import llvmlite.ir as ir
 
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import I1, I8, I64, KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import I1, I8, I64, KernelBuilder
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span
-from planish.targets.cpu.kernels.reducers import make_reducer
+from planish.targets.cpu.kernels.overlaps import Overlaps, load_box, wide_float
 from planish.targets.cpu.kernels.sorting import (
     define_sort,
     key_bits,
@@ -39,87 +35,13 @@ CLASSES = 16
 """Classes that a task takes."""
 
 
-def wide_float(dtype: DType) -> DType:
-    """The dtype that is computed in."""
-    return DType.FLOAT64 if dtype is DType.FLOAT64 else DType.FLOAT32
-
-
-class Overlaps:
-    """Boxes that were kept, as five arrays, and overlaps of another box with them.
-
-    Parameters
-    ----------
-    k : KernelBuilder
-    dtype : DType
-        float32 or float64.
-    memory : llvmlite.ir.Value
-        Where the arrays are.
-    capacity : llvmlite.ir.Value
-        How many boxes there is room for; overlaps read up to a vector beyond.
-    """
-
-    def __init__(
-        self, k: KernelBuilder, dtype: DType, memory: ir.Value, capacity: ir.Value
-    ) -> None:
-        self.k, self.dtype = k, dtype
-        room = k.add(capacity, k.lanes)
-        self._arrays = [k.offset(memory, k.mul(room, i), dtype) for i in range(5)]
-
-    def corners(self, coordinates: Sequence[ir.Value]) -> list[ir.Value]:
-        """Lower corner, upper corner and area of a box given by two opposite corners."""
-        f = Floats(self.k, self.dtype, 1)
-        a, b = coordinates[:2], coordinates[2:]
-        low = [_pick(self.k, "min", self.dtype, x, y, 1) for x, y in zip(a, b, strict=True)]
-        high = [_pick(self.k, "max", self.dtype, x, y, 1) for x, y in zip(a, b, strict=True)]
-        return [*low, *high, f.mul(f.sub(high[0], low[0]), f.sub(high[1], low[1]))]
-
-    def append(self, box: Sequence[ir.Value], count: ir.Value) -> None:
-        """Adds a box (from `corners`) to so many."""
-        for array, value in zip(self._arrays, box, strict=True):
-            self.k.store(value, self.k.offset(array, count, self.dtype), self.dtype)
-
-    def at(self, box: Sequence[ir.Value], index: ir.Value, lanes: int) -> ir.Value:
-        """Intersection over union of a box with kept ones; 0 for boxes without area."""
-        k, f = self.k, Floats(self.k, self.dtype, lanes)
-        y0, x0, y1, x1, area = (k.splat(v, lanes) for v in box)
-        ky0, kx0, ky1, kx1, kept_area = (
-            k.load(k.offset(array, index, self.dtype), self.dtype, lanes) for array in self._arrays
-        )
-        zero = f.c(0)
-        sides = []
-        for high, kept_high, low, kept_low in ((y1, ky1, y0, ky0), (x1, kx1, x0, kx0)):
-            upper = _pick(k, "min", self.dtype, kept_high, high, lanes)
-            lower = _pick(k, "max", self.dtype, kept_low, low, lanes)
-            sides.append(_pick(k, "max", self.dtype, f.sub(upper, lower), zero, lanes))
-        shared = f.mul(sides[0], sides[1])
-        overlap = f.div(shared, f.sub(f.add(kept_area, area), shared))
-        real = k.b.and_(f.gt(kept_area, zero), f.gt(area, zero))
-        return f.select(real, overlap, zero)
-
-    def any_above(self, box: Sequence[ir.Value], count: ir.Value, threshold: float) -> ir.Value:
-        """Whether a box overlaps one of the first `count` by more than the threshold."""
-        k, lanes = self.k, self.k.lanes
-        f = Floats(k, self.dtype, lanes)
-        with k.loop(0, count, lanes, [k.zero(DType.BOOL, lanes)]) as loop:
-            above = f.gt(self.at(box, loop.index, lanes), f.c(threshold))
-            exists = k.tail_mask(k.sub(count, loop.index), lanes)
-            loop.next = [k.b.or_(loop.carried[0], k.b.and_(above, exists))]
-        return f.any(loop.carried[0])
-
-
-def _pick(
-    k: KernelBuilder, which: str, dtype: DType, a: ir.Value, b: ir.Value, lanes: int
-) -> ir.Value:
-    """The smaller or larger of two; NaN wins."""
-    return make_reducer(k, which, dtype, lanes).merge([a], [b])[0]
-
-
 @dataclass(frozen=True)
 class SuppressKernel(CpuKernel):
     """Suppression within classes; a task is sixteen classes of an image.
 
     Parameters: boxes, classes, class blocks, the limit per class and for all of them together, how
-    many candidates to try first; the strides of boxes and scores along images, boxes, classes and coordinates.
+    many candidates to try first; the strides of boxes and scores along images, boxes, classes and
+    coordinates.
     Pointers: boxes, scores, and in the workspace ``[images][classes][limit]`` tickets (0: none)
     and box numbers (int64).
     """
@@ -294,9 +216,11 @@ class _Suppression:
             count = self._collect(lane, self._load_key(self.pivots, lane))
             ordered = self.sort(self.list, self.spare, count)
             now = self._greedy(image, label, row, ordered, done, count, kept)
-            self._store_number(count, self.done, lane)
+            # where keys are equal, a later attempt may list fewer
+            farthest = k.max(done, count)
+            self._store_number(farthest, self.done, lane)
             self._store_number(now, self.kept, lane)
-            return [count, now]
+            return [farthest, now]
 
         done, kept = k.choose(incomplete(done, kept), go_on, lambda: [done, kept])
         return kept, b.zext(b.not_(incomplete(done, kept)), I64)
@@ -347,165 +271,3 @@ class _Suppression:
             (new,) = k.choose(dropped, lambda count=count: [count], keep)
             loop.next = [k.add(place, 1), new]
         return loop.carried[1]
-
-
-def load_box(k: KernelBuilder, boxes: Operands, image: Any, box: Any, label: Any) -> list[ir.Value]:
-    """The coordinates of a box in ``[images, boxes, classes, 4]``."""
-    place = boxes.at([image, box, label])
-    coordinates = []
-    for i in range(4):
-        (value,) = boxes.load(place, Span(i, 1))
-        assert value is not None
-        coordinates.append(value)
-    return coordinates
-
-
-@dataclass(frozen=True)
-class CombineKernel(CpuKernel):
-    """The best boxes over all classes of an image; a task is an image.
-
-    Parameters: classes, the limit per class, the limit in all; the strides of boxes and scores as
-    in `SuppressKernel`; those of boxes, scores, classes and numbers that come out, along images,
-    places and coordinates. Pointers in this order, after boxes and scores the tickets and box
-    numbers.
-    """
-
-    family: ClassVar[str] = "combine"
-    dtype: DType
-    clip: bool
-    inputs: Accesses
-    outputs: Accesses
-
-    def write(self, k: KernelBuilder) -> None:
-        b = k.b
-        wide, bits = wide_float(self.dtype), 2 * key_bits(self.dtype)
-        f = Floats(k, wide, 1)
-        classes, limit, total = (k.param(i) for i in range(3))
-        boxes_in = Operands(k, self.inputs[:1], 0, 3, 4)
-        scores_in = Operands(k, self.inputs[1:], 1, 7, 4)
-        tickets, chosen = k.pointer(2), k.pointer(3)
-        boxes, scores, labels, valid = (
-            Operands(k, (access,), 4 + i, 11 + 3 * i, 3) for i, access in enumerate(self.outputs)
-        )
-        sort = define_sort(k, bits)
-        candidates = k.mul(classes, limit)
-        with k.loop(k.begin, k.end) as tasks:
-            image = tasks.index
-            row = k.mul(image, candidates)
-            ordered, found = self._best(k, tickets, row, (classes, limit, total), sort)
-            kept = k.min(found, total)
-            with k.loop(0, total) as rank:
-
-                def fill(ordered: Any = ordered, rank: Any = rank, row: Any = row) -> list:
-                    number = ticket_position(k, load_ticket(k, ordered, rank.index, bits))
-                    label, _ = k.divmod(number, limit)
-                    at = b.gep(chosen, [k.add(row, number)], source_etype=I64)
-                    box = b.load(at, typ=I64)
-                    (score,) = scores_in.load(scores_in.at([image, box]), Span(label, 1))
-                    corners = load_box(k, boxes_in, image, box, label)
-                    if self.clip:
-                        corners = [_clipped(k, wide, x) for x in corners]
-                    return [*corners, score, b.sitofp(label, register_type(wide))]
-
-                exists = b.icmp_signed("<", rank.index, kept)
-                results = k.choose(exists, fill, lambda: [f.c(0)] * 6)
-                place = boxes.at([image, rank.index])
-                for i in range(4):
-                    boxes.store(place, Span(i, 1), [results[i]])
-                scores.store(scores.at([image, rank.index]), Span(0, 1), [results[4]])
-                labels.store(labels.at([image, rank.index]), Span(0, 1), [results[5]])
-            number = b.trunc(kept, register_type(DType.INT32))
-            valid.store(valid.at([image]), Span(0, 1), [number])
-
-    def _best(
-        self, k: KernelBuilder, tickets: ir.Value, row: ir.Value, limits: Any, sort: Any
-    ) -> tuple[ir.Value, ir.Value]:
-        """The best tickets of an image in order, and how many there are.
-
-        Each class has its tickets in order, so it is left at the first that is not good enough.
-        """
-        b, (classes, limit, total) = k.b, limits
-        bits = 2 * key_bits(self.dtype)
-        capacity = k.mul(total, 2)
-        spare = b.gep(k.scratch, [k.mul(k.add(capacity, 1), bits // 8)], source_etype=I8)
-        empty = [k.scratch, spare, k.i64(0), ir.IntType(bits)(0)]
-
-        def put(found: ir.Value, state: list[ir.Value]) -> list[ir.Value]:
-            data, other, count, worst = state
-            store_ticket(k, found, data, count)
-            count = k.add(count, 1)
-
-            def shrink() -> list[ir.Value]:
-                ordered = sort(data, other, count)
-                rest = b.select(b.icmp_unsigned("==", ordered, data), other, data)
-                return [ordered, rest, total, load_ticket(k, ordered, k.sub(total, 1), bits)]
-
-            full = b.icmp_signed("==", count, capacity)
-            return k.choose(full, shrink, lambda: [data, other, count, worst])
-
-        with k.loop(0, classes, carried=empty) as label:
-            start = k.add(row, k.mul(label.index, limit))
-            first = load_ticket(k, tickets, start, bits)
-
-            def good(state: list[ir.Value]) -> ir.Value:
-                better = b.icmp_unsigned(">", state[1], state[5])
-                return b.and_(b.icmp_signed("<", state[0], limit), better)
-
-            with k.loop_while([k.i64(0), first, *label.carried], good) as each:
-                rank, found, *state = each.carried
-                following = k.add(rank, 1)
-                # at the end of a class its last ticket is read once more, and not used
-                at = k.add(start, k.min(following, k.sub(limit, 1)))
-                each.next = [following, load_ticket(k, tickets, at, bits), *put(found, state)]
-            label.next = each.carried[2:]
-        data, other, count, _ = label.carried
-        return sort(data, other, count), count
-
-
-def _clipped(k: KernelBuilder, dtype: DType, x: ir.Value) -> ir.Value:
-    f = Floats(k, dtype, 1)
-    return _pick(k, "min", dtype, _pick(k, "max", dtype, x, f.c(0), 1), f.c(1), 1)
-
-
-@dataclass(frozen=True)
-class ListKernel(CpuKernel):
-    """The boxes that are kept, in order, for a single class of a single image; one task.
-
-    Parameters: the limit; the stride of scores; those of the three outputs. Pointers: scores,
-    tickets, box numbers, indices, scores, how many are valid.
-    """
-
-    family: ClassVar[str] = "suppress_list"
-    dtype: DType
-    scores: Accesses
-    outputs: Accesses
-
-    def write(self, k: KernelBuilder) -> None:
-        bits = 2 * key_bits(self.dtype)
-        limit = k.param(0)
-        scores_in = Operands(k, self.scores, 0, 1, 1)
-        tickets, chosen = k.pointer(1), k.pointer(2)
-        indices, scores, valid = (
-            Operands(k, (access,), 3 + i, 2 + i, 1) for i, access in enumerate(self.outputs)
-        )
-        b = k.b
-
-        def take(rank: ir.Value, count: ir.Value) -> list[ir.Value]:
-            found = load_ticket(k, tickets, rank, bits)
-
-            def fill() -> list[ir.Value]:
-                box = b.load(b.gep(chosen, [rank], source_etype=I64), typ=I64)
-                (score,) = scores_in.load(scores_in.start(), Span(box, 1))
-                return [b.trunc(box, register_type(DType.INT32)), score, k.add(count, 1)]
-
-            nothing = [k.zero(DType.INT32), k.zero(wide_float(self.dtype)), count]
-            return k.choose(b.icmp_unsigned("!=", found, found.type(0)), fill, lambda: nothing)
-
-        with k.loop(k.begin, k.end):
-            with k.loop(0, limit, carried=[k.i64(0)]) as each:
-                index, score, count = take(each.index, each.carried[0])
-                indices.store(indices.start(), Span(each.index, 1), [index])
-                scores.store(scores.start(), Span(each.index, 1), [score])
-                each.next = [count]
-            number = b.trunc(each.carried[0], register_type(DType.INT32))
-            valid.store(valid.start(), Span(0, 1), [number])

@@ -20,8 +20,8 @@ from planish.targets.cpu.codegen.builder import I1, I8, I32, I64, KernelBuilder,
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, for_spans
+from planish.targets.cpu.kernels.overlaps import Overlaps, load_box, wide_float
 from planish.targets.cpu.kernels.reducers import make_reducer
-from planish.targets.cpu.kernels.suppression import Overlaps, load_box, wide_float
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class SoftSuppressKernel(CpuKernel):
 
     def write(self, k: KernelBuilder) -> None:
         b = k.b
-        self_wide = wide_float(self.dtype)
-        f = Floats(k, self_wide, 1)
-        kind = self_wide.numpy.type
+        wide = wide_float(self.dtype)
+        f = Floats(k, wide, 1)
+        kind = wide.numpy.type
         scale = float(kind(-0.5) / kind(self.sigma))
         boxes, limit = k.param(0), k.param(1)
         boxes_in = Operands(k, self.inputs[:1], 0, 2, 4)
@@ -53,9 +53,9 @@ class SoftSuppressKernel(CpuKernel):
         )
         # scratch: scores that are left (-inf: none); kept boxes compared with; kept boxes
         left = k.scratch
-        compared = k.offset(left, boxes, self_wide)
+        compared = k.offset(left, boxes, wide)
         kept_boxes = b.gep(compared, [k.mul(boxes, 8)], source_etype=I8)
-        kept = Overlaps(k, self_wide, kept_boxes, limit)
+        kept = Overlaps(k, wide, kept_boxes, limit)
 
         with k.loop(k.begin, k.end):
             start = scores_in.start()
@@ -64,8 +64,8 @@ class SoftSuppressKernel(CpuKernel):
                 above = f.gt(score, f.c(self.score_threshold))
                 k.store(
                     b.select(above, score, f.c(-np.inf)),
-                    k.offset(left, box.index, self_wide),
-                    self_wide,
+                    k.offset(left, box.index, wide),
+                    wide,
                 )
                 k.store(I64(0), k.offset(compared, box.index, DType.INT64), DType.INT64)
 
@@ -74,10 +74,10 @@ class SoftSuppressKernel(CpuKernel):
 
             with k.loop_while([k.i64(0), I1(1)], unfinished) as loop:
                 count = loop.carried[0]
-                best, index = _best(k, self_wide, left, boxes)
+                best, index = _best(k, wide, left, boxes)
 
                 def pop(count: Any = count, best: Any = best, index: Any = index) -> list:
-                    place = k.offset(left, index, self_wide)
+                    place = k.offset(left, index, wide)
                     seen_at = k.offset(compared, index, DType.INT64)
                     seen = k.load(seen_at, DType.INT64)
                     corners = kept.corners(load_box(k, boxes_in, 0, index, 0))
@@ -85,7 +85,7 @@ class SoftSuppressKernel(CpuKernel):
                     k.store(count, seen_at, DType.INT64)
                     same = f.eq(score, best)
                     stays = b.and_(b.not_(same), f.gt(score, f.c(self.score_threshold)))
-                    k.store(b.select(stays, score, f.c(-np.inf)), place, self_wide)
+                    k.store(b.select(stays, score, f.c(-np.inf)), place, wide)
                     with k.when(same):
                         kept.append(corners, count)
                         number = b.trunc(index, register_type(DType.INT32))

@@ -1,0 +1,275 @@
+"""Replaces segments of a GraphDef by engine nodes.
+
+An engine node reads its plan from a node that the caller supplies. Where the engine may meet a
+shape that it does not take, the node is an ``If`` between the engine and the segment's own nodes,
+the *native segment*.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from planish.frontends.tensorflow import graphdef
+from planish.frontends.tensorflow.graphdef import Tensor
+from planish.graph.graph import Graph
+from planish.graph.types import TensorType
+from planish.runtime.native_engine import DTYPE_CODES
+from planish.tensorflow.segments import Segment
+
+ENGINE_OP = "PlanishEngine"
+_WEIGHT_BYTES = 256
+"""Constants of a native segment from this size on come out of the plan."""
+
+
+@dataclass(frozen=True)
+class EngineNode:
+    """A segment and the node that takes its place.
+
+    Attributes
+    ----------
+    name : str
+    segment : Segment
+    outputs : tuple of TensorType
+    plan : str
+        The node that gives the plan or its path.
+    settings : mapping
+        What the resolver is told.
+    weights : mapping of str to str
+        Constants of the segment that the plan holds: the plan's name of each.
+    """
+
+    name: str
+    segment: Segment
+    outputs: tuple[TensorType, ...]
+    plan: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """The new graph, and where tensors are that segments made."""
+
+    graph_def: Any
+    moved: Mapping[Tensor, Tensor]
+
+
+def replace_segments(
+    graph_def: Any, engines: Iterable[EngineNode], outputs: Iterable[Tensor]
+) -> Rewritten:
+    """The graph with engines. What neither its nodes nor `outputs` need is left out.
+
+    The plan nodes are not added.
+    """
+    engines = list(engines)
+    owner = {name: e for e in engines for name in e.segment.nodes}
+    moved = {t: (e.name, i) for e in engines for i, t in enumerate(e.segment.outputs)}
+    ends = {name for name, _ in outputs}
+    nodes = graphdef.nodes_by_name(graph_def)
+    result = type(graph_def)()
+    result.versions.CopyFrom(graph_def.versions)
+    result.library.CopyFrom(graph_def.library)
+    placed: set[str] = set()
+    for node in graph_def.node:
+        engine = owner.get(node.name)
+        if engine is None:
+            result.node.add().CopyFrom(node)
+        elif engine.name not in placed:
+            placed.add(engine.name)
+            _add_engine(result, nodes, engine)
+    for node in result.node:
+        _rewire(node, moved, owner)
+    _drop_unused_constants(result, ends)
+    return Rewritten(result, moved)
+
+
+def _rewire(node: Any, moved: Mapping[Tensor, Tensor], owner: Mapping[str, EngineNode]) -> None:
+    inputs: dict[str, None] = {}
+    data = []
+    for text in node.input:
+        if graphdef.is_control(text):
+            name = text[1:]
+            target = owner[name].name if name in owner else name
+            if target != node.name:
+                inputs[f"^{target}"] = None
+        else:
+            name, index = moved.get(graphdef.tensor_name(text), graphdef.tensor_name(text))
+            data.append(f"{name}:{index}" if index else name)
+    del node.input[:]
+    node.input.extend([*data, *inputs])
+
+
+def _drop_unused_constants(graph_def: Any, ends: set[str]) -> None:
+    read = {graphdef.tensor_name(t.removeprefix("^"))[0] for n in graph_def.node for t in n.input}
+    kept = [n for n in graph_def.node if n.op != "Const" or n.name in read or n.name in ends]
+    if len(kept) < len(graph_def.node):
+        copies = [type(n).FromString(n.SerializeToString()) for n in kept]
+        del graph_def.node[:]
+        graph_def.node.extend(copies)
+
+
+def _add_engine(graph_def: Any, nodes: Mapping[str, Any], engine: EngineNode) -> None:
+    segment = engine.segment
+    control = {
+        text
+        for name in segment.nodes
+        for text in nodes[name].input
+        if graphdef.is_control(text) and text[1:] not in (*segment.nodes, *segment.constants)
+    }
+    inputs = [engine.plan, *(f"{n}:{i}" if i else n for n, i in segment.inputs)]
+    if segment.covered or not engine.settings.get("native", True):
+        node = graph_def.node.add(name=engine.name)
+        _fill_engine(node, engine, inputs)
+    else:
+        ready = graph_def.node.add(name=f"{engine.name}/ready", op="PlanishReady")
+        ready.input.extend(inputs)
+        _describe(ready, engine)
+        node = graph_def.node.add(name=engine.name)
+        _fill_if(graph_def, nodes, node, engine, [ready.name, *inputs])
+    node.input.extend(sorted(control))
+
+
+def _fill_engine(node: Any, engine: EngineNode, inputs: Iterable[str]) -> None:
+    node.op = ENGINE_OP
+    node.input.extend(inputs)
+    _describe(node, engine)
+    node.attr["OutT"].list.type.extend(DTYPE_CODES[t.dtype] for t in engine.outputs)
+    node.attr["output_shapes"].list.SetInParent()
+    _add_shapes(node.attr["output_shapes"].list, engine.outputs)
+    _add_shapes(node.attr["_output_shapes"].list, engine.outputs)
+
+
+def _describe(node: Any, engine: EngineNode) -> None:
+    """The attributes that PlanishEngine and PlanishReady share."""
+    node.attr["InT"].list.SetInParent()
+    node.attr["InT"].list.type.extend(DTYPE_CODES[t.dtype] for t in engine.segment.types)
+    node.attr["engine"].s = engine.name.encode()
+    node.attr["settings"].s = json.dumps(dict(engine.settings), sort_keys=True).encode()
+
+
+def _add_shapes(shapes: Any, types: Iterable[TensorType]) -> None:
+    for kind in types:
+        proto = shapes.shape.add()
+        proto.SetInParent()
+        for dim in kind.shape:
+            proto.dim.add(size=dim if isinstance(dim, int) else -1)
+
+
+# ---- the choice between an engine and its native segment ------------------------------------
+
+
+def _fill_if(
+    graph_def: Any, nodes: Mapping[str, Any], node: Any, engine: EngineNode, inputs: list[str]
+) -> None:
+    segment = engine.segment
+    node.op = "If"
+    node.input.extend([*inputs, *map(_text, segment.contents)])
+    codes = [DTYPE_CODES[t.dtype] for t in segment.types]
+    codes += [DTYPE_CODES[v.dtype] for v in segment.contents.values()]
+    node.attr["Tcond"].type = 10
+    node.attr["Tin"].list.type.extend([7, *codes])
+    node.attr["Tout"].list.type.extend(DTYPE_CODES[t.dtype] for t in engine.outputs)
+    node.attr["_lower_using_switch_merge"].b = True
+    _add_shapes(node.attr["output_shapes"].list, engine.outputs)
+    _add_shapes(node.attr["_output_shapes"].list, engine.outputs)
+    arguments = ["plan", *(f"input_{i}" for i in range(len(codes)))]
+    tensors = (*segment.inputs, *segment.contents)
+    branches = {
+        "then_branch": _engine_branch(type(graph_def), engine, arguments),
+        "else_branch": _native_branch(
+            type(graph_def), nodes, engine, dict(zip(tensors, arguments[1:], strict=True))
+        ),
+    }
+    for branch, (body, outputs) in branches.items():
+        function = _function(f"{engine.name}_{branch}", body, arguments, [7, *codes], outputs)
+        graph_def.library.function.append(function)
+        node.attr[branch].func.name = function.signature.name
+
+
+def _engine_branch(
+    kind: type, engine: EngineNode, arguments: list[str]
+) -> tuple[Any, list[Tensor]]:
+    body = kind()
+    count = 1 + len(engine.segment.inputs)
+    _fill_engine(body.node.add(name="engine"), engine, arguments[:count])
+    return body, [("engine", i) for i in range(len(engine.outputs))]
+
+
+def _native_branch(
+    kind: type, nodes: Mapping[str, Any], engine: EngineNode, given: Mapping[Tensor, str]
+) -> tuple[Any, list[Tensor]]:
+    """The nodes of the segment, with the constants that the plan holds taken from there."""
+    segment = engine.segment
+    body = kind()
+    for name in (*segment.constants, *segment.nodes):
+        node = body.node.add()
+        if name in engine.weights:
+            _fill_weight(node, nodes[name], engine.weights[name])
+            continue
+        node.CopyFrom(nodes[name])
+        node.ClearField("device")
+        data = [given.get(t, _text(t)) for t in graphdef.data_inputs(node)]
+        del node.input[:]
+        node.input.extend(data)
+    return body, list(segment.outputs)
+
+
+def _fill_weight(node: Any, constant: Any, name: str) -> None:
+    tensor = constant.attr["value"].tensor
+    node.name, node.op = constant.name, "PlanishWeight"
+    node.input.append("plan")
+    node.attr["weight"].s = name.encode()
+    node.attr["dtype"].type = tensor.dtype
+    shape = node.attr["shape"].list
+    shape.SetInParent()
+    shape.i.extend(d.size for d in tensor.tensor_shape.dim)
+    proto = node.attr["_output_shapes"].list.shape.add()
+    proto.CopyFrom(tensor.tensor_shape)
+
+
+def _function(
+    name: str, body: Any, arguments: list[str], types: list[int], outputs: list[Tensor]
+) -> Any:
+    """A FunctionDef with this body."""
+    import tensorflow as tf
+    from tensorflow.python.framework.graph_to_function_def import graph_to_function_def
+
+    used = {text for node in body.node for text in node.input}
+    with tf.Graph().as_default() as graph:
+        inputs = [
+            tf.compat.v1.placeholder(tf.as_dtype(t), name=argument)
+            for argument, t in zip(arguments, types, strict=True)
+        ]
+        tf.graph_util.import_graph_def(
+            body, {a: t for a, t in zip(arguments, inputs, strict=True) if a in used}, name=""
+        )
+        results = [graph.get_tensor_by_name(f"{n}:{i}") for n, i in outputs]
+        function = graph_to_function_def(graph, graph.get_operations(), inputs, results)
+    function.signature.name = name
+    return function
+
+
+def stored_weights(
+    segment: Segment, nodes: Mapping[str, Any], graph: Graph
+) -> dict[str, str]:
+    """The larger constants of a segment that its engine's graph holds too, by the names there."""
+    known = {_key(v.data): v.name for v in graph.constants() if v.data is not None}
+    found = {}
+    for name in segment.constants:
+        array = graphdef.constant(nodes[name].attr["value"].tensor, name)
+        if array.nbytes >= _WEIGHT_BYTES and (stored := known.get(_key(array))) is not None:
+            found[name] = stored
+    return found
+
+
+def _key(array: np.ndarray) -> tuple[np.dtype, bytes]:
+    return array.dtype, np.ascontiguousarray(array).tobytes()
+
+
+def _text(tensor: Tensor) -> str:
+    return f"{tensor[0]}:{tensor[1]}" if tensor[1] else tensor[0]

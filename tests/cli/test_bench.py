@@ -1,0 +1,61 @@
+"""``planish bench``: what takes part, what is shown, when it fails. No time is judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def test_rows(cli, model: Path, plan: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    outcome = cli(
+        "bench", model, "--plan", plan, "--against", "onnxruntime", "--batch", "1,3",
+        "--seconds", 0, "--threads", 1, "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    rows = outcome.document["results"]
+    assert [(r["batch"], r["runtime"]) for r in rows] == [
+        (1, "planish"), (1, "onnxruntime"), (3, "planish"), (3, "onnxruntime"),
+    ]  # fmt: skip
+    assert all(r["milliseconds"] > 0 for r in rows)
+    assert rows[1]["deviation"] < 1e-5
+    assert rows[1]["ratio"] == pytest.approx(rows[0]["milliseconds"] / rows[1]["milliseconds"])
+    assert outcome.document["threads"] == 1
+
+
+def test_peers_that_are_left_out_are_named_with_the_cure(cli, model: Path, plan: Path) -> None:
+    outcome = cli(
+        "bench", model, "--plan", plan, "--against", "tensorflow,openvino",
+        "--python-for", "openvino=/no/such/python", "--seconds", 0, "--json",
+    )  # fmt: skip
+    assert outcome.code == 0
+    left_out = outcome.document["left_out"]
+    assert "does not read onnx models" in left_out["tensorflow"]
+    assert "--python-for openvino=" in left_out["openvino"]
+
+
+def test_a_missed_ratio_exits_with_3(cli, model: Path, plan: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    outcome = cli(
+        "bench", model, "--plan", plan, "--against", "onnxruntime", "--seconds", 0,
+        "--max-ratio", 0, "--json",
+    )  # fmt: skip
+    assert outcome.code == 3
+    assert "--max-ratio" in outcome.err
+    assert outcome.document["results"]
+
+
+def test_a_ratio_needs_somebody_to_compare_with(cli, model: Path, plan: Path) -> None:
+    outcome = cli("bench", model, "--plan", plan, "--against", "none", "--max-ratio", 1)
+    assert outcome.code == 1
+    assert "cannot be judged" in outcome.err
+
+
+def test_a_batch_the_model_cannot_run(cli, model: Path) -> None:
+    outcome = cli(
+        "bench", model, "--against", "none", "--input", "x=2x6", "--batch", 3,
+        "--tuning-seconds", 0,
+    )  # fmt: skip
+    assert outcome.code == 1
+    assert "cannot run at batch 3" in outcome.err

@@ -1,0 +1,70 @@
+"""``planish build``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import planish
+
+
+def test_writes_a_plan_that_loads(plan: Path) -> None:
+    engine = planish.load(plan)
+    assert [i.name for i in engine.inputs] == ["x"]
+    assert engine(np.zeros((3, 6), np.float32))["z"].shape == (3, 4)
+
+
+def test_json(cli, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.plan"
+    outcome = cli(
+        "build", model, "-o", path, "--tuning-seconds", 0, "--input", "x=1:2:8x6", "--json"
+    )
+    assert outcome.code == 0
+    document = outcome.document
+    assert document["plan"] == str(path)
+    assert document["bytes"] == path.stat().st_size
+    assert document["inputs"] == [
+        {"name": "x", "dtype": "float32", "shape": ["N", 6], "profile": {"N": [1, 2, 8]}}
+    ]
+    assert document["report"]["layers"] == document["layers"]
+
+
+def test_default_name_is_the_models(cli, model: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli("build", model, "--tuning-seconds", 0).code == 0
+    assert (tmp_path / "small.plan").is_file()
+
+
+def test_output_names(cli, model: Path, tmp_path: Path) -> None:
+    outcome = cli(
+        "build", model, "-o", tmp_path / "b.plan", "--output-name", "h", "--tuning-seconds", 0,
+        "--json",
+    )  # fmt: skip
+    assert [o["name"] for o in outcome.document["outputs"]] == ["h"]
+
+
+def test_says_what_is_wrong_with_the_model(cli, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"nonsense")
+    outcome = cli("build", bad, "-o", tmp_path / "bad.plan")
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: ")
+    assert "where:" in outcome.err
+    assert not (tmp_path / "bad.plan").exists()
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/m.plan", "."])
+def test_complains_before_the_work_if_nothing_could_be_saved(
+    cli, model: Path, tmp_path: Path, name: str
+) -> None:
+    outcome = cli("build", model, "-o", tmp_path / name)
+    assert outcome.code == 1
+    assert "The result could not be written" in outcome.err
+
+
+def test_precision_that_is_not_there(cli, model: Path, tmp_path: Path) -> None:
+    outcome = cli("build", model, "-o", tmp_path / "c.plan", "--precision", "fp3", "--json")
+    assert outcome.code == 1
+    assert outcome.document["error"]["kind"] == "PrecisionError"

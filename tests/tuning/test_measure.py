@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import logging
+
+import ml_dtypes
+import numpy as np
+import pytest
+from helpers.host_tactics import HostTactic
+from helpers.networks import N, Net
+
+from planish.fusion.candidates import propose
+from planish.fusion.task import Task
+from planish.graph.dims import symbol
+from planish.graph.graph import Graph
+from planish.graph.types import DType, TensorType
+from planish.ops import Reshape, ew
+from planish.targets.base import Binding, Kernel, Layout
+from planish.targets.cpu.target import cpu
+from planish.tuning.estimate import estimate, operations
+from planish.tuning.measure import Bench, _difference, kernels_of
+
+
+@pytest.fixture
+def task() -> Task:
+    net = Net()
+    (task,) = propose(net.output(net.add(net.input(N, 5), net.input(N, 5, name="y"))))
+    return task
+
+
+def bench(task: Task, **layouts: Layout) -> Bench:
+    by_name = {v.name: v for v in (*task.inputs, *task.outputs)}
+    binding = Binding({"N": 3}, {by_name[n]: layout for n, layout in layouts.items()})
+    return Bench(task, binding, cpu(), 1)
+
+
+class TestBench:
+    def test_a_right_tactic_is_timed(self, task: Task) -> None:
+        measured = bench(task).measure(HostTactic(task, delay=1.0))
+        assert measured.seconds is not None
+        assert 1e-3 <= measured.seconds < 0.1
+        assert not measured.rejected
+
+    @pytest.mark.parametrize("kind", ["wrong", "idle"])
+    def test_a_wrong_tactic_is_out(
+        self, task: Task, kind: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING, "planish"):
+            measured = bench(task).measure(HostTactic(task, kind))
+        assert measured.seconds is None
+        assert "output 0" in measured.rejected
+        assert task.name in caplog.text
+
+    def test_a_slow_tactic_is_measured_once(self, task: Task) -> None:
+        calls = []
+        tactic = HostTactic(task, delay=5.0)
+        launches = tactic.launches
+
+        def counted(binding: Binding):
+            (launch,) = launches(binding)
+
+            def run(*arrays: np.ndarray) -> None:
+                calls.append(1)
+                launch.kernel(*arrays)  # type: ignore[operator]
+
+            return [type(launch)(run, launch.pointers)]
+
+        object.__setattr__(tactic, "launches", counted)
+        measured = bench(task).measure(tactic, best=1e-5)
+        assert measured.seconds is not None
+        assert len(calls) == 1
+
+    def test_strided_values(self, task: Task) -> None:
+        x, y, z = task.inputs[0].name, task.inputs[1].name, task.output.name
+        wide, columns = Layout((3, 5), (16, 1)), Layout((3, 5), (1, 3))
+        for layouts in ({x: wide}, {y: columns}, {z: wide}, {x: columns, z: columns}):
+            assert bench(task, **layouts).measure(HostTactic(task)).seconds is not None
+            assert bench(task, **layouts).measure(HostTactic(task, "wrong")).seconds is None
+
+    def test_symbolic_attributes_are_bound(self) -> None:
+        graph = Graph()
+        n = symbol("N")
+        x = graph.input("x", TensorType((n, 4), DType.FLOAT32))
+        graph.mark_output(graph.add(ew.Neg(), graph.add(Reshape((n * 4,)), x)), "y")
+        for task in propose(graph):
+            assert bench(task).measure(HostTactic(task)).seconds is not None
+
+    def test_generated_kernels(self, task: Task) -> None:
+        binding = Binding({"N": 3})
+        tactics = cpu().tactics(task, binding)
+        assert tactics
+        for tactic in tactics:
+            assert all(isinstance(k, Kernel) for k in kernels_of(tactic, binding))
+            assert bench(task).measure(tactic).seconds is not None
+        assert kernels_of(HostTactic(task), binding) == []
+
+    @pytest.mark.parametrize("dtype", list(DType))
+    def test_every_dtype(self, dtype: DType) -> None:
+        graph = Graph()
+        x = graph.input("x", TensorType((4, 3), dtype))
+        op = ew.LogicalOr() if dtype is DType.BOOL else ew.Maximum()
+        graph.mark_output(graph.add(op, x, graph.input("y", x.type)), "z")
+        (task,) = propose(graph)
+        assert bench(task).measure(HostTactic(task)).seconds is not None
+
+
+class TestDifference:
+    def test_floats_may_differ_a_little(self) -> None:
+        want = np.array([1.0, 1000.0, np.nan, np.inf, -np.inf], np.float32)
+        assert not _difference([want + np.float32(0.05)], [want])
+        for place, value in ((0, 5.0), (2, 0.0), (3, -np.inf), (3, 1.0), (4, np.nan), (1, np.nan)):
+            have = want.copy()
+            have[place] = value
+            assert _difference([have], [want]), (place, value)
+
+    def test_integers_may_not(self) -> None:
+        want = np.arange(4)
+        assert not _difference([want.copy()], [want])
+        assert "25.0%" in _difference([np.array([0, 1, 2, 4])], [want])
+
+    def test_halves_have_a_wider_tolerance(self) -> None:
+        want = np.ones(3, ml_dtypes.bfloat16)
+        assert not _difference([(want * 1.01).astype(ml_dtypes.bfloat16)], [want])
+        assert _difference([(want * 1.1).astype(ml_dtypes.bfloat16)], [want])
+
+    def test_nothing_and_zeros(self) -> None:
+        empty, zeros = np.zeros((0, 3), np.float32), np.zeros(3, np.float32)
+        assert not _difference([empty], [empty])
+        assert not _difference([zeros], [zeros])
+        assert _difference([zeros + np.float32(1e-6)], [zeros])
+
+
+def test_estimate_counts_arithmetic() -> None:
+    net = Net()
+    graph = net.output(net.relu(net.conv(net.input(N, 8, 8, 16), 32, 3)))
+    tasks = {len(t.nodes): t for t in propose(graph) if t.anchor}
+    binding = Binding({"N": 2})
+    plain = 2 * 2 * 8 * 8 * 32 * 9 * 16
+    assert operations(tasks[1], binding) == plain + 2 * 8 * 8 * 32
+    assert operations(tasks[2], binding) == plain + 2 * 2 * 8 * 8 * 32
+    assert estimate(tasks[1], binding) < estimate(tasks[1], Binding({"N": 20}))

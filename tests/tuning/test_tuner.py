@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.host_tactics import HostTarget
+from helpers.networks import N, Net, build, feeds, residual_net
+
+from planish.fusion.candidates import propose
+from planish.graph.graph import Graph
+from planish.graph.interpret import interpret
+from planish.plan.file import serialize
+from planish.plan.plan import Plan
+from planish.plan.views import insert_copies, place
+from planish.profile import tuning_points
+from planish.runtime.engine import Engine
+from planish.targets.base import Target
+from planish.targets.cpu.target import cpu
+from planish.targets.reference import ReferenceTactic
+from planish.tuning.cache import TimingCache
+from planish.tuning.tuner import Tuner, TuningReport
+
+
+def one_op() -> Graph:
+    net = Net()
+    return net.output(net.relu(net.input(N, 5)))
+
+
+def tune(
+    graph: Graph,
+    target: Target,
+    cache: TimingCache | None = None,
+    budget: float = 20.0,
+    **options: Any,
+) -> tuple[Plan, TuningReport]:
+    insert_copies(graph)
+    placements = place(graph)
+    tuner = Tuner(
+        graph,
+        placements,
+        target,
+        cache or TimingCache(None),
+        budget=budget,
+        threads=1,
+        **options,
+    )
+    return tuner.run(propose(graph, placements.free), tuning_points(graph)), tuner.result
+
+
+def tactics(plan: Plan) -> list[Mapping[str, Any]]:
+    return [c.tactic.parameters for s in plan.steps for c in s.choices]
+
+
+class TestTactics:
+    def test_the_fastest_right_one_wins(self) -> None:
+        target = HostTarget(
+            {"delay": 3.0}, {"kind": "wrong"}, {"kind": "idle"}, {"delay": 1.0}, {"delay": 6.0}
+        )
+        plan, report = tune(one_op(), target)
+        assert all(t == {"kind": "right", "delay": 1.0, "room": 0} for t in tactics(plan))
+        assert len(plan.steps[0].choices) == 2
+        assert (report.measured, report.rejected, report.cached) == (6, 4, 0)
+        assert report.complete
+        assert report.seconds > 0
+        assert not report.host_steps
+
+    def test_a_tactic_that_does_not_compile_is_out(self) -> None:
+        plan, report = tune(one_op(), HostTarget({"kind": "failing"}, {"delay": 0.5}))
+        assert (report.measured, report.rejected) == (2, 2)
+        assert {t["kind"] for t in tactics(plan)} == {"right"}
+
+    def test_a_kernel_that_does_not_compile_costs_only_its_tactic(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from planish.errors import TuningError
+        from planish.targets.cpu.target import CpuTarget
+
+        prepare = CpuTarget.prepare
+        bad: list[str] = []
+
+        def failing(self, kernels, progress=None):
+            kernels = list(kernels)
+            if not bad:
+                bad.append(kernels[0].symbol)
+            if any(k.symbol in bad for k in kernels):
+                raise TuningError("It does not compile")
+            prepare(self, kernels, progress)
+
+        monkeypatch.setattr(CpuTarget, "prepare", failing)
+        _, report = tune(residual_net(), cpu())
+        assert bad
+        assert report.rejected
+        assert report.measured
+
+    def test_where_all_are_wrong_the_reference_runs(self) -> None:
+        graph = one_op()
+        target = HostTarget({"kind": "wrong"}, {"kind": "idle"})
+        plan, report = tune(graph, target)
+        assert isinstance(plan.steps[0].choices[0].tactic, ReferenceTactic)
+        assert report.host_steps == [plan.steps[0].task.name]
+        given = feeds(graph, 3)
+        np.testing.assert_array_equal(Engine(plan, target)(given), interpret(graph, given)[0])
+
+    def test_workspace_is_limited(self) -> None:
+        target = HostTarget({"room": 1000}, {"delay": 1.0, "room": 100})
+        assert {t["room"] for t in tactics(tune(one_op(), target)[0])} == {1000}
+        limited, _ = tune(one_op(), target, max_workspace=999)
+        assert {t["room"] for t in tactics(limited)} == {100}
+
+    def test_fusion_is_chosen_by_time(self) -> None:
+        """A host step costs the same for one node as for three, so that all are fused."""
+        net = Net()
+        graph = net.output(net.relu(net.relu(net.relu(net.input(N, 3)))))
+        plan, _ = tune(graph, HostTarget({"delay": 0.5}))
+        assert [len(s.task.nodes) for s in plan.steps] == [3]
+
+
+class TestBudget:
+    def test_without_one_nothing_is_measured(self) -> None:
+        plan, report = tune(one_op(), HostTarget({"delay": 50.0}, {}), budget=0)
+        assert report.measured == 0
+        assert not report.complete
+        assert {t["delay"] for t in tactics(plan)} == {50.0}  # the first one offered
+        assert all(c.seconds is None for s in plan.steps for c in s.choices)
+
+    def test_it_bounds_the_time(self) -> None:
+        target = HostTarget(*({"delay": float(d)} for d in range(20, 32)))
+        start = time.monotonic()
+        plan, report = tune(one_op(), target, budget=0.3)
+        assert time.monotonic() - start < 3
+        assert 0 < report.measured < 24
+        assert not report.complete
+        assert plan.steps
+
+    def test_progress_is_reported(self) -> None:
+        seen: list[tuple[str, int, int]] = []
+        tune(one_op(), HostTarget({}, {"delay": 0.2}), report=lambda *event: seen.append(event))
+        assert seen
+        assert all(0 < done <= total for _, done, total in seen)
+        assert len({what for what, _, _ in seen}) > 1
+
+
+class TestCache:
+    def test_the_second_build_measures_nothing_and_is_equal(self, tmp_path: Path) -> None:
+        cache = TimingCache(tmp_path / "t.sqlite")
+        first, report = tune(residual_net(), cpu(), cache)
+        assert report.measured
+        assert report.complete
+        cache.close()
+        cache = TimingCache(tmp_path / "t.sqlite")
+        again, report = tune(residual_net(), cpu(), cache)
+        cache.close()
+        assert report.measured == 0
+        assert report.cached
+        assert serialize(again) == serialize(first)
+
+    def test_equal_tasks_are_measured_once(self) -> None:
+        def chain(length: int) -> Graph:
+            net = Net()
+            x = net.input(2, 4, 4, 8)
+            for _ in range(length):
+                x = net.relu(net.conv(x, 8))
+            return net.output(x)
+
+        graph = chain(6)
+        plan, report = tune(graph, cpu())
+        assert report.measured == tune(chain(3), cpu())[1].measured
+        assert all(s.choices[0].tactic.task is s.task for s in plan.steps)
+        given = feeds(graph)
+        result = Engine(plan, cpu())(given)
+        np.testing.assert_allclose(result, interpret(graph, given)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_steps_run_when_their_inputs_are_ready() -> None:
+    from planish.plan.check import check_steps
+
+    net = Net()
+    x = net.input(N, 4, 4, 3)
+    a, b = net.relu(net.conv(x, 4)), net.conv(x, 6)
+    late = net.slice(net.concat(a, b), 3, 1, 8)
+    graph = net.output(net.add(net.conv(late, 4), a), net.reshape(b, N, 96))
+    plan, _ = tune(graph, cpu(), budget=0)
+    check_steps(graph, plan.placements, [s.task for s in plan.steps])
+
+
+def test_host_steps_are_named() -> None:
+    engine = build(residual_net())
+    assert engine.report.tuning.host_steps == [] == engine.host_steps()
