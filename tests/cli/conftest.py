@@ -50,12 +50,13 @@ def cli() -> Callable[..., Outcome]:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """y [N, 4] = relu(x [N, 6] · w + b), z = y + y."""
+    """y [N, 4] = relu((x [N, 6] · w + b) · s), z = y + y."""
     generator = np.random.default_rng(0)
     graph = helper.make_graph(
         [
             helper.make_node("Gemm", ["x", "w", "b"], ["h"], name="dense"),
-            helper.make_node("Relu", ["h"], ["y"], name="relu"),
+            helper.make_node("Mul", ["h", "s"], ["scaled"], name="scale"),
+            helper.make_node("Relu", ["scaled"], ["y"], name="relu"),
             helper.make_node("Add", ["y", "y"], ["z"], name="twice"),
         ],
         "small",
@@ -67,6 +68,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [
             numpy_helper.from_array(generator.standard_normal((6, 4)).astype(np.float32), "w"),
             numpy_helper.from_array(generator.standard_normal(4).astype(np.float32), "b"),
+            numpy_helper.from_array(np.array([1, 2, 3, 4], np.float32), "s"),
         ],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -85,14 +85,13 @@ def check_writable(path: Path) -> None:
 
 def engine_as_dict(engine: Engine) -> dict[str, Any]:
     """An engine for scripts."""
-    report = engine.report
     return {
         "device": engine.device,
         "precision": engine.precision,
         "inputs": [describe(i) for i in engine.inputs],
         "outputs": [describe(o) for o in engine.outputs],
         "layers": len(engine.plan.steps),
-        "report": dataclasses.asdict(report) if dataclasses.is_dataclass(report) else None,
+        "report": dataclasses.asdict(engine.report),
     }
 
 

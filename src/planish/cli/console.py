@@ -85,7 +85,7 @@ def _result_stream(as_json: bool) -> Iterator[Callable[[dict[str, Any] | None], 
     written: list[str] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        if stdout is sys.__stdout__:  # libraries written in C print to the descriptor itself
+        if stdout is not None and stdout is sys.__stdout__:  # libraries written in C print to the descriptor itself
             stdout.flush()
             kept = os.dup(1)
             os.dup2(2, 1)

@@ -66,9 +66,11 @@ def deviation(name: str, reference: np.ndarray, actual: np.ndarray) -> Deviation
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Over the elements where both are finite."""
     import numpy as np
 
-    a, b = np.nan_to_num(a.ravel()), np.nan_to_num(b.ravel())
+    both = np.isfinite(a) & np.isfinite(b)
+    a, b = a[both], b[both]
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     if not lengths:
         return 1.0 if not (a.any() or b.any()) else 0.0

@@ -1,7 +1,7 @@
 """Compiles kernels in processes of their own: LLVM holds one lock per process.
 
 A worker is ``python -m planish.targets.cpu.workers``: it reads pickled kernels from its standard
-input and writes pickled object code to its standard output. (The `multiprocessing` module is not
+input, each with the machine it is for, and writes pickled object code to its standard output. (The `multiprocessing` module is not
 used because it imports the user's main script again.)
 """
 
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import BinaryIO
 
@@ -74,11 +75,11 @@ class _Worker:
         assert self._process.stdin and self._process.stdout
         self._to: BinaryIO = self._process.stdin  # type: ignore[assignment]
         self._from: BinaryIO = self._process.stdout  # type: ignore[assignment]
-        _send(self._to, machine)
+        self._machine = machine
 
     def compile(self, kernel: Kernel) -> bytes:
         try:
-            _send(self._to, kernel)
+            _send(self._to, (kernel, self._machine))
             answer = pickle.load(self._from)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise TuningError(
@@ -93,8 +94,9 @@ class _Worker:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._to.close()
-        self._from.close()
+        for pipe in (self._to, self._from):
+            with suppress(OSError):  # closing flushes into a broken pipe
+                pipe.close()
 
 
 def _send(stream: BinaryIO, thing: object) -> None:
@@ -104,10 +106,9 @@ def _send(stream: BinaryIO, thing: object) -> None:
 
 def _serve() -> None:
     source, target = sys.stdin.buffer, sys.stdout.buffer
-    machine = pickle.load(source)
     while True:
         try:
-            kernel = pickle.load(source)
+            kernel, machine = pickle.load(source)
         except EOFError:
             return
         answer: bytes | Exception

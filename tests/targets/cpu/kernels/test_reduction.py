@@ -62,7 +62,7 @@ def test_bools(op, axis, rng):
 
 
 @pytest.mark.parametrize(
-    "shape, axes",
+    ("shape", "axes"),
     [
         ((2, 3, 4, 20), (1, 2)),
         ((2, 3, 4, 20), (0, 3)),
@@ -95,7 +95,9 @@ def test_work_before_and_after(axis, rng):
     check_tactics(FAMILY, task, rng, tolerance=1e-2)
 
 
-@pytest.mark.parametrize("shape, axis", [((3, 100_000), 1), ((30_000, 24), 0), ((2, 9_000, 3), 1)])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((3, 100_000), 1), ((30_000, 24), 0), ((2, 9_000, 3), 1)]
+)
 @pytest.mark.parametrize("op", [ReduceSum, ReduceMean, ReduceMax])
 def test_split(shape, axis, op, rng):
     """Few long results take two launches, and sums stay accurate."""
@@ -121,7 +123,7 @@ def test_split_of_narrow_dtypes(dtype, rng):
 
 @pytest.mark.parametrize("op", [ArgMax, ArgMin])
 @pytest.mark.parametrize("select_last", [False, True])
-@pytest.mark.parametrize("shape, axis", [((4, 1000), 1), ((37, 20), 0), ((3, 1), 1)])
+@pytest.mark.parametrize(("shape", "axis"), [((4, 1000), 1), ((37, 20), 0), ((3, 1), 1)])
 def test_arg(op, select_last, shape, axis, rng):
     for dtype in (F32, DType.INT8, DType.UINT8, DType.FLOAT16, DType.INT64):
         task = task_of((op(axis, False, DType.INT32, select_last), 1), inputs=[(shape, dtype)])

@@ -49,7 +49,7 @@ def positive(task, rng):
 
 @pytest.mark.parametrize("op", [Softmax, LogSoftmax])
 @pytest.mark.parametrize(
-    "shape, axis", [((3, 5, 70), -1), ((3, 5, 70), 1), ((6, 1001), 1), ((4, 7), 0), ((5,), 0)]
+    ("shape", "axis"), [((3, 5, 70), -1), ((3, 5, 70), 1), ((6, 1001), 1), ((4, 7), 0), ((5,), 0)]
 )
 def test_softmax(op, shape, axis, machine, rng):
     task = task_of((op(axis), 1), inputs=[(shape, F32)])
@@ -72,7 +72,7 @@ def test_attention(axis, layouts, rng):
     check_tactics(FAMILY, task, rng, layouts=layout, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("shape, axis", [((2, 90_000), 1), ((9_000, 20), 0)])
+@pytest.mark.parametrize(("shape", "axis"), [((2, 90_000), 1), ((9_000, 20), 0)])
 def test_rows_longer_than_scratch(shape, axis, rng):
     task = task_of((ew.Exp(),), (Softmax(axis), 1), inputs=[(shape, F32)])
     (launch,) = next(iter(FAMILY.tactics(task, Binding({})))).launches(Binding({}))
@@ -100,7 +100,7 @@ def test_softmax_is_as_accurate_as_float32_allows(rng):
 
 
 @pytest.mark.parametrize(
-    "shape, axis, parameter",
+    ("shape", "axis", "parameter"),
     [
         ((3, 5, 70), 2, (70,)),
         ((3, 4, 6, 7), 2, (6, 7)),

@@ -1,0 +1,48 @@
+"""Compiling in processes of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from planish.errors import TuningError
+from planish.targets.base import Kernel
+from planish.targets.cpu.codegen.compile import Library
+from planish.targets.cpu.kernels.pack_matrix import PackMatrixKernel
+from planish.targets.cpu.machine import host
+from planish.targets.cpu.workers import compile_kernels
+
+
+@dataclass(frozen=True)
+class BrokenKernel(PackMatrixKernel):
+    family = "broken"
+
+    def assembly(self, machine) -> str:
+        return "this is no assembly"
+
+
+def compile_all(kernels: list[Kernel], processes: int) -> dict[str, bytes]:
+    made: dict[str, bytes] = {}
+    compile_kernels(kernels, host(), processes, lambda k, code: made.update({k.symbol: code}))
+    return made
+
+
+def test_workers_give_the_same_code() -> None:
+    kernels: list[Kernel] = [PackMatrixKernel(v, c) for v in (1, 2, 3) for c in (True, False)]
+    apart, here = compile_all(kernels, 2), compile_all(kernels, 1)
+    assert apart == here
+    assert len(apart) == 6
+    addresses = Library(apart, host()).addresses
+    assert all(addresses.values())
+
+
+def test_invalid_assembly_is_a_tuning_error() -> None:
+    with pytest.raises(TuningError, match="not valid LLVM assembly"):
+        compile_all([BrokenKernel(1, True)], 1)
+
+
+def test_worker_that_dies_is_a_tuning_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planish.targets.cpu.workers.sys.executable", "/bin/false")
+    with pytest.raises(TuningError, match="ended unexpectedly"):
+        compile_all([PackMatrixKernel(v, True) for v in (1, 2, 3, 4)], 2)
