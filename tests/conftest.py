@@ -35,3 +35,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["PLANISH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
     del os.environ["PLANISH_CACHE"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """Where there is data, a test that needs it and is skipped all the same has failed."""
+    report = yield
+    if report.skipped and item.get_closest_marker("data") and os.environ.get("PLANISH_TEST_DATA"):
+        report.outcome = "failed"
+    return report

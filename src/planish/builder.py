@@ -23,7 +23,7 @@ from planish.tuning.cache import TimingCache
 from planish.tuning.tuner import Tuner, TuningReport
 from planish.version import __version__
 
-SECONDS_PER_TASK = 0.5
+SECONDS_PER_TASK = 0.3
 """The default tuning budget per candidate task, within limits."""
 
 LEAST_BUDGET, MOST_BUDGET = 5.0, 60.0
@@ -182,6 +182,7 @@ def build_graph(
         name: f"no kernel for {by_name[name].key[:200]}" for name in report.tuning.host_steps
     }
     if report.fallbacks and not allow_fallback:
+        clock.close()
         name = next(iter(report.fallbacks))
         raise UnsupportedOpError(
             f"{len(report.fallbacks)} op(s) have no kernel on {target.device}",

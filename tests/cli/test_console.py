@@ -16,7 +16,7 @@ from planish.errors import InputError
 
 def _ending(error: BaseException | None, as_json: bool) -> int:
     @command
-    def work(json_output: bool = False):
+    def work(json_output: bool = False) -> dict[str, bool]:
         print("a library says something")
         if error is not None:
             raise error
@@ -73,7 +73,7 @@ def test_json_keeps_out_what_c_code_prints() -> None:
         "import os\n"
         "from planish.cli.console import command\n"
         "@command\n"
-        "def work(json_output=False):\n"
+        "def work(json_output: bool = False):\n"
         "    os.write(1, b'from C')\n"
         "    return {}\n"
         "work(json_output=True)\n"

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.networks import N, Net, feeds, mobile_net, residual_net
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.networks import N, Net, feeds, mobile_net, residual_net
 from planish.fusion.candidates import LONGEST, propose
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Value
@@ -27,7 +27,13 @@ class TestSets:
     def test_anchor_with_all_that_follows(self) -> None:
         net = Net()
         graph = net.output(net.relu(net.bias(net.dense(net.input(N, 4), 6))))
-        assert names(propose(graph)) == {s("mat_mul add relu"), s("mat_mul"), s("add"), s("add relu"), s("relu")}
+        assert names(propose(graph)) == {
+            s("mat_mul add relu"),
+            s("mat_mul"),
+            s("add"),
+            s("add relu"),
+            s("relu"),
+        }
 
     def test_chain_is_cut_where_another_producer_could_take_over(self) -> None:
         net = Net()

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.networks import N, Net, feeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.networks import N, Net, feeds
 from planish.fusion.task import ACCUMULATOR, Task, make_task
 from planish.graph.graph import Graph, Node, Value
 from planish.graph.interpret import interpret
@@ -189,7 +189,12 @@ def test_expressions_compute_what_the_graph_does(data: st.DataObject) -> None:
         return
     if anchor is not None:  # epilogue operands that come before the anchor are no prologue
         cut = graph.nodes.index(anchor)
-        if any(v in n.outputs for n in graph.nodes[:cut] for m in graph.nodes[cut + 1 :] for v in m.inputs):
+        if any(
+            v in n.outputs
+            for n in graph.nodes[:cut]
+            for m in graph.nodes[cut + 1 :]
+            for v in m.inputs
+        ):
             return
     task = make_task(graph.nodes, anchor)
     arrays = feeds(graph, 3)

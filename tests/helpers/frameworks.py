@@ -62,9 +62,7 @@ def keras_model(model: Any) -> Reference:
 
     def run(feeds: Feeds) -> dict[str, np.ndarray]:
         arrays = [tf.constant(feeds[t.name.partition(":")[0]]) for t in model.inputs]
-        results = tf.nest.flatten(
-            model(arrays[0] if len(arrays) == 1 else arrays, training=False)
-        )
+        results = tf.nest.flatten(model(arrays[0] if len(arrays) == 1 else arrays, training=False))
         return {name: r.numpy() for name, r in zip(names, results, strict=True)}
 
     return run

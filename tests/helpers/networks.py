@@ -1,4 +1,4 @@
-"""Small networks for tests of whole engines, and the comparison of an engine with the references."""
+"""Small networks for tests of whole engines, and comparing engines with the references."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def feeds(graph: Graph, size: int = 2, seed: int = 0) -> dict[str, np.ndarray]:
     arrays = {}
     for value in graph.inputs:
         shape = value.type.bind(bound)
-        made = random.standard_normal(shape) if value.dtype.is_float else random.integers(0, 2, shape)
+        made = (
+            random.standard_normal(shape) if value.dtype.is_float else random.integers(0, 2, shape)
+        )
         arrays[value.name] = np.asarray(made).astype(value.dtype.numpy)
     return arrays
 

@@ -1,4 +1,4 @@
-"""Networks of `keras.applications`: converted whole, fused as far as can be, equal to TensorFlow."""
+"""Networks of `keras.applications`: converted whole, fused, equal to TensorFlow."""
 
 from __future__ import annotations
 

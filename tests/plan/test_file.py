@@ -13,9 +13,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
+
 from helpers.networks import Net, build, residual_net
 from helpers.plan_bytes import FIRST_LINE, join, split
-
 from planish.errors import PlanError
 from planish.graph.dims import symbol
 from planish.graph.graph import Graph
@@ -142,7 +142,9 @@ class TestTensors:
         with pytest.raises(PlanError, match="boolean"):
             tensors.read(memoryview(self._blob({"x": entry}, b"\x01\x07")))
 
-    @pytest.mark.parametrize("blob", [b"", b"abc", b"\xff" * 8, b"\x02" + bytes(7) + b"[]", b"\x03"])
+    @pytest.mark.parametrize(
+        "blob", [b"", b"abc", b"\xff" * 8, b"\x02" + bytes(7) + b"[]", b"\x03"]
+    )
     def test_no_table(self, blob: bytes) -> None:
         with pytest.raises(PlanError):
             tensors.read(memoryview(blob))

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from helpers.networks import build, mobile_net
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.networks import build, mobile_net
 from planish.plan.memory import ALIGNMENT, Lifetime, largest_live_set, plan_arena
 
 

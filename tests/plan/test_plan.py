@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
-from helpers.networks import N, Net, residual_net
 
+from helpers.networks import N, Net, residual_net
 from planish.fusion.candidates import propose
 from planish.fusion.task import Task
 from planish.plan.plan import Choice, Plan, PlanStep, binding_of

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from helpers.networks import N, Net, check
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from helpers.networks import N, Net, check
 from planish.graph.dims import symbol
 from planish.graph.graph import Graph
 from planish.ops import Transpose, ew

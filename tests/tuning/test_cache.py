@@ -94,7 +94,9 @@ def test_several_processes_at_once(path: Path) -> None:
     cache.close()
 
 
-@pytest.mark.parametrize("content", [b"not a database" * 500, b"SQLite format 3\0" + b"\xff" * 5000])
+@pytest.mark.parametrize(
+    "content", [b"not a database" * 500, b"SQLite format 3\0" + b"\xff" * 5000]
+)
 def test_damaged_file_is_set_aside(
     path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:

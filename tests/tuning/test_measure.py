@@ -5,9 +5,9 @@ import logging
 import ml_dtypes
 import numpy as np
 import pytest
+
 from helpers.host_tactics import HostTactic
 from helpers.networks import N, Net
-
 from planish.fusion.candidates import propose
 from planish.fusion.task import Task
 from planish.graph.dims import symbol

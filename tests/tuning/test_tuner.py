@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from helpers.host_tactics import HostTarget
 from helpers.networks import N, Net, build, feeds, residual_net
-
 from planish.fusion.candidates import propose
 from planish.graph.graph import Graph
 from planish.graph.interpret import interpret
@@ -63,7 +63,8 @@ class TestTactics:
         plan, report = tune(one_op(), target)
         assert all(t == {"kind": "right", "delay": 1.0, "room": 0} for t in tactics(plan))
         assert len(plan.steps[0].choices) == 2
-        assert (report.measured, report.rejected, report.cached) == (6, 4, 0)
+        # at the other size only the usual size's fastest and the two likeliest are measured
+        assert (report.measured, report.rejected, report.cached) == (6, 3, 0)
         assert report.complete
         assert report.seconds > 0
         assert not report.host_steps

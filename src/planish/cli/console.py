@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import sys
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
@@ -71,7 +72,12 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
         if code:
             raise typer.Exit(code)
 
-    guarded.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    # typer resolves annotations where `guarded` is defined, so they are resolved here
+    hints = typing.get_type_hints(function, include_extras=True)
+    signature = inspect.signature(function)
+    parameters = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values()]
+    guarded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    guarded.__annotations__ = {p.name: p.annotation for p in parameters}
     return guarded
 
 
@@ -85,7 +91,9 @@ def _result_stream(as_json: bool) -> Iterator[Callable[[dict[str, Any] | None], 
     written: list[str] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        if stdout is not None and stdout is sys.__stdout__:  # libraries written in C print to the descriptor itself
+        if (
+            stdout is not None and stdout is sys.__stdout__
+        ):  # libraries written in C print to the descriptor itself
             stdout.flush()
             kept = os.dup(1)
             os.dup2(2, 1)

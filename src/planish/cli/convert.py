@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from planish.cli.console import Json, command
+from planish.cli.console import Json, command, note
 from planish.cli.shapes import parse_bytes, parse_inputs
-from planish.errors import CalibrationError, ModelError
-
-if TYPE_CHECKING:
-    import numpy as np
+from planish.errors import InputError
 
 EPILOG = """Examples
 
@@ -21,11 +18,11 @@ planish convert saved_model/ optimized/
 
 planish convert saved_model/ optimized/ --input x=8x224x224x3
 
-planish convert saved_model/ optimized/ --precision int8 --calibration images.npz
+planish convert saved_model/ optimized/ --minimum-segment-size 10 --tensorboard logs/
 
-The result is a SavedModel that TensorFlow runs after `import planish.tensorflow`. What Planish
-cannot run stays in TensorFlow. With --input engines for these shapes are built now, and not when
-the model first sees them."""
+The result is a SavedModel that TensorFlow loads and runs after `import planish.tensorflow`. What
+Planish cannot run stays in TensorFlow. With --input, engines for these shapes are built now, and
+not when the model first sees them."""
 
 
 @command
@@ -40,104 +37,88 @@ def convert(
             metavar="NAME=SHAPE", help="Shapes to build engines for, NAME=8x224x224x3. Repeatable."
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8.")] = "fp32",
-    calibration: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="For int8: an .npz of inputs by name, or an .npy."),
-    ] = None,
-    minimum_segment_size: Annotated[
-        int, typer.Option(help="Fewest ops that become an engine.")
-    ] = 3,
+    precision: Annotated[str, typer.Option(help="Permitted precision.")] = "fp32",
     max_workspace_size: Annotated[
         str, typer.Option(metavar="BYTES", help="Most workspace: bytes, 64MB, 64MiB.")
     ] = "1GiB",
+    minimum_segment_size: Annotated[
+        int, typer.Option(help="Fewest ops that become an engine.")
+    ] = 3,
+    maximum_cached_engines: Annotated[
+        int, typer.Option(min=1, help="Engines kept for each segment, by input shapes.")
+    ] = 1,
     tags: Annotated[str, typer.Option(help="Tags of the graph, with commas.")] = "serve",
     signature: Annotated[str, typer.Option(help="The signature to convert.")] = "serving_default",
+    convert_tf1_model: Annotated[
+        bool,
+        typer.Option(
+            "--convert-tf1-model", help="Write a SavedModel of TensorFlow 1, plans in its graph."
+        ),
+    ] = False,
+    tensorboard: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Write the graphs before and after for TensorBoard."),
+    ] = None,
     json_output: Json = False,
 ) -> dict[str, Any]:
     """Converts a SavedModel into one that runs Planish engines inside TensorFlow."""
     shapes = parse_inputs(input or [])
     if not all(
-        isinstance(s, tuple) and all(isinstance(d, int) for d in s) for s in shapes.values()
+        isinstance(shape, tuple) and all(isinstance(d, int) for d in shape)
+        for shape in shapes.values()
     ):
         raise typer.BadParameter("--input must give sizes: an engine is built for exactly these")
     if Path(saved_model).resolve() == Path(output).resolve():
-        raise ModelError(
-            "The result would overwrite the model",
-            where=output,
-            cure="pass another folder as OUT_DIR",
+        raise InputError(
+            "The result would overwrite the model", where=output, cure="pass another OUT_DIR"
         )
-    from planish.tensorflow import trt_convert
+    size = parse_bytes(max_workspace_size)
+    note("importing TensorFlow")
+    from planish.tensorflow import convert_saved_model
 
-    converter = trt_convert.TrtGraphConverterV2(
-        input_saved_model_dir=saved_model,
-        input_saved_model_tags=tags.split(","),
-        input_saved_model_signature_key=signature,
-        precision_mode=precision.upper(),
+    told = convert_saved_model(
+        saved_model,
+        output,
+        tags=tags.split(","),
+        signature=signature,
+        precision=precision.upper(),
+        max_workspace_size=size,
         minimum_segment_size=minimum_segment_size,
-        max_workspace_size_bytes=parse_bytes(max_workspace_size),
+        maximum_cached_engines=maximum_cached_engines,
+        convert_tf1_model=convert_tf1_model,
+        input_fn=(lambda: _examples(saved_model, tags, signature, shapes)) if shapes else None,
+        tensorboard=tensorboard,
     )
-    function = converter.convert(
-        calibration_input_fn=(lambda: _calibration(calibration)) if calibration else None
-    )
-    if shapes:
-        converter.build(input_fn=lambda: iter([_example(function, shapes)]))
-    converter.save(output)
     if not json_output:
-        converter.summary(print_fn=lambda text="": typer.echo(text))
+        typer.echo(told["report"])
         typer.echo(f"saved {output}")
-    nodes = list(function.graph.as_graph_def().node)
-    return {
-        "output": output,
-        "precision": precision,
-        "engines": [n.name for n in nodes if n.op == "PlanishEngine"],
-        "nodes": len(nodes),
-    }
+    return {"output": output, **told}
 
 
-def _example(function: Any, shapes: dict[str, Any]) -> dict[str, Any]:
-    """Random inputs of these shapes, for the signature's inputs.
+def _examples(
+    folder: str, tags: str, signature: str, shapes: Mapping[str, Any]
+) -> Iterable[dict[str, Any]]:
+    """One set of random inputs of these shapes.
 
     Raises
     ------
-    ModelError
-        A name is not an input of the signature, or one is missing.
+    InputError
+        The names are not those of the signature's inputs.
     """
+    import tensorflow as tf
+
     from planish.cli.arrays import random_array
 
-    specs = function.structured_input_signature[1]
+    loaded = tf.saved_model.load(folder, tags=tags.split(","))
+    specs = loaded.signatures[signature].structured_input_signature[1]
     if set(shapes) != set(specs):
-        raise ModelError(
+        raise InputError(
             "--input does not name the inputs of the signature",
             where=", ".join(shapes),
             why=f"they are {', '.join(specs)}",
             cure="give the shape of each",
         )
-    import tensorflow as tf
-
-    return {
+    yield {
         name: tf.constant(random_array(shapes[name], spec.dtype.as_numpy_dtype))
         for name, spec in specs.items()
     }
-
-
-def _calibration(path: str) -> Iterator[dict[str, np.ndarray] | tuple[np.ndarray]]:
-    """The inputs in a file, in batches of one."""
-    import numpy as np
-
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CalibrationError(
-            "The calibration file cannot be read",
-            where=path,
-            why=str(error),
-            cure="write it with numpy.savez, an array [images, …] for each input",
-        ) from error
-    if isinstance(loaded, np.ndarray):
-        for i in range(len(loaded)):
-            yield (loaded[i : i + 1],)
-        return
-    arrays = dict(loaded)
-    for i in range(min(map(len, arrays.values()))):
-        yield {name: array[i : i + 1] for name, array in arrays.items()}

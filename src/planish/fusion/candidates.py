@@ -44,7 +44,9 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
             offer(_cone(node, outputs, node.output, free), None)
             continue
         offer({node}, node)
-        before = _prologue(node, outputs, free)
+        before = _prologue(node, outputs, free) if len(node.outputs) == 1 else set()
+        if before:
+            offer({node} | before, node)
         for after in _epilogues(node, outputs, free):
             offer({node, *after}, node)
             if before:

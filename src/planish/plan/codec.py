@@ -171,7 +171,7 @@ def _decode_node(
 def _decode_op(kind: type[Op], data: Json) -> Op:
     if not isinstance(data, dict):
         raise PlanError("The attributes are not a table")
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     values = {}
     for name, stored in data.items():
         if name not in hints:

@@ -174,7 +174,7 @@ def _stored_once(graph: Graph) -> tuple[dict[Value, str], dict[str, np.ndarray]]
     for value in graph.constants():
         assert value.data is not None
         data = np.asarray(value.data, order="C")
-        digest = hashlib.sha256(memoryview(data.reshape(-1).view(np.uint8))).digest()
+        digest = hashlib.sha256(data.reshape(-1).view(np.uint8).data).digest()
         key = value.dtype, data.shape, digest
         if key not in alike:
             name = value.name

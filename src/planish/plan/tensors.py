@@ -57,7 +57,7 @@ def pieces(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
             "shape": list(dense.shape),
             "data_offsets": [position, position + dense.nbytes],
         }
-        body.append(memoryview(dense.reshape(-1).view(np.uint8)))
+        body.append(dense.reshape(-1).view(np.uint8).data)
         position += dense.nbytes
     head = json.dumps(table, separators=(",", ":")).encode()
     head += b" " * (-(8 + len(head)) % ALIGNMENT)

@@ -1,4 +1,4 @@
-"""Engines run plans: immutable, shared by threads; execution contexts hold what one caller needs."""
+"""Engines run plans: immutable, shared by threads; contexts hold what one caller needs."""
 
 from __future__ import annotations
 
@@ -111,6 +111,12 @@ class Engine:
         if stream is not None:
             raise InputError(
                 "The CPU has no streams", where="stream=", cure="leave out the argument"
+            )
+        if threads is not None and threads < 1:
+            raise InputError(
+                f"An execution needs at least one thread, not {threads}",
+                where="threads=",
+                cure="leave it out for all cores",
             )
         return ExecutionContext(self, threads or self.target.threads)
 
@@ -281,6 +287,8 @@ class ExecutionContext:
         if self.closed:
             raise InputError("This execution context was closed", cure="create another one")
         engine = self.engine
+        if engine._closed:
+            raise InputError("The engine was closed", cure="load the plan again")
         if not isinstance(inputs, Mapping):
             inputs = engine._by_name(inputs if isinstance(inputs, list | tuple) else (inputs,), {})
         elif inputs.keys() != set(engine._input_names):
@@ -295,6 +303,8 @@ class ExecutionContext:
             bound = engine.bound(symbols)
             self._last = (shapes, bound)
         outputs = self._outputs(bound, out)
+        if out is not None:
+            _refuse_overlaps(outputs, arrays, engine)
         self._run(bound, arrays, outputs)
         if len(outputs) == 1:
             return outputs[0]
@@ -342,6 +352,14 @@ class ExecutionContext:
         if out is None:
             return [np.empty(s, info.dtype) for s, info in zip(shapes, infos, strict=True)]
         given = out if isinstance(out, Mapping) else {infos[0].name: out}
+        unknown = [name for name in given if name not in {info.name for info in infos}]
+        if unknown:
+            raise InputError(
+                f"There is no output {unknown[0]!r}",
+                where="out=",
+                why=f"the engine's outputs are {', '.join(map(str, infos))}",
+                cure="use these names",
+            )
         outputs = []
         for info, shape in zip(infos, shapes, strict=True):
             array = given.get(info.name)
@@ -357,6 +375,7 @@ class ExecutionContext:
                     f"of shape {shape}",
                     where=f"output {info.name!r}",
                     why=f"it is {_describe(array)}",
+                    cure="pass an array of that dtype and shape for each output, or leave out out=",
                 )
             outputs.append(array)
         return outputs
@@ -377,11 +396,8 @@ def _input_array(given: Any, value: Value) -> np.ndarray:
     """A dense array of the input's dtype; never converts silently."""
     array = given
     if not isinstance(array, np.ndarray):
-        if hasattr(array, "__dlpack__"):
-            array = np.from_dlpack(array)
-        elif hasattr(array, "__array__"):
-            array = np.asarray(array)
-        else:
+        array = _exported(given)
+        if array is None:
             raise InputError(
                 f"Input {value.name!r} is a {type(given).__name__}, not an array",
                 where=f"input {value.name!r}",
@@ -395,6 +411,37 @@ def _input_array(given: Any, value: Value) -> np.ndarray:
             cure=f"pass array.astype({_dtype_name(value.dtype)})",
         )
     return np.ascontiguousarray(array) if not array.flags.c_contiguous else array
+
+
+def _exported(given: Any) -> np.ndarray | None:
+    """The array that another library's object shows through DLPack or ``__array__``, if any."""
+    if hasattr(given, "__dlpack__"):
+        try:
+            return np.from_dlpack(given)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            # on another device, or of a dtype that DLPack or NumPy lacks
+            if not hasattr(given, "__array__"):
+                raise InputError(
+                    f"A {type(given).__name__} cannot be read on the CPU",
+                    why=str(error),
+                    cure="copy it to the CPU, or pass a NumPy array",
+                ) from error
+    return np.asarray(given) if hasattr(given, "__array__") else None
+
+
+def _refuse_overlaps(
+    outputs: Sequence[np.ndarray], inputs: Sequence[np.ndarray], engine: Engine
+) -> None:
+    """Kernels write outputs while inputs are still read: they must be memory of their own."""
+    for i, output in enumerate(outputs):
+        for other in (*inputs, *outputs[:i]):
+            if np.may_share_memory(output, other):
+                raise InputError(
+                    f"out= for {engine.outputs[i].name!r} overlaps another array of this call",
+                    where=f"output {engine.outputs[i].name!r}",
+                    why="outputs are written while inputs are still read",
+                    cure="pass arrays with memory of their own",
+                )
 
 
 def _dtype_name(dtype: DType) -> str:

@@ -17,9 +17,10 @@ import numpy as np
 
 from planish.errors import PlanError, ShapeError
 from planish.graph.graph import Graph
-from planish.graph.types import DType, TensorType
+from planish.graph.types import TensorType
 from planish.profile import UNBOUNDED
 from planish.runtime.engine import PROGRAMS, Engine
+from planish.runtime.native import Program
 from planish.runtime.native_engine import Bound, NativeEngine
 
 _PLAN = b"planish plan "
@@ -49,14 +50,16 @@ class LoadedEngine:
         )
 
     def _bind(self, types: Sequence[TensorType]) -> Bound:
-        sizes = bindings(self.engine.plan.graph, types)
+        graph = self.engine.plan.graph
+        sizes = bindings(graph, types)
+        outputs = [TensorType(v.type.bind(sizes), v.dtype) for v in graph.outputs]
+        if all(kind.elements == 0 for kind in outputs):  # an empty batch: nothing to compute
+            empty = Program([], input_count=len(graph.inputs), output_count=len(outputs))
+            return Bound(empty, tuple(outputs))
         bound = self.engine.bound(sizes)
         self.shapes[tuple(sorted(sizes.items()))] = None
-        outputs = zip(bound.output_shapes, self.engine.outputs, strict=True)
-        return Bound(
-            bound.executable.program,  # type: ignore[attr-defined]
-            tuple(TensorType(shape, DType.of(info.dtype)) for shape, info in outputs),
-        )
+        program = bound.executable.program  # type: ignore[attr-defined]
+        return Bound(program, tuple(outputs))
 
     def _can_bind(self, types: Sequence[TensorType]) -> bool:
         try:

@@ -273,3 +273,28 @@ def _key(array: np.ndarray) -> tuple[np.dtype, bytes]:
 
 def _text(tensor: Tensor) -> str:
     return f"{tensor[0]}:{tensor[1]}" if tensor[1] else tensor[0]
+
+
+def keep_names(graph_def: Any, engines: Iterable[EngineNode], names: Iterable[str]) -> None:
+    """Adds an Identity, under the old name, for each of these nodes that is in an engine now.
+
+    The engine must have all its outputs from the first to the last one that is wanted.
+    """
+    wanted = set(names)
+    for engine in engines:
+        made: dict[str, list[int]] = {}
+        for position, (name, _) in enumerate(engine.segment.outputs):
+            if name in wanted:
+                made.setdefault(name, []).append(position)
+        for name, positions in made.items():
+            node = graph_def.node.add(name=name)
+            node.input.extend(f"{engine.name}:{i}" if i else engine.name for i in positions)
+            types = [engine.outputs[i] for i in positions]
+            codes = [DTYPE_CODES[t.dtype] for t in types]
+            if len(codes) == 1:
+                node.op = "Identity"
+                node.attr["T"].type = codes[0]
+            else:
+                node.op = "IdentityN"
+                node.attr["T"].list.type.extend(codes)
+            _add_shapes(node.attr["_output_shapes"].list, types)

@@ -30,6 +30,15 @@ log = logging.getLogger("planish")
 TACTICS_PER_TASK = 12
 """At most so many tactics of a task are measured."""
 
+SHORTLIST = 5
+"""At other sizes than the usual ones only so many of the usual sizes' fastest are measured."""
+
+USUAL_SHARE = 0.7
+"""Share of the budget for the usual sizes, where there are others."""
+
+BATCH = 48
+"""Tactics whose kernels are compiled together."""
+
 HOST_STEP_SECONDS = 1e-3
 """What leaving native code is taken to cost, where nothing else can run a task."""
 
@@ -71,6 +80,21 @@ class _Entry:
     times: dict[int, float] = field(default_factory=dict)
     rejected: set[int] = field(default_factory=set)
 
+    shortlist: list[int] | None = None
+
+    def unknown(self) -> list[int]:
+        """The tactics worth measuring that are neither timed nor rejected, likely best first."""
+        order = range(len(self.tactics)) if self.shortlist is None else self.shortlist
+        return [i for i in order if i not in self.times and i not in self.rejected]
+
+    def shorten(self, usual: _Entry) -> None:
+        """Keeps the tactics that are fastest at the usual sizes, and the likeliest at these."""
+        ranked = sorted(usual.times, key=lambda i: (usual.times[i], i))[:SHORTLIST]
+        if ranked and usual is not self:
+            names = [str(usual.tactics[i]) for i in ranked]
+            kept = [i for i, t in enumerate(self.tactics) if str(t) in names or i < 2]
+            self.shortlist = kept
+
     @property
     def guess(self) -> float:
         return estimate(self.task, self.binding)
@@ -104,7 +128,6 @@ class Tuner:
         self._graph, self._placements, self._target = graph, placements, target
         self._cache, self._threads = cache, threads
         self._budget = budget
-        self._deadline = time.monotonic() + budget
         self._max_workspace = max_workspace
         self._report = report or (lambda what, done, total: None)
         self._entries: dict[str, _Entry] = {}
@@ -115,12 +138,16 @@ class Tuner:
         start = time.monotonic()
         usual = points[0]
         entries = [self._entry(task, usual) for task in tasks]
-        self._measure(list(dict.fromkeys(map(id, entries))), {id(e): e for e in entries}, "tuning")
+        share = USUAL_SHARE if len(points) > 1 else 1.0
+        self._measure(entries, "tuning", start + share * self._budget)
         chosen = self._choose(tasks, entries)
-        more = [self._entry(task, p) for p in points[1:] for task in chosen]
-        self._measure(
-            list(dict.fromkeys(map(id, more))), {id(e): e for e in more}, "tuning other sizes"
-        )
+        more = []
+        for symbols in points[1:]:
+            for task in chosen:
+                entry = self._entry(task, symbols)
+                entry.shorten(self._entry(task, usual))
+                more.append(entry)
+        self._measure(more, "tuning other sizes", start + self._budget)
         steps = tuple(self._step(task, points) for task in self._ordered(chosen))
         self.result.seconds = time.monotonic() - start
         self.result.host_steps = [
@@ -153,30 +180,29 @@ class Tuner:
     def _fits(self, tactic: Tactic, binding: Binding) -> bool:
         return self._max_workspace is None or tactic.workspace(binding) <= self._max_workspace
 
-    def _measure(self, order: list[int], entries: dict[int, _Entry], what: str) -> None:
+    def _measure(self, entries: Sequence[_Entry], what: str, deadline: float) -> None:
         """Measures what is not known yet: every entry's first tactic, then the rest."""
         if self._budget <= 0:
             self.result.complete = False
             return
-        costly = sorted((entries[i] for i in order), key=lambda e: -e.guess)
-        for first in (True, False):
-            wanted = [
-                (entry, i)
-                for entry in costly
-                for i in range(len(entry.tactics))
-                if (i == 0) == first and i not in entry.times and i not in entry.rejected
-            ]
-            if not self._measure_all(wanted, f"{what}, first tactics" if first else what):
-                self.result.complete = False
+        distinct = {id(entry): entry for entry in entries}.values()
+        costly = sorted(distinct, key=lambda e: -e.guess)
+        first = [(e, i) for e in costly for i in e.unknown()[:1] if not e.times]
+        if self._measure_all(first, f"{what}, first tactics", deadline):
+            rest = [(e, i) for e in costly for i in e.unknown()]
+            if self._measure_all(rest, what, deadline):
                 return
+        self.result.complete = False
 
-    def _measure_all(self, wanted: list[tuple[_Entry, int]], what: str) -> bool:
+    def _measure_all(
+        self, wanted: Sequence[tuple[_Entry, int]], what: str, deadline: float
+    ) -> bool:
         """Measures tactics in order, a batch compiled at a time; False if time ran out."""
-        benches: tuple[_Entry | None, Bench | None] = (None, None)
-        done = 0
-        for start in range(0, len(wanted), 48):
-            batch = wanted[start : start + 48]
-            if time.monotonic() > self._deadline:
+        owner: _Entry | None = None
+        bench: Bench | None = None
+        for start in range(0, len(wanted), BATCH):
+            batch = wanted[start : start + BATCH]
+            if time.monotonic() > deadline:
                 return False
             try:
                 self._target.prepare(
@@ -186,16 +212,14 @@ class Tuner:
                 # measuring the tactic in question finds it again, and only that one is out
                 log.debug("a kernel does not compile: %s", error)
             fresh = []
-            for entry, i in batch:
-                if time.monotonic() > self._deadline:
+            for done, (entry, i) in enumerate(batch, start + 1):
+                if time.monotonic() > deadline:
                     break
-                if benches[0] is not entry:
+                if bench is None or owner is not entry:
+                    owner = entry
                     bench = Bench(entry.task, entry.binding, self._target, self._threads)
-                    benches = (entry, bench)
-                assert benches[1] is not None
                 best = min(entry.times.values(), default=float("inf"))
-                outcome = self._try(benches[1], entry.tactics[i], best)
-                done += 1
+                outcome = self._try(bench, entry.tactics[i], best)
                 self._report(what, done, len(wanted))
                 if outcome.seconds is None:
                     entry.rejected.add(i)
@@ -205,7 +229,7 @@ class Tuner:
                 fresh.append((f"{entry.key} {entry.tactics[i]}", outcome.seconds))
                 self.result.measured += 1
             self._cache.put(fresh)
-        return done == len(wanted)
+        return time.monotonic() <= deadline or not wanted
 
     @staticmethod
     def _try(bench: Bench, tactic: Tactic, best: float) -> Measurement:

@@ -1,8 +1,8 @@
 """Compiles kernels in processes of their own: LLVM holds one lock per process.
 
 A worker is ``python -m planish.targets.cpu.workers``: it reads pickled kernels from its standard
-input, each with the machine it is for, and writes pickled object code to its standard output. (The `multiprocessing` module is not
-used because it imports the user's main script again.)
+input, each with the machine it is for, and writes pickled object code to its standard output. (The
+`multiprocessing` module is not used because it imports the user's main script again.)
 """
 
 from __future__ import annotations

@@ -231,11 +231,11 @@ class DepthwiseFamily(Family):
             Depthwise(task, sizes[0], 1, 1, True),
             Depthwise(task, sizes[0], 2, 1, False),
         ]
-        wide = []
-        if channels % (2 * BLOCK) == 0 or channels > 4 * BLOCK:
+        wide, even = [], channels % (2 * BLOCK) == 0
+        if even or channels > 4 * BLOCK:
             wide = [Depthwise(task, 4, 1, 2, False), Depthwise(task, 4, 1, 2, True)]
         # from distant memory, two cache lines at a time come faster than one
-        yield from (*wide, *narrow) if moved > _DISTANT else (*narrow, *wide)
+        yield from (*wide, *narrow) if even and moved > _DISTANT else (*narrow, *wide)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         allowed = {"columns": range(1, 17), "rows": range(1, 5), "vectors": range(1, 3)}

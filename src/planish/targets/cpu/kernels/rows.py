@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from planish.errors import PlanError
 from planish.fusion.task import Task
-from planish.ops.base import normalize_axis
+from planish.ops.base import Op, normalize_axis
 from planish.ops.normalization import BatchNorm, InstanceNorm, LayerNorm
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.kernels import lrn
@@ -73,7 +73,7 @@ class Rows(Tactic):
         vectors = max(1, min(self.vectors, -(-box.extents[-1] // 16), columns // 16))
         scratch = count * max(fed.dtype.size, 4) * (1 if vector_reduced else 16 * vectors)
         kernel = RowsKernel(
-            op=task.anchor.op,
+            op=_without_axis(task.anchor.op),
             dtype=fed.dtype,
             kept=kept,
             reduced=reduced,
@@ -99,6 +99,11 @@ class Rows(Tactic):
                 scratch=scratch + 64 if kernel.keep else 0,
             )
         ]
+
+
+def _without_axis(op: Op) -> Op:
+    """The op with axis 0, if it has one: the kernel does not depend on it."""
+    return replace(op, axis=0) if "axis" in op.attributes() else op  # type: ignore[call-arg]
 
 
 def _row_axes(task: Task) -> list[int]:

@@ -1,0 +1,51 @@
+# make demo    native TensorFlow beside Planish, from nothing: makes .venv, installs, runs
+# make test    lint, types and tests
+# PYTHON=python3.12 make test    with another Python (3.10 to 3.13)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+SOURCES := pyproject.toml setup.py $(wildcard native/*)
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: help demo test test-cuda docs clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n $(WORKERS)
+
+test-cuda: $(VENV)/test.stamp
+	$(BIN)/pytest -m cuda
+
+docs: $(VENV)/test.stamp
+	$(BIN)/python docs/make_how_it_works.py
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 13) else \
+	    "Planish needs Python 3.10 to 3.13 and $(PYTHON) is " + sys.version.split()[0] + \
+	    ": name another one, PYTHON=python3.12 make ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.stamp: $(SOURCES) | $(BIN)/python
+	$(PIP) -e '.[tensorflow,demo]'
+	@touch $@
+
+$(VENV)/test.stamp: $(SOURCES) | $(BIN)/python
+	$(PIP) -e '.[tensorflow,onnx,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f src/planish/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,173 @@
+"""Functions of SavedModels: frozen into a GraphDef, and made again from a converted one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planish.errors import ModelError
+from planish.frontends.tensorflow import graphdef
+from planish.frontends.tensorflow.inline import Inlined
+from planish.frontends.tensorflow.saved_model import freeze
+from planish.tensorflow.optimize import optimize_graph_def
+
+
+@dataclass(frozen=True)
+class FrozenFunction:
+    """A signature's function without variables and calls.
+
+    Attributes
+    ----------
+    graph_def : GraphDef
+    inputs : dict of str to (str, TensorSpec)
+        By keyword, in the function's order: the tensor's name, and what it may be.
+    outputs : dict of str to str
+        By key: the tensor's name.
+    captures : dict of str to tensor
+        Tensors from outside (handles of tables) by the name of their placeholder.
+    owners : list
+        The objects that these tensors belong to.
+    """
+
+    graph_def: Any
+    inputs: Mapping[str, tuple[str, Any]]
+    outputs: Mapping[str, str]
+    captures: Mapping[str, Any]
+    owners: Sequence[Any]
+
+
+def load_function(folder: str | os.PathLike[str], tags: Iterable[str], signature: str) -> Any:
+    """A SavedModel and the function of one of its signatures.
+
+    Raises
+    ------
+    ModelError
+        The SavedModel cannot be loaded, or has no such signature.
+    """
+    import tensorflow as tf
+
+    try:
+        loaded = tf.saved_model.load(str(folder), tags=list(tags))
+    except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
+        raise ModelError(
+            f"The SavedModel {Path(folder).name!r} cannot be loaded",
+            where=str(folder),
+            why=f"{type(error).__name__}: {str(error)[:500]}",
+            cure="check the folder, its files and the tags",
+        ) from error
+    if signature not in loaded.signatures:
+        present = ", ".join(map(repr, loaded.signatures)) or "none"
+        raise ModelError(
+            f"The SavedModel has no signature {signature!r}",
+            where=str(folder),
+            why=f"its signatures: {present}",
+            cure="name one of these in input_saved_model_signature_key=",
+        )
+    return loaded, loaded.signatures[signature]
+
+
+def freeze_function(loaded: Any, function: Any) -> FrozenFunction:
+    """The function as a GraphDef of constants and ops."""
+    import tensorflow as tf
+
+    frozen = freeze(function)
+    inlined = Inlined(frozen.graph.as_graph_def())
+    captures = {internal.name: external for external, internal in frozen.graph.captures}
+    arguments = [t for t in frozen.inputs if t.name not in captures]
+    keywords = _keywords(function, len(arguments))
+    declared = function.structured_input_signature[1]
+    inputs = {
+        key: (t.name, declared.get(key) or tf.TensorSpec(t.shape, t.dtype, key))
+        for key, t in zip(keywords, arguments, strict=True)
+    }
+    keys = _output_keys(function.structured_outputs, len(frozen.outputs))
+    outputs = {
+        key: inlined.tensor(t.name) for key, t in zip(keys, frozen.outputs, strict=True)
+    }
+    ends = [graphdef.tensor_name(t)[0] for t in outputs.values()]
+    ends += [graphdef.tensor_name(t.name)[0] for t in frozen.inputs]
+    return FrozenFunction(
+        optimize_graph_def(inlined.graph_def, ends),
+        inputs,
+        outputs,
+        captures,
+        _owners(loaded, captures.values()),
+    )
+
+
+def _keywords(function: Any, count: int) -> list[str]:
+    """The keyword of each argument, in order."""
+    keywords = list(getattr(function, "_arg_keywords", None) or ())[:count]
+    return keywords if len(keywords) == count else sorted(function.structured_input_signature[1])
+
+
+def _output_keys(structure: Any, count: int) -> list[str]:
+    if isinstance(structure, Mapping) and len(structure) == count:
+        return sorted(structure)
+    return [f"output_{i}" for i in range(count)]
+
+
+def _owners(loaded: Any, captured: Iterable[Any]) -> list[Any]:
+    """The tables and other resources of a model whose handles are captured."""
+    from tensorflow.python.checkpoint.graph_view import ObjectGraphView
+
+    handles = {id(t) for t in captured}
+    if not handles:
+        return []
+    found = []
+    for item in ObjectGraphView(loaded).breadth_first_traversal()[0]:
+        if id(getattr(item, "resource_handle", None)) in handles:
+            found.append(item)
+    return found
+
+
+def make_function(
+    graph_def: Any, frozen: FrozenFunction, outputs: Mapping[str, str], given: Mapping[str, Any]
+) -> Any:
+    """A concrete function that runs a converted graph.
+
+    Parameters
+    ----------
+    graph_def : GraphDef
+    frozen : FrozenFunction
+        The function before; its signature is kept.
+    outputs : mapping of str to str
+        By key: the tensor's name in `graph_def`.
+    given : mapping of str to tensor
+        What stands for nodes that `graph_def` reads and does not have.
+    """
+    import tensorflow as tf
+
+    body = type(graph_def)()
+    body.CopyFrom(graph_def)
+    arguments = {graphdef.tensor_name(name)[0]: key for key, (name, _) in frozen.inputs.items()}
+    outside = {graphdef.tensor_name(n)[0]: t for n, t in frozen.captures.items()} | dict(given)
+    kept = [n for n in body.node if n.name not in arguments and n.name not in outside]
+    read = {graphdef.tensor_name(t)[0] for n in kept for t in n.input}
+    copies = [type(n).FromString(n.SerializeToString()) for n in kept]
+    del body.node[:]
+    body.node.extend(copies)
+
+    def call(**tensors: Any) -> dict[str, Any]:
+        inputs = {name: tensors[key] for name, key in arguments.items() if name in read}
+        graph = tf.compat.v1.get_default_graph()
+        inputs |= {name: graph.capture(tensor) for name, tensor in outside.items() if name in read}
+        inner = {k: t for k, t in outputs.items() if graphdef.tensor_name(t)[0] not in arguments}
+        found = tf.graph_util.import_graph_def(body, inputs, list(inner.values()), name="")
+        results = dict(zip(inner, found, strict=True))
+        for key, name in outputs.items():
+            if key not in results:
+                results[key] = tensors[arguments[graphdef.tensor_name(name)[0]]]
+        return results
+
+    specs = {
+        key: tf.TensorSpec(spec.shape, spec.dtype, name=key)
+        for key, (_, spec) in frozen.inputs.items()
+    }
+    function = tf.function(call, autograph=False).get_concrete_function(**specs)
+    function._arg_keywords = list(frozen.inputs)
+    function._num_positional_args = len(frozen.inputs)
+    return function

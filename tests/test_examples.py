@@ -1,0 +1,34 @@
+"""Every example runs and says what it should."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SAYS = {
+    "build_and_run": ["largest difference from Keras: ", "the same after loading: True"],
+    "dynamic_batch": ["batch 32: difference from Keras", "batch 33 is outside the profile"],
+    "inspect_layers": ["fuses", "µs"],
+    "tensorflow_savedmodel": ["largest difference from native TensorFlow: "],
+}
+
+
+def test_every_example_is_tested() -> None:
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert names == {*SAYS, "demo"}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_example(name: str, capsys, tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("tensorflow")
+    monkeypatch.setenv("PLANISH_CACHE", str(tmp_path))
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    for text in SAYS[name]:
+        assert text in said
+    for line in said.splitlines():
+        if "difference" in line:
+            assert float(line.rpartition(" ")[2]) < 1e-4, line
