@@ -16,6 +16,8 @@ import os
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -55,6 +57,19 @@ class Subject:
     model: Any
     images: np.ndarray
     labels: np.ndarray | None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """TensorFlow's C++ code greets on the descriptor of standard error, whatever its log level."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 # ---- the model -----------------------------------------------------------------------------
@@ -164,7 +179,8 @@ def _node_count(function: Any) -> int:
 
 def serve(pipe: Connection, folder: str, images: np.ndarray, with_planish: bool) -> None:
     """A fresh process: loads a SavedModel, then measures a batch size whenever it is asked to."""
-    import tensorflow as tf
+    with quiet():
+        import tensorflow as tf
 
     if with_planish:
         import planish.tensorflow  # noqa: F401 (registers the engine's op)
@@ -226,11 +242,11 @@ def show(subject: Subject, conversion: Conversion, results: dict[str, dict[str, 
 
     native, ours = results["TensorFlow"], results["Planish"]
     table = Table(title=f"{subject.name}, {os.cpu_count()} cores", title_justify="left")
-    for column in ("", "native TensorFlow", "Planish", "ratio"):
+    for column in ("", "native TensorFlow", "Planish", "TensorFlow / Planish"):
         table.add_column(column, justify="left" if not column else "right")
     for batch in (f"batch {n}" for n in BATCHES):
         a, b = native[batch], ours[batch]
-        table.add_row(f"latency, {batch}", f"{a:.2f} ms", f"{b:.2f} ms", f"{a / b:.2f}x faster")
+        table.add_row(f"latency, {batch}", f"{a:.2f} ms", f"{b:.2f} ms", f"{a / b:.2f}x")
     if subject.labels is not None:
         accuracies = [np.mean(r["predictions"] == subject.labels) for r in (native, ours)]
         table.add_row("accuracy", *(f"{a:.1%}" for a in accuracies), "")
@@ -245,7 +261,11 @@ def show(subject: Subject, conversion: Conversion, results: dict[str, dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--offline", action="store_true", help="do not ask the network for weights")
-    subject = choose(parser.parse_args().offline)
+    offline = parser.parse_args().offline
+    print("Importing TensorFlow…", flush=True)
+    with quiet():
+        import tensorflow  # noqa: F401
+    subject = choose(offline)
     with tempfile.TemporaryDirectory(prefix="planish-demo-") as folder:
         native, converted = f"{folder}/native", f"{folder}/converted"
         print("Saving the model, converting it, building engines…", flush=True)

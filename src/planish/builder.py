@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from planish.checks import check_limits, checked_inputs, checked_outputs, warn_of_nan
 from planish.errors import InputError, PrecisionError, UnsupportedOpError
 from planish.fusion.candidates import propose
 from planish.graph.graph import Graph
@@ -124,15 +125,23 @@ def build(
             cure='leave it out, or pass "fp32"',
         )
     _refuse_unused(layer_precision, strict_types, calibration, evaluate, accuracy_budget)
+    inputs, outputs = checked_inputs(inputs), checked_outputs(outputs)
+    check_limits(
+        threads=threads,
+        max_workspace_size=max_workspace_size,
+        tuning_seconds=tuning_seconds,
+        timing_cache=timing_cache,
+    )
     target = find_target(device)
     clock = _Clock(progress)
     with clock.stage("import"):
         graph = import_model(
             model,
             inputs=inputs,
-            outputs=list(outputs) if outputs is not None else None,
+            outputs=outputs,
             allow_fallback=allow_fallback,
         )
+        warn_of_nan(graph)
     return build_graph(
         graph,
         target,

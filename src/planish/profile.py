@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         for name in ("min", "opt", "max"):
-            object.__setattr__(self, name, tuple(int(n) for n in getattr(self, name)))
+            object.__setattr__(self, name, _sizes(getattr(self, name), name))
         ordered = len(self.min) == len(self.opt) == len(self.max) and all(
             0 <= a <= b <= c for a, b, c in zip(self.min, self.opt, self.max, strict=True)
         )
@@ -40,6 +41,18 @@ class Profile:
                 where=f"Profile(min={self.min}, opt={self.opt}, max={self.max})",
                 cure="give three shapes of equal rank in that order",
             )
+
+
+def _sizes(shape: object, name: str) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(n) for n in shape)  # type: ignore[attr-defined]
+    except TypeError:
+        raise ShapeError(
+            f"{name} of a profile is not a shape",
+            where=f"Profile({name}={shape!r})",
+            why="a shape is a tuple of whole numbers",
+            cure="give three shapes, such as Profile((1, 3), (8, 3), (32, 3))",
+        ) from None
 
 
 def settle_ranges(graph: Graph) -> None:

@@ -63,15 +63,15 @@ class TestTactics:
         plan, report = tune(one_op(), target)
         assert all(t == {"kind": "right", "delay": 1.0, "room": 0} for t in tactics(plan))
         assert len(plan.steps[0].choices) == 2
-        # at the other size only the usual size's fastest and the two likeliest are measured
-        assert (report.measured, report.rejected, report.cached) == (6, 3, 0)
+        # what was found wrong at the usual size is not tried at the other
+        assert (report.measured, report.rejected, report.cached) == (6, 2, 0)
         assert report.complete
         assert report.seconds > 0
         assert not report.host_steps
 
     def test_a_tactic_that_does_not_compile_is_out(self) -> None:
         plan, report = tune(one_op(), HostTarget({"kind": "failing"}, {"delay": 0.5}))
-        assert (report.measured, report.rejected) == (2, 2)
+        assert (report.measured, report.rejected) == (2, 1)
         assert {t["kind"] for t in tactics(plan)} == {"right"}
 
     def test_a_kernel_that_does_not_compile_costs_only_its_tactic(
@@ -118,6 +118,11 @@ class TestTactics:
         graph = net.output(net.relu(net.relu(net.relu(net.input(N, 3)))))
         plan, _ = tune(graph, HostTarget({"delay": 0.5}))
         assert [len(s.task.nodes) for s in plan.steps] == [3]
+
+    def test_what_is_wrong_at_one_size_runs_at_none(self) -> None:
+        plan, _ = tune(one_op(), HostTarget({"kind": "wrong"}, {"delay": 30.0}), budget=0.15)
+        assert [len(s.choices) for s in plan.steps] == [2]
+        assert {t["kind"] for t in tactics(plan)} == {"right"}
 
 
 class TestBudget:

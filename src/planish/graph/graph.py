@@ -10,6 +10,7 @@ before any kernel is chosen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 CONTENT_LIMIT = 1024
 """Integer tensors of at most this many elements carry their content."""
+
+LARGEST = 2**47
+"""Bytes that a process can address: no tensor is larger, and offsets always fit 64 bits."""
 
 
 @dataclass(eq=False)
@@ -105,6 +109,7 @@ class Graph:
 
     def input(self, name: str, type: TensorType) -> Value:
         """Adds a graph input. Its name is the user's and must be unique."""
+        _check_size(type, f"input {name!r}")
         value = Value(self._unique(name), type)
         self.inputs.append(value)
         return value
@@ -142,6 +147,8 @@ class Graph:
             raise type(error)(
                 error.what, where=origin or label, why=error.why, cure=error.cure
             ) from error
+        for type in types:
+            _check_size(type, origin or label)
         node = Node(op, inputs, (), self._unique(label), origin)
         suffixes = [""] if len(types) == 1 else [f"_{i}" for i in range(len(types))]
         node.outputs = tuple(
@@ -283,6 +290,17 @@ class Graph:
         from planish.graph.text import dump
 
         return dump(self)
+
+
+def _check_size(type: TensorType, where: str) -> None:
+    size = math.prod(d for d in type.shape if isinstance(d, int)) * type.dtype.size
+    if size > LARGEST:
+        raise ShapeError(
+            f"A tensor of type {type} is larger than a machine can address",
+            where=where,
+            why=f"it has {size:,} bytes or more",
+            cure="check the shapes of the model and in inputs=",
+        )
 
 
 def _bind_dimension(

@@ -35,8 +35,10 @@ class PlanStep:
 
     def tactic(self, binding: Binding, target: Target) -> Tactic:
         """The tactic for these shapes: of those tuned the nearest that accepts them, else the
-        target's best guess, else the reference.
+        target's best guess, else the reference, which also does what empty tensors leave to do.
         """
+        if binding.has_empty(self.task):
+            return ReferenceTactic(self.task)
 
         def distance(choice: Choice) -> float:
             total = 0.0

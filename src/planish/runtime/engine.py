@@ -112,9 +112,9 @@ class Engine:
             raise InputError(
                 "The CPU has no streams", where="stream=", cure="leave out the argument"
             )
-        if threads is not None and threads < 1:
+        if threads is not None and not (isinstance(threads, int) and threads >= 1):
             raise InputError(
-                f"An execution needs at least one thread, not {threads}",
+                f"An execution needs at least one thread, not {threads!r}",
                 where="threads=",
                 cure="leave it out for all cores",
             )

@@ -133,6 +133,10 @@ class Binding:
         """The strides of a value in elements."""
         return self.layout(value).strides
 
+    def has_empty(self, task: Task) -> bool:
+        """Whether a tensor that the task reads or writes has no elements."""
+        return any(0 in self.shape(v) for v in (*task.inputs, *task.outputs))
+
 
 class Tactic(ABC):
     """One way to run a task: a frozen dataclass whose fields are `task` and its parameters.
@@ -294,7 +298,12 @@ class Target(ABC):
         """Memory for the constants of one engine."""
 
     def tactics(self, task: Task, binding: Binding) -> list[Tactic]:
-        """All tactics offered for a task at these shapes, the likely best of each family first."""
+        """All tactics offered for a task at these shapes, the likely best of each family first.
+
+        None where a tensor is empty: kernels need not know of empty tensors.
+        """
+        if binding.has_empty(task):
+            return []
         return [t for family in self.families() for t in family.tactics(task, binding)]
 
     def restore(self, task: Task, family: str, parameters: Mapping[str, Any]) -> Tactic:

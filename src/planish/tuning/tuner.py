@@ -42,6 +42,11 @@ BATCH = 48
 HOST_STEP_SECONDS = 1e-3
 """What leaving native code is taken to cost, where nothing else can run a task."""
 
+STEP_SECONDS = 2e-6
+"""What every further step costs beside its own time: threads meet, and its input comes from a cache
+that another core has just written, where a measurement finds it in its own.
+"""
+
 Report = Callable[[str, int, int], None]
 """Called with (what, done, of how many)."""
 
@@ -88,7 +93,11 @@ class _Entry:
         return [i for i in order if i not in self.times and i not in self.rejected]
 
     def shorten(self, usual: _Entry) -> None:
-        """Keeps the tactics that are fastest at the usual sizes, and the likeliest at these."""
+        """Keeps the tactics that are fastest at the usual sizes, and the likeliest at these; drops
+        those found wrong there.
+        """
+        wrong = {str(usual.tactics[i]) for i in usual.rejected}
+        self.rejected |= {i for i, t in enumerate(self.tactics) if str(t) in wrong}
         ranked = sorted(usual.times, key=lambda i: (usual.times[i], i))[:SHORTLIST]
         if ranked and usual is not self:
             names = [str(usual.tactics[i]) for i in ranked]
@@ -251,7 +260,8 @@ class Tuner:
                 seconds = HOST_STEP_SECONDS * len(task.nodes) ** 2 + entry.guess
             elif seconds is None:
                 seconds = entry.guess
-            candidates.append(Candidate(frozenset(task.nodes), max(int(seconds * 1e9), 1)))
+            cost = int((seconds + STEP_SECONDS) * 1e9)
+            candidates.append(Candidate(frozenset(task.nodes), cost))
         picked = select(candidates, lambda value, have, want: 0)
         return [tasks[i] for i in picked]
 

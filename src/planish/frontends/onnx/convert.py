@@ -12,7 +12,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
-from planish.errors import InputError, ModelError, ShapeError, UnsupportedOpError
+from planish.errors import (
+    InputError,
+    ModelError,
+    PlanishError,
+    ShapeError,
+    UnsupportedOpError,
+)
 from planish.frontends.onnx import converters  # noqa: F401 (fills the registry)
 from planish.frontends.onnx.context import Conversion, KnownValues, NoFallbackError
 from planish.frontends.onnx.fallback import fallback_op, run_reference
@@ -234,6 +240,20 @@ class _Importer:
                 if error.where != conversion.origin:
                     raise  # from inside a subgraph: that node has had its own fallback
                 reason = error
+            except PlanishError as error:
+                if error.where:
+                    raise
+                raise type(error)(
+                    error.what, where=conversion.origin, why=error.why, cure=error.cure
+                ) from error
+            except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+                # attributes of the wrong kind can fail anywhere inside a converter
+                raise ModelError(
+                    f"The node {label!r} is malformed",
+                    where=conversion.origin,
+                    why=str(error)[:500],
+                    cure="export the model again, or check it with onnx.checker.check_model",
+                ) from error
         elif function := schema_function(node, domain, conversion.opset, inputs):
             return self._expand(function, node, inputs, label, opsets)
         captured = [scope.find(name) for name in subgraph_names(node)]

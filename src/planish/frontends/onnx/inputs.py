@@ -102,7 +102,7 @@ def declare_inputs(
 
 def unknown_name(kind: str, name: str, names: Iterable[str]) -> InputError:
     """The error for a name that the model does not have, with the likely one as the cure."""
-    names = list(names)
+    names = list(dict.fromkeys(names))
     close = difflib.get_close_matches(name, names, n=3)
     shown = close or names[:10]
     return InputError(
