@@ -3,9 +3,9 @@
     python docs/make_how_it_works.py            writes the page
     python docs/make_how_it_works.py --check    fails if the page is not what would be written
 
-Nothing is measured (tuning_seconds=0), so the page is the same on every machine, but for the tactics
-of the last section, whose parameters depend on the vector width and the caches; `comparable` leaves
-these out.
+Nothing is measured (tuning_seconds=0), so the page is the same on every machine, but for the
+tactics of the last section, whose parameters depend on the vector width and the caches;
+`comparable` leaves these out.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ TEXT = """\
 ```
 
 Below is a small net of two convolutions with a residual, as it looks at each stage. Every text on
-this page was printed by Planish; `planish inspect MODEL --graph --stage STAGE` prints it for a model
-of yours.
+this page was printed by Planish; `planish inspect MODEL --graph --stage STAGE` prints it for a
+model of yours.
 
 ## The model
 
@@ -66,9 +66,9 @@ An ONNX file, so channels first, with its batch norm not folded:
 
 ## Import
 
-The frontend turns {onnx_nodes} ONNX nodes into {imported_nodes} nodes of the graph. `Conv` knows only channels last, so
-there is a transpose before and after each one; the batch is a symbol, `N`. An operand `@name` is a
-constant, `%name` a value; behind `#` stands the op of the model.
+The frontend turns {onnx_nodes} ONNX nodes into {imported_nodes} nodes of the graph. `Conv` knows
+only channels last, so there is a transpose before and after each one; the batch is a symbol, `N`.
+An operand `@name` is a constant, `%name` a value; behind `#` stands the op of the model.
 
 ```text
 {imported}
@@ -76,9 +76,10 @@ constant, `%name` a value; behind `#` stands the op of the model.
 
 ## Passes
 
-These passes changed the graph, in this order: {changed}. The batch norm went into the weights
-and the offset of the convolution, the transposes met and vanished (only one is left, on the input),
-and {optimized_nodes} nodes remain:
+These passes changed the graph, in this order:
+{changed}.
+The batch norm went into the weights and the offset of the convolution, the transposes met and
+vanished (only one is left, on the input), and {optimized_nodes} nodes remain:
 
 ```text
 {optimized}
@@ -88,8 +89,8 @@ and {optimized_nodes} nodes remain:
 
 A task is a set of nodes that one kernel could run: an anchor (convolution, product, reduction, …)
 with elementwise work before and after it, which costs nothing while the values are in registers.
-Tasks overlap on purpose. Here the residual `add` may be fused into either convolution's result, or
-run alone:
+Tasks overlap on purpose. Here the residual `add` may be fused with the convolution before it, with
+the elementwise work around it, or run alone:
 
 ```text
 {tasks}
@@ -97,16 +98,17 @@ run alone:
 
 ## Plan
 
-Each task was offered tactics, these were measured (here: estimated, as nothing was tuned), and the
-cheapest set of tasks that covers every node exactly once was found by an integer program. A step
+Each task is offered tactics, these are measured (here they were only estimated: nothing was tuned),
+and an integer program finds the cheapest set of tasks that covers every node exactly once. A step
 below shows what it writes and reads, and the tactic for each size of `N` that was tuned for:
 
 ```text
 {steps}
 ```
 
-{layer_count} steps run what were {onnx_nodes} nodes. The plan file holds this text as data, and the original weights;
-packed weights, memory plan and machine code are made again on the machine that loads it.
+{layer_count} steps run what were {onnx_nodes} nodes. The plan file holds this text as data, and
+the original weights; packed weights, memory plan and machine code are made again on the machine
+that loads it.
 """
 
 

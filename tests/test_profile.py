@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from helpers.networks import Net
@@ -27,10 +28,15 @@ def graph(*names: str, **ranges: tuple[int, int, int]) -> Graph:
 
 class TestProfile:
     def test_shapes_are_tuples_of_integers(self) -> None:
-        profile = Profile([1, 3.0], (4, 3), (8, 3))  # type: ignore[arg-type, list-item]
+        profile = Profile([1, np.int64(3)], (4, 3), (8, 3))  # type: ignore[arg-type]
         assert (profile.min, profile.opt, profile.max) == ((1, 3), (4, 3), (8, 3))
         assert profile == Profile((1, 3), (4, 3), (8, 3))
         assert len({profile, Profile((1, 3), (4, 3), (8, 3))}) == 1
+
+    @pytest.mark.parametrize("shape", [(1, 3.0), (1, None), 3, "ab"])
+    def test_shapes_that_are_none(self, shape: object) -> None:
+        with pytest.raises(ShapeError, match="opt of a profile is not a shape"):
+            Profile((1, 3), shape, (8, 3))  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
         "shapes",

@@ -235,7 +235,7 @@ def tune_graph(
         plan = tuner.run(tasks, tuning_points(graph))
     finally:
         cache.close()
-    return Plan(plan.graph, plan.steps, _about(target, len(plan.steps))), tuner.result
+    return Plan(plan.graph, plan.steps, _about(target, len(plan.steps), threads)), tuner.result
 
 
 def default_timing_cache() -> Path:
@@ -274,7 +274,7 @@ def _refuse_unused(
             )
 
 
-def _about(target: Target, layers: int) -> dict[str, Any]:
+def _about(target: Target, layers: int, threads: int | None) -> dict[str, Any]:
     import platform
 
     return {
@@ -284,6 +284,7 @@ def _about(target: Target, layers: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "precision": "fp32",
         "layers": layers,
+        "threads": threads,  # null: all cores of the machine that runs it
     }
 
 

@@ -16,7 +16,7 @@ import planish  # noqa: E402
 from planish.errors import ModelError, PlanishError, PrecisionError  # noqa: E402
 from planish.tensorflow import trt_convert as trt  # noqa: E402
 
-IMAGE = tf.TensorSpec([None, 16, 16, 3], name="image")
+IMAGE = tf.TensorSpec([None, 32, 32, 3], name="image")
 
 
 def engine_ops(function):
@@ -40,9 +40,10 @@ def test_a_network_becomes_one_engine(network, rng, close):
     converter = trt.TrtGraphConverterV2(input_saved_model_dir=folder)
     function = converter.convert()
     assert engine_ops(function) == ["PlanishEngine_000"]
-    for batch in (1, 4, 3, 0):
-        images = rng.standard_normal((batch, 16, 16, 3)).astype(np.float32)
-        expected = serve(image=images)
+    assert function(tf.zeros([0, 32, 32, 3]))["features"].shape == (0, 16, 16, 8)
+    for batch in (1, 4, 3):
+        images = rng.standard_normal((batch, 32, 32, 3)).astype(np.float32)
+        expected = serve(image=tf.constant(images))
         for results in (function(tf.constant(images)), function(image=tf.constant(images))):
             assert results.keys() == expected.keys()
             for key, value in expected.items():
@@ -58,7 +59,7 @@ FRESH = textwrap.dedent(
     data = np.load(sys.argv[2])
     infer = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
     spec = infer.structured_input_signature[1]["image"]
-    assert spec.shape.as_list() == [None, 16, 16, 3], spec
+    assert spec.shape.as_list() == [None, 32, 32, 3], spec
     results = {}
 
     def run(i):
@@ -84,8 +85,8 @@ def test_saved_moved_and_loaded_in_a_fresh_process(network, rng, tmp_path):
     (tmp_path / "converted").rename(tmp_path / "moved")
     assets = [p.name for p in (tmp_path / "moved" / "assets").iterdir()]
     assert assets == ["planish-engine.PlanishEngine_000.plan"]
-    images = rng.standard_normal((3, 16, 16, 3)).astype(np.float32)
-    np.savez(tmp_path / "data.npz", image=images, logits=serve(image=images)["logits"])
+    images = rng.standard_normal((3, 32, 32, 3)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", image=images, logits=serve(image=tf.constant(images))["logits"])
     done = subprocess.run(
         [sys.executable, "-c", FRESH, str(tmp_path / "moved"), str(tmp_path / "data.npz")],
         capture_output=True,
@@ -102,9 +103,9 @@ def test_the_engine_runs_on_its_own(network, rng, tmp_path, close):
     converter.save(str(tmp_path / "converted"))
     (plan,) = (tmp_path / "converted" / "assets").iterdir()
     engine = planish.load(plan)
-    images = rng.standard_normal((2, 16, 16, 3)).astype(np.float32)
+    images = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
     results = list(engine(images).values())
-    expected = serve(image=images)
+    expected = serve(image=tf.constant(images))
     close(results[0] if results[0].ndim == 2 else results[1], expected["logits"])
 
 
@@ -112,20 +113,20 @@ def test_build_tunes_for_the_shapes_given_and_may_be_repeated(network, rng, clos
     folder, serve = network
     converter = trt.TrtGraphConverterV2(input_saved_model_dir=folder, use_dynamic_shape=True)
     converter.convert()
-    images = rng.standard_normal((5, 16, 16, 3)).astype(np.float32)
+    images = rng.standard_normal((5, 32, 32, 3)).astype(np.float32)
     converter.build(lambda: iter([images, (images[:2],), [images[:3]], {"image": images[:4]}]))
     (engine,) = converter.converted.built.values()
     sizes = {dict(choice.at).get("N") for step in engine.plan.steps for choice in step.choices}
     assert {5, 2} <= sizes
     converter.build(lambda: [images[:1]])
-    close(converter._function(tf.constant(images))["logits"], serve(image=images)["logits"])
+    close(converter._function(tf.constant(images))["logits"], serve(image=tf.constant(images))["logits"])
 
 
 def test_many_threads(network, rng, close):
     folder, serve = network
     function = trt.TrtGraphConverterV2(input_saved_model_dir=folder).convert()
-    images = rng.standard_normal((6, 16, 16, 3)).astype(np.float32)
-    expected = serve(image=images)["logits"].numpy()
+    images = rng.standard_normal((6, 32, 32, 3)).astype(np.float32)
+    expected = serve(image=tf.constant(images))["logits"].numpy()
     wrong = []
 
     def run(i):
@@ -156,8 +157,8 @@ def test_an_op_in_the_middle_stays_in_tensorflow(layers, save, rng, close, capsy
     assert len(engine_ops(function)) == 2
     printed = capsys.readouterr().out
     assert "between engines stand: AsString (1x), StringToNumber (1x)" in printed
-    images = rng.standard_normal((2, 16, 16, 3)).astype(np.float32)
-    close(function(tf.constant(images))["y"], native(image=images)["y"], 0.1)
+    images = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
+    close(function(tf.constant(images))["y"], native(image=tf.constant(images))["y"], 0.1)
 
 
 def test_control_flow_around_engines(layers, save, rng, close):
@@ -171,8 +172,8 @@ def test_control_flow_around_engines(layers, save, rng, close):
     folder, native = save(serve, IMAGE)
     function = trt.TrtGraphConverterV2(input_saved_model_dir=folder).convert()
     assert len(engine_ops(function)) == 3
-    images = rng.standard_normal((2, 16, 16, 3)).astype(np.float32)
-    close(function(tf.constant(images))["y"], native(image=images)["y"])
+    images = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
+    close(function(tf.constant(images))["y"], native(image=tf.constant(images))["y"])
 
 
 def test_tables_stay_beside_engines(layers, save, rng, close, tmp_path):
@@ -191,9 +192,9 @@ def test_tables_stay_beside_engines(layers, save, rng, close, tmp_path):
     converter = trt.TrtGraphConverterV2(input_saved_model_dir=folder)
     function = converter.convert()
     converter.save(str(tmp_path / "converted"))
-    images = rng.standard_normal((2, 16, 16, 3)).astype(np.float32)
+    images = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
     names = tf.constant(["b", "a"])
-    expected = native(image=images, name=names)["y"]
+    expected = native(image=tf.constant(images), name=names)["y"]
     close(function(image=tf.constant(images), name=names)["y"], expected)
     again = tf.saved_model.load(str(tmp_path / "converted")).signatures["serving_default"]
     close(again(image=tf.constant(images), name=names)["y"], expected)
@@ -252,8 +253,8 @@ def test_nothing_is_converted_where_that_is_asked_for(network, rng, close):
     converter = trt.TrtGraphConverterV2(input_saved_model_dir=folder, minimum_segment_size=-1)
     function = converter.convert()
     assert not engine_ops(function)
-    images = rng.standard_normal((2, 16, 16, 3)).astype(np.float32)
-    close(function(tf.constant(images))["logits"], serve(image=images)["logits"])
+    images = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
+    close(function(tf.constant(images))["logits"], serve(image=tf.constant(images))["logits"])
 
 
 def test_conversion_params_win_and_the_denylist_is_read(network, monkeypatch):

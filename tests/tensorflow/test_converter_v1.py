@@ -25,7 +25,7 @@ def run(graph_def, fetches, feeds):
 @pytest.fixture
 def frozen(layers):
     with tf.Graph().as_default() as graph:
-        x = tf.compat.v1.placeholder(tf.float32, [None, 8, 8, 3], "x")
+        x = tf.compat.v1.placeholder(tf.float32, [None, 32, 32, 3], "x")
         y = tf.nn.relu(layers.conv(x, 8))
         logits = tf.identity(tf.reduce_mean(layers.conv(y, 5), [1, 2]) * 2.0, "logits")
         tf.nn.softmax(logits, name="probabilities")
@@ -50,7 +50,7 @@ def test_the_announcement_of_tftrt(frozen, rng, close):
     assert len(engines(trt_graph)) == 1
     assert len(trt_graph.node) == 5  # input, engine, its plan, two outputs
     registry.release()  # as in a process that has not built the engine
-    x = rng.standard_normal((9, 8, 8, 3)).astype(np.float32)
+    x = rng.standard_normal((9, 32, 32, 3)).astype(np.float32)
     fetches = ["probabilities:0", "best:0", "best:1"]
     for got, expected in zip(
         run(trt_graph, fetches, {"x:0": x}), run(frozen, fetches, {"x:0": x}), strict=True
@@ -73,7 +73,7 @@ def test_denied_nodes_are_not_touched(frozen):
 
 def test_without_outputs_the_loose_ends_are_kept(frozen, rng, close):
     graph_def = trt.TrtGraphConverter(input_graph_def=frozen).convert()
-    x = rng.standard_normal((2, 8, 8, 3)).astype(np.float32)
+    x = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
     fetches = ["probabilities:0", "best:0", "best:1"]
     for got, expected in zip(
         run(graph_def, fetches, {"x:0": x}), run(frozen, fetches, {"x:0": x}), strict=True
@@ -85,16 +85,17 @@ def test_loops_of_tensorflow_1(layers, rng, close):
     with tf.Graph().as_default() as graph:
         tf.compat.v1.disable_control_flow_v2()
         try:
-            x = tf.compat.v1.placeholder(tf.float32, [None, 8, 8, 3], "x")
+            x = tf.compat.v1.placeholder(tf.float32, [None, 32, 32, 3], "x")
             y = tf.nn.relu(layers.conv(x, 8))
             y = tf.compat.v1.while_loop(lambda i, v: i < 3, lambda i, v: (i + 1, v / 2), (0, y))[1]
+            y = tf.ensure_shape(y, [None, 32, 32, 8])
             tf.nn.relu(layers.conv(y, 8), name="y")
         finally:
             tf.compat.v1.enable_control_flow_v2()
     graph_def = trt.create_inference_graph(graph.as_graph_def(), ["y"])
     assert len(engines(graph_def)) == 2
     assert any(n.op == "NextIteration" for n in graph_def.node)
-    x = rng.standard_normal((2, 8, 8, 3)).astype(np.float32)
+    x = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
     close(
         run(graph_def, "y:0", {"x:0": x}), run(graph.as_graph_def(), "y:0", {"x:0": x})
     )
@@ -102,12 +103,12 @@ def test_loops_of_tensorflow_1(layers, rng, close):
 
 def test_placeholders_with_defaults_can_still_be_fed(layers, rng, close):
     with tf.Graph().as_default() as graph:
-        x = tf.compat.v1.placeholder(tf.float32, [None, 8, 8, 3], "x")
+        x = tf.compat.v1.placeholder(tf.float32, [None, 32, 32, 3], "x")
         scale = tf.compat.v1.placeholder_with_default(tf.constant(2.0), [], "scale")
         tf.nn.relu(layers.conv(x, 8) * scale, name="y")
     graph_def = trt.create_inference_graph(graph.as_graph_def(), ["y"])
     assert len(engines(graph_def)) == 1
-    x = rng.standard_normal((2, 8, 8, 3)).astype(np.float32)
+    x = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
     for feeds in ({"x:0": x}, {"x:0": x, "scale:0": 5.0}):
         close(run(graph_def, "y:0", feeds), run(graph.as_graph_def(), "y:0", feeds))
 
@@ -127,7 +128,7 @@ def test_saved_models(frozen, rng, close, tmp_path):
     )
     assert len(engines(graph_def)) == 1
     infer = tf.saved_model.load(str(tmp_path / "converted")).signatures["serving_default"]
-    x = rng.standard_normal((2, 8, 8, 3)).astype(np.float32)
+    x = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
     close(infer(image=tf.constant(x))["p"], run(frozen, "probabilities:0", {"x:0": x}))
 
 

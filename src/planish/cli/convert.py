@@ -106,7 +106,6 @@ def _examples(
         The names are not those of the signature's inputs.
     """
     import tensorflow as tf
-
     from planish.cli.arrays import random_array
 
     loaded = tf.saved_model.load(folder, tags=tags.split(","))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from planish.errors import ModelError
+from planish.errors import DeviceError, ModelError, PlanishError
 from planish.graph.graph import Graph
 
 
@@ -26,7 +26,45 @@ def import_model(
         The model cannot be read, or is of no kind that Planish knows.
     UnsupportedOpError
         It has an op that cannot be converted.
+    DeviceError
+        It does not fit into memory.
     """
+    where = str(model) if isinstance(model, str | os.PathLike) else type(model).__name__
+    try:
+        return _import(model, inputs, outputs, allow_fallback)
+    except PlanishError as error:
+        if error.cure:
+            raise
+        raise type(error)(
+            error.what,
+            where=error.where or where,
+            why=error.why,
+            cure="check the shapes given in inputs=, and that the model's own framework runs it"
+            if inputs
+            else "check that the model's own framework runs it, or export it again",
+        ) from error
+    except MemoryError as error:
+        raise DeviceError(
+            "There is no memory to read the model",
+            where=where,
+            why=str(error),
+            cure="use a machine with more memory",
+        ) from error
+    except Exception as error:  # files are untrusted: whatever they break is told as an error
+        raise ModelError(
+            "The model cannot be converted",
+            where=where,
+            why=f"{type(error).__name__}: {str(error)[:500]}",
+            cure="check that the model's own framework runs it; if it does, please report this",
+        ) from error
+
+
+def _import(
+    model: Any,
+    inputs: Mapping[str, Any] | None,
+    outputs: Sequence[str] | None,
+    allow_fallback: bool,
+) -> Graph:
     if _is_onnx(model):
         from planish.frontends.onnx.convert import import_model as import_onnx
 
@@ -53,7 +91,7 @@ def import_model(
 
 def _is_onnx(model: Any) -> bool:
     if isinstance(model, str | os.PathLike):
-        return Path(model).suffix.lower() in (".onnx", ".ort", ".pbtxt") and Path(model).is_file()
+        return Path(model).suffix.lower() == ".onnx" and Path(model).is_file()
     return type(model).__module__.startswith("onnx") and type(model).__name__ == "ModelProto"
 
 
@@ -61,7 +99,7 @@ def _is_tensorflow(model: Any) -> bool:
     if isinstance(model, str | os.PathLike):
         path = Path(model)
         return path.is_dir() or (
-            path.is_file() and path.suffix.lower() in (".pb", ".keras", ".h5", ".hdf5", ".pbtxt")
+            path.is_file() and path.suffix.lower() in (".pb", ".keras", ".h5", ".hdf5")
         )
     modules = {kind.__module__.split(".")[0] for kind in type(model).__mro__}
     return bool(modules & {"keras", "tensorflow", "tf_keras"})

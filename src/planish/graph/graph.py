@@ -147,13 +147,13 @@ class Graph:
             raise type(error)(
                 error.what, where=origin or label, why=error.why, cure=error.cure
             ) from error
-        for type in types:
-            _check_size(type, origin or label)
+        for inferred in types:
+            _check_size(inferred, origin or label)
         node = Node(op, inputs, (), self._unique(label), origin)
         suffixes = [""] if len(types) == 1 else [f"_{i}" for i in range(len(types))]
         node.outputs = tuple(
-            Value(node.name + suffix, type, node, content=content)
-            for suffix, type, content in zip(suffixes, types, contents, strict=True)
+            Value(node.name + suffix, inferred, node, content=content)
+            for suffix, inferred, content in zip(suffixes, types, contents, strict=True)
         )
         self.nodes.append(node)
         for value in inputs:

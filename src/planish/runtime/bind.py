@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planish.errors import DeviceError
 from planish.graph.dims import evaluate
-from planish.graph.graph import Value
+from planish.graph.graph import LARGEST, Value
 from planish.plan.memory import Lifetime, largest_live_set, plan_arena
 from planish.plan.plan import Plan
 from planish.targets.base import (
@@ -94,6 +95,13 @@ def bind(
         launches += [(index, tactic, launch, binding) for launch in tactic.launches(binding)]
 
     memory = _Memory(plan, symbols, workspaces, constants)
+    if memory.size > LARGEST:
+        raise DeviceError(
+            f"Intermediate results need {memory.size:,} bytes",
+            where=", ".join(f"{name} = {size}" for name, size in sorted(symbols.items())),
+            why="no machine can address that much",
+            cure="use smaller inputs, or a smaller batch",
+        )
     scheduled = []
     for index, tactic, launch, binding in launches:
         addresses: list[Address] = []

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.errors import InputError
+from planish.errors import DeviceError, InputError
 from planish.graph.dims import DimLike
 from planish.graph.graph import DimRange, Value
 from planish.graph.types import DType
@@ -102,7 +102,8 @@ class Engine:
         Parameters
         ----------
         threads : int, optional
-            Threads that one execution may use; None: all cores.
+            Threads that one execution may use; None: as many as the
+            engine was built for.
         stream : optional
             For devices that have streams; must be None on the CPU.
         """
@@ -118,7 +119,8 @@ class Engine:
                 where="threads=",
                 cure="leave it out for all cores",
             )
-        return ExecutionContext(self, threads or self.target.threads)
+        tuned_for = self.plan.about.get("threads")
+        return ExecutionContext(self, threads or tuned_for or self.target.threads)
 
     def bound(self, symbols: Mapping[str, int]) -> BoundPlan:
         """Everything ready to run for these sizes of the dimensions; kept for the next time."""
@@ -284,6 +286,17 @@ class ExecutionContext:
         -------
         array, or dict of arrays by name if there are several outputs.
         """
+        arrays, bound = self._prepared(inputs)
+        outputs = self._outputs(bound, out)
+        if out is not None:
+            _refuse_overlaps(outputs, arrays, self.engine)
+        self._run(bound, arrays, outputs)
+        if len(outputs) == 1:
+            return outputs[0]
+        return dict(zip(self.engine.plan.graph.output_names, outputs, strict=True))
+
+    def _prepared(self, inputs: Any) -> tuple[list[np.ndarray], BoundPlan]:
+        """The arrays in the order of the engine's inputs, and what runs for their shapes."""
         if self.closed:
             raise InputError("This execution context was closed", cure="create another one")
         engine = self.engine
@@ -295,20 +308,11 @@ class ExecutionContext:
             inputs = engine._by_name((), inputs)
         arrays = [_input_array(inputs[value.name], value) for value in engine.plan.graph.inputs]
         shapes = tuple(a.shape for a in arrays)
-        if self._last is not None and self._last[0] == shapes:
-            bound = self._last[1]
-        else:
+        if self._last is None or self._last[0] != shapes:
             names = engine._input_names
             symbols = engine.plan.graph.bindings(dict(zip(names, shapes, strict=True)))
-            bound = engine.bound(symbols)
-            self._last = (shapes, bound)
-        outputs = self._outputs(bound, out)
-        if out is not None:
-            _refuse_overlaps(outputs, arrays, engine)
-        self._run(bound, arrays, outputs)
-        if len(outputs) == 1:
-            return outputs[0]
-        return dict(zip(engine.plan.graph.output_names, outputs, strict=True))
+            self._last = (shapes, engine.bound(symbols))
+        return arrays, self._last[1]
 
     def _run(self, bound: BoundPlan, arrays: list[np.ndarray], outputs: list[np.ndarray]) -> None:
         if self._arena is None or self._arena.nbytes < bound.arena_bytes:
@@ -330,9 +334,7 @@ class ExecutionContext:
     def profile(self, inputs: Any) -> np.ndarray:
         """Runs once and gives start and end of every launch in nanoseconds, int64 [launches, 2]."""
         engine = self.engine
-        arrays = [_input_array(inputs[v.name], v) for v in engine.plan.graph.inputs]
-        shapes = {v.name: a.shape for v, a in zip(engine.plan.graph.inputs, arrays, strict=True)}
-        bound = engine.bound(engine.plan.graph.bindings(shapes))
+        arrays, bound = self._prepared(inputs)
         outputs = self._outputs(bound, None)
         times = np.zeros((len(bound.launch_steps), 2), np.int64)
         if self._arena is None or self._arena.nbytes < bound.arena_bytes:
@@ -350,7 +352,10 @@ class ExecutionContext:
         infos = self.engine.outputs
         shapes = bound.output_shapes
         if out is None:
-            return [np.empty(s, info.dtype) for s, info in zip(shapes, infos, strict=True)]
+            try:
+                return [np.empty(s, info.dtype) for s, info in zip(shapes, infos, strict=True)]
+            except MemoryError as error:
+                raise _no_memory("the outputs", error) from error
         given = out if isinstance(out, Mapping) else {infos[0].name: out}
         unknown = [name for name in given if name not in {info.name for info in infos}]
         if unknown:
@@ -410,7 +415,19 @@ def _input_array(given: Any, value: Value) -> np.ndarray:
             why="arrays are not converted silently",
             cure=f"pass array.astype({_dtype_name(value.dtype)})",
         )
-    return np.ascontiguousarray(array) if not array.flags.c_contiguous else array
+    try:
+        return np.ascontiguousarray(array) if not array.flags.c_contiguous else array
+    except MemoryError as error:
+        raise _no_memory(f"a dense copy of input {value.name!r}", error) from error
+
+
+def _no_memory(what: str, error: MemoryError) -> DeviceError:
+    return DeviceError(
+        f"There is no memory for {what}",
+        where="host memory",
+        why=str(error),
+        cure="use smaller inputs, or a smaller batch",
+    )
 
 
 def _exported(given: Any) -> np.ndarray | None:

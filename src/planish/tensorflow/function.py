@@ -75,7 +75,10 @@ def freeze_function(loaded: Any, function: Any) -> FrozenFunction:
 
     frozen = freeze(function)
     inlined = Inlined(frozen.graph.as_graph_def())
-    captures = {internal.name: external for external, internal in frozen.graph.captures}
+    names = {t.name for t in frozen.inputs}
+    captures = {
+        inside.name: outside for outside, inside in function.graph.captures if inside.name in names
+    }
     arguments = [t for t in frozen.inputs if t.name not in captures]
     keywords = _keywords(function, len(arguments))
     declared = function.structured_input_signature[1]

@@ -7,6 +7,7 @@ the *native segment*.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -235,7 +236,7 @@ def _fill_weight(node: Any, constant: Any, name: str) -> None:
 def _function(
     name: str, body: Any, arguments: list[str], types: list[int], outputs: list[Tensor]
 ) -> Any:
-    """A FunctionDef with this body."""
+    """A FunctionDef with this body; a process can hold only one of each name."""
     import tensorflow as tf
     from tensorflow.python.framework.graph_to_function_def import graph_to_function_def
 
@@ -250,7 +251,8 @@ def _function(
         )
         results = [graph.get_tensor_by_name(f"{n}:{i}") for n, i in outputs]
         function = graph_to_function_def(graph, graph.get_operations(), inputs, results)
-    function.signature.name = name
+    digest = hashlib.sha256(function.SerializeToString(deterministic=True)).hexdigest()
+    function.signature.name = f"{name}_{digest[:16]}"
     return function
 
 

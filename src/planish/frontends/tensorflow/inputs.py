@@ -126,9 +126,9 @@ class _Namer:
             return self._symbol(self._name(item, axis), ANY_SIZE, item, keep=True)
         try:
             size = int(dim)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise self._malformed(item, dim) from None
-        if size < 0 or size != dim:
+        if not 0 <= size <= ANY_SIZE.max or size != dim:
             raise self._malformed(item, dim)
         return size
 
