@@ -217,14 +217,13 @@ def measure(folders: dict[str, str], images: np.ndarray) -> dict[str, dict[str, 
     results = {name: {"predictions": pipe.recv()} for name, pipe in pipes.items()}
     for batch in BATCHES:
         times: dict[str, list[float]] = {name: [] for name in pipes}
-        for turn in range(TURNS):
-            print(f"\rMeasuring batch {batch}, turn {turn + 1} of {TURNS} ", end="", flush=True)
+        print(f"Measuring batch {batch} in {TURNS} turns…", flush=True)
+        for _ in range(TURNS):
             for name, pipe in pipes.items():
                 pipe.send(batch)
                 times[name] += pipe.recv()
         for name, measured in times.items():
             results[name][f"batch {batch}"] = median(measured)
-    print()
     for pipe in pipes.values():
         pipe.send(None)
     for process in processes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,8 @@ def test_every_example_is_tested() -> None:
 def test_example(name: str, capsys, tmp_path: Path, monkeypatch) -> None:
     pytest.importorskip("tensorflow")
     monkeypatch.setenv("PLANISH_CACHE", str(tmp_path))
+    monkeypatch.setattr("planish.builder.LEAST_BUDGET", 1.0)
+    monkeypatch.setattr("planish.builder.MOST_BUDGET", 1.0)
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     said = capsys.readouterr().out
     for text in SAYS[name]:
@@ -32,3 +37,23 @@ def test_example(name: str, capsys, tmp_path: Path, monkeypatch) -> None:
     for line in said.splitlines():
         if "difference" in line:
             assert float(line.rpartition(" ")[2]) < 1e-4, line
+
+
+@pytest.mark.slow
+def test_demo(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("sklearn")
+    quick = {"PLANISH_CACHE": str(tmp_path), "PLANISH_TUNING_SECONDS": "1"}
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "demo.py", "--offline"],
+        env={**os.environ, **quick},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "handwritten digits" in done.stdout
+    for row in ("latency, batch 1", "latency, batch 8", "accuracy", "graph nodes", "engines"):
+        assert row in done.stdout
+    same = next(line for line in done.stdout.splitlines() if "same prediction" in line)
+    assert float(same.split("│")[3].strip().rstrip("%")) > 99

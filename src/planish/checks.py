@@ -141,7 +141,7 @@ def _is_integer(value: Any) -> bool:
 
 def _is_duration(value: Any) -> bool:
     try:
-        return not isinstance(value, str | bool) and 0 <= float(value) and not math.isnan(value)
+        return not isinstance(value, str | bool) and float(value) >= 0 and not math.isnan(value)
     except (TypeError, ValueError):
         return False
 

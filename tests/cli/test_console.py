@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -47,6 +48,10 @@ def test_exit_codes(error: BaseException | None, code: int) -> None:
     [
         (None, {"done": True}),
         (ThresholdMissedError("too slow", {"ratio": 2}), {"ratio": 2}),
+        (
+            ThresholdMissedError("bad", {"all": [math.inf, {"x": math.nan}]}),
+            {"all": [None, {"x": None}]},
+        ),
         (
             InputError("bad", where="here"),
             {

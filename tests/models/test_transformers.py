@@ -71,6 +71,14 @@ def test_a_loaded_plan_gives_equal_results(small_bert) -> None:
             np.testing.assert_array_equal(results[name], expected, err_msg=name)
 
 
+def test_inputs_of_unrelated_lengths_are_told_how_to_relate_them() -> None:
+    """Keras does not say that ids and mask have one length."""
+    with pytest.raises(planish.ShapeError) as caught:
+        quick_engine(keras_encoder(SMALL))
+    assert "same name" in caught.value.cure
+    assert "inputs=" in caught.value.cure
+
+
 def test_keras_attention() -> None:
     network = keras_encoder(SMALL)
     shape = (None, "sequence")

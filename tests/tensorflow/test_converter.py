@@ -119,7 +119,10 @@ def test_build_tunes_for_the_shapes_given_and_may_be_repeated(network, rng, clos
     sizes = {dict(choice.at).get("N") for step in engine.plan.steps for choice in step.choices}
     assert {5, 2} <= sizes
     converter.build(lambda: [images[:1]])
-    close(converter._function(tf.constant(images))["logits"], serve(image=tf.constant(images))["logits"])
+    close(
+        converter._function(tf.constant(images))["logits"],
+        serve(image=tf.constant(images))["logits"],
+    )
 
 
 def test_many_threads(network, rng, close):
@@ -186,9 +189,7 @@ def test_tables_stay_beside_engines(layers, save, rng, close, tmp_path):
         x = tf.nn.relu(layers.conv(image, 8))
         return {"y": layers.conv(x, 4) * tf.reshape(table.lookup(name), [-1, 1, 1, 1])}
 
-    folder, native = save(
-        serve, IMAGE, tf.TensorSpec([None], tf.string, "name"), resources=[table]
-    )
+    folder, native = save(serve, IMAGE, tf.TensorSpec([None], tf.string, "name"), resources=[table])
     converter = trt.TrtGraphConverterV2(input_saved_model_dir=folder)
     function = converter.convert()
     converter.save(str(tmp_path / "converted"))

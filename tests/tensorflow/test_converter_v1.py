@@ -96,9 +96,7 @@ def test_loops_of_tensorflow_1(layers, rng, close):
     assert len(engines(graph_def)) == 2
     assert any(n.op == "NextIteration" for n in graph_def.node)
     x = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
-    close(
-        run(graph_def, "y:0", {"x:0": x}), run(graph.as_graph_def(), "y:0", {"x:0": x})
-    )
+    close(run(graph_def, "y:0", {"x:0": x}), run(graph.as_graph_def(), "y:0", {"x:0": x}))
 
 
 def test_placeholders_with_defaults_can_still_be_fed(layers, rng, close):

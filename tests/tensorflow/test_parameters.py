@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
-from planish.errors import PlanishError, PrecisionError  # noqa: E402
-from planish.tensorflow import parameters  # noqa: E402
-from planish.tensorflow import trt_convert as trt  # noqa: E402
+from planish.errors import PlanishError, PrecisionError
+from planish.tensorflow import parameters
+from planish.tensorflow import trt_convert as trt
 
 
 def test_fields_and_defaults():

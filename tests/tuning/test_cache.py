@@ -181,3 +181,12 @@ def test_paths_that_hold_no_file(
     assert "not used" in caplog.text
     cache.put([("a", 1.0)])
     assert cache.get("a") == 1.0
+
+
+def test_a_device_is_left_alone(caplog) -> None:
+    before = os.stat(os.devnull)
+    cache = TimingCache(os.devnull)
+    cache.put([("key", 1.0)])
+    assert cache.get("key") == 1.0
+    assert "not a file" in caplog.text
+    assert os.stat(os.devnull).st_rdev == before.st_rdev

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import inspect
 import json
+import math
 import os
 import sys
 import typing
@@ -91,18 +92,25 @@ def _result_stream(as_json: bool) -> Iterator[Callable[[dict[str, Any] | None], 
     written: list[str] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        if (
-            stdout is not None and stdout is sys.__stdout__
-        ):  # libraries written in C print to the descriptor itself
-            stdout.flush()
+        if stdout is sys.__stdout__:  # C code prints to the descriptor itself
+            stdout.flush()  # type: ignore[union-attr]
             kept = os.dup(1)
             os.dup2(2, 1)
             stack.callback(os.close, kept)
             stack.callback(os.dup2, kept, 1)
-        yield lambda document: written.append(json.dumps(document, indent=2, default=str))
+        yield lambda document: written.append(json.dumps(_plain(document), indent=2, default=str))
     for text in written[:1]:
         stdout.write(text + "\n")
         stdout.flush()
+
+
+def _plain(value: Any) -> Any:
+    """The value with null for what is no number in JSON: infinities and nan."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_dict(error: PlanishError) -> dict[str, str]:

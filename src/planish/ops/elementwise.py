@@ -395,7 +395,7 @@ def _content_equal(a: DimLike, b: DimLike) -> bool | None:
     if a == b:
         return True
     difference = a - b
-    low, high = bounds(difference, dict.fromkeys(symbols(difference), (0, 2 ** 62)))
+    low, high = bounds(difference, dict.fromkeys(symbols(difference), (0, 2**62)))
     return False if low > 0 or high < 0 else None
 
 

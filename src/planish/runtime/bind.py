@@ -1,4 +1,4 @@
-"""From a plan and concrete shapes to a schedule: tactics chosen, memory planned, addresses known."""
+"""From a plan and concrete shapes to a schedule: tactics chosen, memory planned, addresses set."""
 
 from __future__ import annotations
 

@@ -108,7 +108,9 @@ class Engine:
             For devices that have streams; must be None on the CPU.
         """
         if self._closed:
-            raise InputError("This engine was closed", cure="load the plan again")
+            raise InputError(
+                "This engine was closed", why="close() was called", cure="load the plan again"
+            )
         if stream is not None:
             raise InputError(
                 "The CPU has no streams", where="stream=", cure="leave out the argument"
@@ -298,10 +300,16 @@ class ExecutionContext:
     def _prepared(self, inputs: Any) -> tuple[list[np.ndarray], BoundPlan]:
         """The arrays in the order of the engine's inputs, and what runs for their shapes."""
         if self.closed:
-            raise InputError("This execution context was closed", cure="create another one")
+            raise InputError(
+                "This execution context was closed",
+                why="close() was called",
+                cure="create another one",
+            )
         engine = self.engine
         if engine._closed:
-            raise InputError("The engine was closed", cure="load the plan again")
+            raise InputError(
+                "The engine was closed", why="close() was called", cure="load the plan again"
+            )
         if not isinstance(inputs, Mapping):
             inputs = engine._by_name(inputs if isinstance(inputs, list | tuple) else (inputs,), {})
         elif inputs.keys() != set(engine._input_names):

@@ -152,8 +152,10 @@ class _Buffer:
         address = native.planish_aligned_alloc(nbytes)
         if not address:
             raise DeviceError(
-                f"There is no memory for a buffer of {nbytes} bytes.",
-                cure="Use a smaller batch, fewer execution contexts, or more memory.",
+                f"There is no memory for a buffer of {nbytes:,} bytes",
+                where="host memory",
+                why="the system refused it",
+                cure="use a smaller batch, fewer execution contexts, or more memory",
             )
         self.address, self.nbytes = address, nbytes
         self.__array_interface__ = {

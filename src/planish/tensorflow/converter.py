@@ -93,7 +93,7 @@ class TrtGraphConverterV2:
         conversion_params: Any = None,
     ) -> None:
         tensorflow()
-        self._params = conversion_params or TrtConversionParams(
+        self._params: Any = conversion_params or TrtConversionParams(
             max_workspace_size_bytes,
             precision_mode,
             minimum_segment_size,

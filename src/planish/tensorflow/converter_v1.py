@@ -119,7 +119,9 @@ class TrtGraphConverter:
         self._result: Converted | None = None
 
     @classmethod
-    def of_graph(cls, graph_def: Any, outputs: Iterable[Any], **arguments: Any) -> TrtGraphConverter:
+    def of_graph(
+        cls, graph_def: Any, outputs: Iterable[Any], **arguments: Any
+    ) -> TrtGraphConverter:
         """A converter of a GraphDef whose outputs may be computed by engines."""
         converter = cls(input_graph_def=graph_def, **arguments)
         converter._outputs = [_tensor(item) for item in outputs]
@@ -316,9 +318,7 @@ def create_inference_graph(
         names = [outputs] if isinstance(outputs, str) else outputs or ()
         converter = TrtGraphConverter.of_graph(input_graph_def, names, **arguments)
     else:
-        converter = TrtGraphConverter(
-            input_graph_def=input_graph_def, **saved_model, **arguments
-        )
+        converter = TrtGraphConverter(input_graph_def=input_graph_def, **saved_model, **arguments)
     graph_def = converter.convert()
     if output_saved_model_dir:
         converter.save(output_saved_model_dir)

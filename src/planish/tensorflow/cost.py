@@ -34,9 +34,7 @@ _FILTERS = {"Conv2D", "Conv3D", "Conv1D", "Conv2DBackpropInput"}
 _CONTRACTIONS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum"}
 
 
-def gain(
-    nodes: Iterable[Any], tensors: Mapping[Tensor, Value], inputs: Iterable[Tensor]
-) -> float:
+def gain(nodes: Iterable[Any], tensors: Mapping[Tensor, Value], inputs: Iterable[Tensor]) -> float:
     """Estimated microseconds that an engine of these nodes saves an inference.
 
     The batch is taken as 1, other unknown dimensions as `USUAL_SIZE`.

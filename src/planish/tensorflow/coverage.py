@@ -9,9 +9,12 @@ segment beside it.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from planish.frontends.tensorflow.graphdef import Tensor
+from planish.frontends.tensorflow.inputs import ModelInput, input_types, placeholder
 from planish.graph.dims import DimLike, evaluate, symbols
 from planish.graph.graph import Value
 from planish.graph.types import TensorType
@@ -71,3 +74,23 @@ def is_covered(
 
 def _size(dim: DimLike, sizes: Mapping[str, int]) -> int:
     return int(evaluate(dim, sizes))
+
+
+def alike_types(graph_def: Any) -> dict[str, TensorType]:
+    """Types of placeholders in which those declared alike have equal sizes.
+
+    Empty where no two placeholders share an unknown dimension other than the batch.
+    """
+    declared = [placeholder(n, n.name) for n in graph_def.node if n.op == "Placeholder"]
+    declared = [d for d in declared if d.dtype is not None and d.shape is not None]
+    groups: dict[Any, list[ModelInput]] = {}
+    for item in declared:
+        if item.shape is not None and None in item.shape[1:]:
+            groups.setdefault(item.shape, []).append(item)
+    shapes: dict[str, list[Any]] = {}
+    for shape, members in groups.items():
+        if len(members) > 1:
+            first = re.sub(r"\W", "_", members[0].name, flags=re.ASCII)
+            dims = [f"of_{first}_{a}" if a and d is None else d for a, d in enumerate(shape)]
+            shapes.update({item.name: dims for item in members})
+    return input_types(declared, shapes)[0] if shapes else {}

@@ -22,6 +22,7 @@ from planish.profile import UNBOUNDED
 from planish.runtime.engine import PROGRAMS, Engine
 from planish.runtime.native import Program
 from planish.runtime.native_engine import Bound, NativeEngine
+from planish.tensorflow.settings import native_segments_allowed
 
 _PLAN = b"planish plan "
 """How the bytes of a plan start."""
@@ -40,7 +41,7 @@ class LoadedEngine:
     def __init__(self, engine: Engine, settings: Mapping[str, Any]) -> None:
         self.engine = engine
         self.shapes: dict[tuple[tuple[str, int], ...], None] = {}
-        strict = not settings.get("native", True)
+        strict = not settings.get("native", True) or not native_segments_allowed()
         capacity = max(int(settings.get("programs", 1)), PROGRAMS)
         self.native = NativeEngine(
             self._bind,
@@ -90,8 +91,9 @@ def bindings(graph: Graph, types: Sequence[TensorType]) -> dict[str, int]:
 def thread_count() -> int:
     """How many threads an engine uses: TensorFlow's for one op, at most the cores."""
     import tensorflow as tf
+    from planish.targets.cpu.target import cpu
 
-    cores = len(os.sched_getaffinity(0))
+    cores = cpu().threads
     return min(cores, tf.config.threading.get_intra_op_parallelism_threads() or cores)
 
 
@@ -101,7 +103,7 @@ class Registry:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._engines: dict[Hashable, Engine] = {}
-        self._loaded: dict[Hashable, LoadedEngine] = {}
+        self._loaded: dict[tuple[Hashable, Hashable], LoadedEngine] = {}
         self._weights: dict[Hashable, dict[str, np.ndarray]] = {}
 
     def resolve(self, name: str, plan: bytes, settings: Mapping[str, Any]) -> NativeEngine:

@@ -87,9 +87,7 @@ def freeze_function(loaded: Any, function: Any) -> FrozenFunction:
         for key, t in zip(keywords, arguments, strict=True)
     }
     keys = _output_keys(function.structured_outputs, len(frozen.outputs))
-    outputs = {
-        key: inlined.tensor(t.name) for key, t in zip(keys, frozen.outputs, strict=True)
-    }
+    outputs = {key: inlined.tensor(t.name) for key, t in zip(keys, frozen.outputs, strict=True)}
     ends = [graphdef.tensor_name(t)[0] for t in outputs.values()]
     ends += [graphdef.tensor_name(t.name)[0] for t in frozen.inputs]
     return FrozenFunction(

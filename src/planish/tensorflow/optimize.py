@@ -21,11 +21,12 @@ def optimize_graph_def(graph_def: Any, ends: Iterable[str]) -> Any:
     ends : iterable of str
         Names of the nodes that must stay: inputs and outputs.
     """
-    import tensorflow as tf
     from tensorflow.core.protobuf.config_pb2 import ConfigProto
     from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
     from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
     from tensorflow.python.grappler import tf_optimizer
+
+    import tensorflow as tf
 
     meta = MetaGraphDef()
     meta.graph_def.CopyFrom(graph_def)

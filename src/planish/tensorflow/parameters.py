@@ -7,8 +7,7 @@ that catches these goes on working.
 from __future__ import annotations
 
 import logging
-from collections import namedtuple
-from typing import Any
+from typing import Any, NamedTuple
 
 from planish.errors import InputError, PrecisionError
 
@@ -47,18 +46,17 @@ class TrtPrecisionMode:
 
 
 _MODES = ("FP32", "FP16", "INT8", "BF16", "FP8")
-_FIELDS = (
-    "max_workspace_size_bytes",
-    "precision_mode",
-    "minimum_segment_size",
-    "maximum_cached_engines",
-    "use_calibration",
-    "allow_build_at_runtime",
-)
 _FORMER = {"rewriter_config_template": None, "is_dynamic_op": True, "max_batch_size": 1}
 """Fields of older versions; accepted and without effect: engines take any batch."""
 
-_Params = namedtuple("_Params", _FIELDS)
+
+class _Params(NamedTuple):
+    max_workspace_size_bytes: int
+    precision_mode: str
+    minimum_segment_size: int
+    maximum_cached_engines: int
+    use_calibration: bool
+    allow_build_at_runtime: bool
 
 
 class TrtConversionParams(_Params):

@@ -21,7 +21,9 @@ Graph = Mapping[str, Sequence[str]]
 """For each node its producers, control dependencies included, in any order; may hold loops."""
 
 
-def partition(producers: Graph, convertible: Collection[str]) -> list[tuple[str, ...]]:
+def partition(
+    producers: Graph, convertible: Collection[str], dividing: Collection[str] = ()
+) -> list[tuple[str, ...]]:
     """The segments of a graph.
 
     Parameters
@@ -30,6 +32,8 @@ def partition(producers: Graph, convertible: Collection[str]) -> list[tuple[str,
         For each node the nodes it reads.
     convertible : collection of str
         The nodes that may be in a segment. A node in a loop never is.
+    dividing : collection of str
+        Nodes whose readers do not all run (a Switch): to read one of them joins nothing.
 
     Returns
     -------
@@ -47,7 +51,8 @@ def partition(producers: Graph, convertible: Collection[str]) -> list[tuple[str,
     for i, members in enumerate(components):
         reads.append({home[p] for name in members for p in producers[name]} - {i})
     groups = _by_level(reads, inside)
-    contracted = _Contracted(reads, groups)
+    divide = {home[name] for name in dividing if name in home}
+    contracted = _Contracted(reads, groups, divide)
     contracted.merge()
     segments = [[components[i][0] for i in sorted(group)] for group in contracted.groups()]
     return [tuple(s) for s in sorted(segments, key=lambda s: home[s[0]])]
@@ -84,7 +89,7 @@ def _components(producers: Graph) -> list[list[str]]:
                     parent = work[-1][0]
                     low[parent] = min(low[parent], low[name])
                 if low[name] == index[name]:
-                    members = []
+                    members: list[str] = []
                     while not members or members[-1] != name:
                         members.append(open_nodes.pop())
                         is_open.discard(members[-1])
@@ -119,11 +124,17 @@ def _by_level(reads: Sequence[Iterable[int]], inside: Collection[int]) -> list[l
 class _Contracted:
     """The graph with one node a segment; segments are numbered from 0, native nodes after them."""
 
-    def __init__(self, reads: Sequence[Iterable[int]], groups: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self,
+        reads: Sequence[Iterable[int]],
+        groups: Sequence[Sequence[int]],
+        dividing: Collection[int],
+    ) -> None:
         self._members = {g: list(members) for g, members in enumerate(groups)}
         number = {i: g for g, members in enumerate(groups) for i in members}
         for i in range(len(reads)):
             number.setdefault(i, len(groups) + i)
+        self._dividing = {number[i] for i in dividing}
         self._reads: dict[int, set[int]] = defaultdict(set)
         self._readers: dict[int, set[int]] = defaultdict(set)
         for i, sources in enumerate(reads):
@@ -150,7 +161,9 @@ class _Contracted:
         return False
 
     def _merge_siblings(self) -> bool:
-        for readers in list(self._readers.values()):
+        for source, readers in list(self._readers.items()):
+            if source in self._dividing:
+                continue
             segments = sorted(r for r in readers if r in self._members)
             for i, a in enumerate(segments):
                 for b in segments[i + 1 :]:

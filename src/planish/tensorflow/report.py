@@ -38,11 +38,7 @@ def splitting_nodes(converted: Converted) -> list[tuple[str, str]]:
     home = {n: e.name for e in converted.engines for n in e.segment.nodes}
     above = _engines_beyond(converted.source, home, False)
     below = _engines_beyond(converted.source, home, True)
-    return [
-        (name, op)
-        for name, op, _ in native_nodes(converted)
-        if above[name] and below[name]
-    ]
+    return [(name, op) for name, op, _ in native_nodes(converted) if above[name] and below[name]]
 
 
 def _engines_beyond(graph_def: Any, home: Mapping[str, str], forward: bool) -> dict[str, set[str]]:

@@ -237,8 +237,9 @@ def _function(
     name: str, body: Any, arguments: list[str], types: list[int], outputs: list[Tensor]
 ) -> Any:
     """A FunctionDef with this body; a process can hold only one of each name."""
-    import tensorflow as tf
     from tensorflow.python.framework.graph_to_function_def import graph_to_function_def
+
+    import tensorflow as tf
 
     used = {text for node in body.node for text in node.input}
     with tf.Graph().as_default() as graph:
@@ -256,9 +257,7 @@ def _function(
     return function
 
 
-def stored_weights(
-    segment: Segment, nodes: Mapping[str, Any], graph: Graph
-) -> dict[str, str]:
+def stored_weights(segment: Segment, nodes: Mapping[str, Any], graph: Graph) -> dict[str, str]:
     """The larger constants of a segment that its engine's graph holds too, by the names there."""
     known = {_key(v.data): v.name for v in graph.constants() if v.data is not None}
     found = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from planish.errors import PlanishError
@@ -23,8 +23,9 @@ from planish.graph.dims import DimLike, symbol, symbols
 from planish.graph.graph import Graph, Value
 from planish.graph.types import TensorType
 from planish.ops.shape import Dims
+from planish.runtime.native_engine import DTYPE_CODES
 from planish.tensorflow.cost import gain
-from planish.tensorflow.coverage import is_covered
+from planish.tensorflow.coverage import alike_types, is_covered
 from planish.tensorflow.partition import partition
 from planish.tensorflow.settings import Settings
 
@@ -32,6 +33,8 @@ log = logging.getLogger("planish")
 
 CONSTANT = "Const"
 PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
+
+_SWITCHES = ("Switch", "RefSwitch", "_SwitchN")
 
 _NEVER = {
     **dict.fromkeys(PLACEHOLDERS, "it is an input of the graph"),
@@ -87,11 +90,11 @@ class Segmentation:
 
 
 class _Refused(Exception):
-    """A node cannot be converted as part of a segment."""
+    """Nodes cannot be converted as part of a segment; `reasons` says which and why."""
 
-    def __init__(self, node: str, reason: str) -> None:
-        super().__init__(reason)
-        self.node, self.reason = node, reason
+    def __init__(self, reasons: dict[str, str]) -> None:
+        super().__init__(str(reasons))
+        self.reasons = reasons
 
 
 def find_segments(
@@ -124,16 +127,18 @@ class _Search:
         types: Mapping[str, TensorType] | None,
     ) -> None:
         self._given = _with_plain_placeholders(graph_def)
-        self._types = types
         self._outputs = outputs
         self._settings = settings
         self._nodes = graphdef.nodes_by_name(graph_def)
-        self._analysis = analyze(self._given, types)
+        self._types, self._analysis = _analyze(self._given, types)
         self._distinct: Analysis | None = None
-        self._readers: dict[Tensor, set[str]] = {}
+        self._readers: dict[Tensor, set[str]] = {tensor: set() for tensor in outputs}
         for node in graph_def.node:
             for source in graphdef.data_inputs(node):
                 self._readers.setdefault(source, set()).add(node.name)
+        self._read_outputs: dict[str, list[Tensor]] = {}
+        for tensor in sorted(self._readers):
+            self._read_outputs.setdefault(tensor[0], []).append(tensor)
 
     def run(self) -> Segmentation:
         reasons = self._native()
@@ -143,28 +148,38 @@ class _Search:
                     reasons.setdefault(name, "minimum_segment_size is -1")
             return Segmentation([], reasons)
         producers = {
-            name: [s for s in map(_producer, node.input) if self._nodes[s].op != CONSTANT]
-            for name, node in self._nodes.items()
-            if node.op != CONSTANT
+            name: self._producers(node) for name, node in self._nodes.items() if node.op != CONSTANT
         }
-        known: dict[frozenset[str], Segment] = {}
-        while True:
-            candidates = [n for n in producers if n not in reasons]
-            groups = partition(producers, frozenset(candidates))
-            try:
-                for group in groups:
-                    key = frozenset(group)
-                    if key not in known:
-                        known[key] = self._segment(group)
-                break
-            except _Refused as refused:
-                reasons[refused.node] = refused.reason
-        segments = [known[frozenset(group)] for group in groups]
-        kept = self._worthwhile(segments, reasons)
+        switches = [name for name, node in self._nodes.items() if node.op in _SWITCHES]
+        known: dict[tuple[str, ...], Segment] = {}
+        refused: dict[str, str] | None = None
+        while refused is None or refused:
+            refused = {}
+            candidates = frozenset(name for name in producers if name not in reasons)
+            groups = partition(producers, candidates, switches)
+            for group in groups:
+                try:
+                    known[group] = known.get(group) or self._segment(group)
+                except _Refused as refusal:
+                    refused.update(refusal.reasons)
+            reasons.update(refused)
+        kept = self._worthwhile([known[group] for group in groups], reasons)
+        converted = {name for segment in kept for name in segment.nodes}
         for name in producers:  # what is in a loop is never grouped
-            if not any(name in s.nodes for s in kept):
+            if name not in converted:
                 reasons.setdefault(name, "it is in a loop of TensorFlow 1")
         return Segmentation(kept, reasons)
+
+    def _producers(self, node: Any) -> list[str]:
+        """The nodes that a node waits for. Constants wait for those that control them."""
+        found: dict[str, None] = {}
+        for text in node.input:
+            source = self._nodes[_producer(text)]
+            if source.op == CONSTANT:
+                found.update(dict.fromkeys(_producer(t) for t in source.input))
+            else:
+                found[source.name] = None
+        return [name for name in found if self._nodes[name].op != CONSTANT]
 
     def _native(self) -> dict[str, str]:
         """The nodes that cannot or must not be converted."""
@@ -193,32 +208,39 @@ class _Search:
                     constants[source[0]] = None
                 elif source[0] not in members:
                     outside[source] = None
-        outputs = [t for t in self._made_by(group) if self._is_needed(t, members)]
+        made = (t for name in group for t in self._read_outputs.get(name, ()))
+        outputs = tuple(t for t in made if self._is_needed(t, members))
         inputs, types, contents = self._inputs(group, outside)
-        segment = Segment(
-            group, tuple(constants), inputs, tuple(outputs), types, contents
-        )
-        graph = import_segment(self._given, segment, "segment")
-        refused = [t for t, v in zip(outputs, graph.outputs, strict=True) if not _is_tensor(v)]
+        segment = Segment(group, tuple(constants), inputs, outputs, types, contents)
+        refused = self._refusals(segment)
         if refused:
-            raise _Refused(refused[0][0], "its result has an element type that engines lack")
-        if not segment.inputs or not any(v.users or v in graph.outputs for v in graph.inputs):
+            raise _Refused(refused)
+        if not segment.inputs:
             return segment  # nothing to compute at run time: left to constant folding
-        covered = self._is_covered(segment)
-        worth = gain([self._nodes[n] for n in group], self._analysis.tensors, segment.inputs)
-        return Segment(
-            group, tuple(constants), inputs, tuple(outputs), types, contents, covered, worth
-        )
+        worth = gain([self._nodes[n] for n in group], self._analysis.tensors, inputs)
+        return replace(segment, covered=self._is_covered(segment), gain=worth)
 
-    def _made_by(self, group: Iterable[str]) -> list[Tensor]:
-        tensors = self._analysis.tensors
-        made = []
-        for name in group:
-            index = 0
-            while (name, index) in tensors or self._readers.get((name, index)):
-                made.append((name, index))
-                index += 1
-        return made
+    def _refusals(self, segment: Segment) -> dict[str, str]:
+        """The nodes of a segment that cannot be converted in it, each with the reason."""
+        importer = _start(self._given, segment, "segment")
+        refused: dict[str, str] = {}
+        for node in graphdef.ancestors(importer.nodes, segment.outputs, importer.tensors):
+            try:
+                importer.convert(node)
+                continue
+            except PlanishError as error:
+                refused[node.name] = f"{error.what}: {error.why}" if error.why else error.what
+            for tensor in self._read_outputs.get(node.name, ()):  # the rest shall still be tried
+                value = self._analysis.tensors.get(tensor)
+                if value is not None:
+                    importer.tensors[tensor] = importer.graph.input(_text(tensor), value.type)
+        for tensor in segment.outputs:
+            value = importer.tensors.get(tensor)
+            if value is None:
+                refused.setdefault(tensor[0], "only some of its results can be computed")
+            elif value.dtype not in DTYPE_CODES:
+                refused.setdefault(tensor[0], f"engines cannot give results of {value.dtype}")
+        return refused
 
     def _is_needed(self, tensor: Tensor, members: Collection[str]) -> bool:
         return tensor in self._outputs or not self._readers.get(tensor, set()) <= set(members)
@@ -234,7 +256,7 @@ class _Search:
             value = self._analysis.tensors.get(tensor)
             if value is None:
                 reader = next(n for n in group if tensor in graphdef.data_inputs(self._nodes[n]))
-                raise _Refused(reader, f"nothing is known of its input {_text(tensor)}")
+                raise _Refused({reader: f"nothing is known of its input {_text(tensor)}"})
             if value.data is None and (value.content is None or value.type.rank > 1):
                 inputs[tensor] = _plain(value.type, renamed)
             else:
@@ -254,9 +276,7 @@ class _Search:
             return True
         if self._distinct is None:
             self._distinct = analyze(self._given, self._types, distinct=True)
-        return is_covered(
-            segment.inputs, segment.types, segment.contents, self._distinct.tensors
-        )
+        return is_covered(segment.inputs, segment.types, segment.contents, self._distinct.tensors)
 
     def _worthwhile(self, segments: list[Segment], reasons: dict[str, str]) -> list[Segment]:
         """The segments that become engines; notes why the others do not."""
@@ -286,35 +306,52 @@ class _Search:
         return kept
 
 
+def _analyze(
+    graph_def: Any, types: Mapping[str, TensorType] | None
+) -> tuple[Mapping[str, TensorType] | None, Analysis]:
+    """What can be converted, with the types of inputs under which that is most.
+
+    Inputs that are declared alike (token numbers and their mask) may have to have equal sizes for
+    ops that join them. That is assumed only where it helps; engines of which it is not certain get
+    a native segment.
+    """
+    found = analyze(graph_def, types)
+    alike = None if types else alike_types(graph_def)
+    if alike and found.reasons:
+        bolder = analyze(graph_def, alike)
+        if len(bolder.reasons) < len(found.reasons):
+            return alike, bolder
+    return types, found
+
+
 def import_segment(graph_def: Any, segment: Segment, name: str) -> Graph:
     """The graph of a segment.
 
     Raises
     ------
-    _Refused
-        A node cannot be converted with what a segment knows of its inputs.
+    PlanishError
+        The segment is not one of this graph.
     """
+    importer = _start(graph_def, segment, name)
+    for node in graphdef.ancestors(importer.nodes, segment.outputs, importer.tensors):
+        importer.convert(node)
+    for tensor in segment.outputs:
+        importer.graph.mark_output(importer.tensors[tensor], _text(tensor))
+    importer.graph.tidy()
+    return importer.graph
+
+
+def _start(graph_def: Any, segment: Segment, name: str) -> Importer:
+    """An importer that knows what a segment is given."""
     importer = Importer(graph_def, name)
     for tensor, kind in zip(segment.inputs, segment.types, strict=True):
         importer.tensors[tensor] = importer.graph.input(_text(tensor), kind)
-    for kind in segment.types:
         for dim in kind.shape:
             if not isinstance(dim, int):
                 importer.graph.ranges[str(dim)] = ANY_SIZE
     for tensor, value in segment.contents.items():
         importer.tensors[tensor] = _content(importer.graph, value, _text(tensor))
-    for node in graphdef.ancestors(importer.nodes, segment.outputs, importer.tensors):
-        try:
-            importer.convert(node)
-        except PlanishError as error:
-            reason = f"{error.what}: {error.why}" if error.why else error.what
-            raise _Refused(node.name, reason) from error
-    for tensor in segment.outputs:
-        if tensor not in importer.tensors:
-            raise _Refused(tensor[0], "only some of its results can be computed")
-        importer.graph.mark_output(importer.tensors[tensor], _text(tensor))
-    importer.graph.tidy()
-    return importer.graph
+    return importer
 
 
 def _content(graph: Graph, value: Value, name: str) -> Value:
@@ -337,12 +374,6 @@ def _plain(kind: TensorType, renamed: dict[str, DimLike]) -> TensorType:
             dim = renamed.setdefault(str(dim), symbol(f"inner_{len(renamed)}"))
         shape.append(dim)
     return TensorType(tuple(shape), kind.dtype)
-
-
-def _is_tensor(value: Value) -> bool:
-    from planish.runtime.native_engine import DTYPE_CODES
-
-    return value.dtype in DTYPE_CODES
 
 
 def _with_plain_placeholders(graph_def: Any) -> Any:

@@ -64,8 +64,7 @@ class Settings:
         found["denied_ops"] = frozenset(ops)
         if text := variable("MAX_ALLOWED_ENGINES"):
             found["max_engines"] = _number(text, "MAX_ALLOWED_ENGINES", int)
-        if text := variable("ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION"):
-            found["allow_native_segments"] = is_true(text)
+        found["allow_native_segments"] = native_segments_allowed()
         if text := os.environ.get("PLANISH_TUNING_SECONDS", ""):
             found["tuning_seconds"] = _number(text, "PLANISH_TUNING_SECONDS", float)
         report = variable("SHOW_DETAILED_REPORT")
@@ -82,9 +81,10 @@ def variable(name: str) -> str:
     return ""
 
 
-def is_true(text: str) -> bool:
-    """Whether a variable's value means yes."""
-    return text.strip().lower() not in ("0", "false", "no", "off", "")
+def native_segments_allowed() -> bool:
+    """Whether the environment lets native segments run; read again where engines are loaded."""
+    text = variable("ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION")
+    return text.strip().lower() not in ("0", "false", "no", "off")
 
 
 def _number(text: str, name: str, kind: type) -> Any:

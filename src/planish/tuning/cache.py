@@ -34,6 +34,9 @@ class TimingCache:
             self._database = self._open(self._path)
 
     def _open(self, path: Path) -> sqlite3.Connection | None:
+        if path.exists() and not path.is_file():  # a device must never be set aside
+            log.warning("timing cache %s is not used: it is not a file", path)
+            return None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             return _connect(path)

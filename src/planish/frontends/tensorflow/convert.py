@@ -185,7 +185,7 @@ class Importer:
             results = function(context, *inputs)
         except PlanishError as error:
             raise _located(error, context.origin) from error
-        except (TypeError, ValueError, IndexError, KeyError) as error:
+        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             raise ModelError(
                 f"The node {node.name!r} is malformed",
                 where=context.origin,

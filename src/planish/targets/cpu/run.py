@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,7 +64,7 @@ def run_tactic(
         params = (ctypes.c_int64 * max(len(launch.params), 1))(*launch.params)
         scratch = _aligned(_poison((launch.scratch + 64,), np.dtype(np.uint8)))
         edges = [launch.tasks * i // ranges for i in range(ranges + 1)]
-        for begin, end in reversed(list(zip(edges[:-1], edges[1:], strict=True))):
+        for begin, end in reversed(list(itertools.pairwise(edges))):
             if begin < end:
                 call(
                     ctypes.addressof(pointers),
@@ -77,7 +78,7 @@ def run_tactic(
 
 def _poison(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     count = int(np.prod(shape)) * dtype.itemsize
-    raw = np.full(count, 1 if dtype == bool else 0xA5, np.uint8)
+    raw = np.full(count, 1 if dtype.kind == "b" else 0xA5, np.uint8)
     return raw.view(dtype).reshape(shape)
 
 

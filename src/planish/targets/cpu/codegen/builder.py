@@ -13,6 +13,7 @@ LLVM splits what is wider than a register.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -236,9 +237,7 @@ class KernelBuilder:
         self.b.branch(header)
         self.b.position_at_end(after)
 
-    def choose(
-        self, condition: ir.Value, then: Any, otherwise: Any
-    ) -> list[ir.Value]:
+    def choose(self, condition: ir.Value, then: Any, otherwise: Any) -> list[ir.Value]:
         """Runs one of two functions, each giving a list of values of the same types."""
         yes = self.function.append_basic_block("then")
         no = self.function.append_basic_block("else")
@@ -509,9 +508,7 @@ class KernelBuilder:
 
     def prefetch(self, pointer: ir.Value, locality: int = 3) -> None:
         """Asks for a cache line (`locality` 3: into L1, 2: into L2)."""
-        self.call(
-            "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(locality), I32(1)]
-        )
+        self.call("llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(locality), I32(1)])
 
 
 def _mangle(type: ir.Type) -> str:
@@ -526,4 +523,6 @@ def _mangle(type: ir.Type) -> str:
 def _clamp_f32(value: float) -> float:
     """Doubles beyond float32's range become infinite, as NumPy's cast does."""
     limit = 3.4028235677973366e38
-    return value if value != value or abs(value) < limit else float("inf") * (1 if value > 0 else -1)
+    if value != value or abs(value) < limit:
+        return value
+    return math.copysign(math.inf, value)

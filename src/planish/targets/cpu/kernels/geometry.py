@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -317,7 +318,7 @@ def _operand_places(
 def _fold_batches(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...] | None:
     """Strides of (all batches as one, row, column); None if the batches do not fold."""
     lead = [(n, s) for n, s in zip(shape[:-2], strides[:-2], strict=True) if n != 1]
-    for (_, outer), (n, inner) in zip(lead[:-1], lead[1:], strict=True):
+    for (_, outer), (n, inner) in itertools.pairwise(lead):
         if outer != n * inner:
             return None
     return (lead[-1][1] if lead else 0, *strides[-2:])
