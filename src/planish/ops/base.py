@@ -98,8 +98,8 @@ def broadcast_shapes(*shapes: Sequence[DimLike]) -> tuple[DimLike, ...]:
                 raise ShapeError(
                     f"Shapes {', '.join(map(_shape_text, shapes))} do not broadcast",
                     why=f"dimension {axis} is {dim} in one and {other} in another",
-                    cure="make the dimensions equal, or one of them 1; unknown dimensions are equal "
-                    "where inputs= gives them the same name",
+                    cure="make the dimensions equal, or one of them 1; unknown dimensions are "
+                    "equal where inputs= gives them the same name",
                 )
             dim = other
         result.append(dim)

@@ -30,6 +30,8 @@ class FrozenFunction:
         Tensors from outside (handles of tables) by the name of their placeholder.
     owners : list
         The objects that these tensors belong to.
+    model : object
+        The loaded model, where its functions are still called; else None.
     """
 
     graph_def: Any
@@ -37,6 +39,7 @@ class FrozenFunction:
     outputs: Mapping[str, str]
     captures: Mapping[str, Any]
     owners: Sequence[Any]
+    model: Any
 
 
 def load_function(folder: str | os.PathLike[str], tags: Iterable[str], signature: str) -> Any:
@@ -96,6 +99,7 @@ def freeze_function(loaded: Any, function: Any) -> FrozenFunction:
         outputs,
         captures,
         _owners(loaded, captures.values()),
+        loaded if inlined.graph_def.library.function else None,
     )
 
 
@@ -151,6 +155,7 @@ def make_function(
     copies = [type(n).FromString(n.SerializeToString()) for n in kept]
     del body.node[:]
     body.node.extend(copies)
+    _register(body.library.function)
 
     def call(**tensors: Any) -> dict[str, Any]:
         inputs = {name: tensors[key] for name, key in arguments.items() if name in read}
@@ -171,4 +176,16 @@ def make_function(
     function = tf.function(call, autograph=False).get_concrete_function(**specs)
     function._arg_keywords = list(frozen.inputs)
     function._num_positional_args = len(frozen.inputs)
+    # TensorFlow forgets the functions of a model that is gone, also those that are called here.
+    function.planish_model = frozen.model
     return function
+
+
+def _register(functions: Iterable[Any]) -> None:
+    """Makes functions known to eager execution, which an import into a graph does not do."""
+    from tensorflow.python.eager import context
+
+    known = context.context()
+    for function in functions:
+        if not known.has_function(function.signature.name):
+            known.add_function_def(function)
