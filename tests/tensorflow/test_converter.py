@@ -96,6 +96,21 @@ def test_saved_moved_and_loaded_in_a_fresh_process(network, rng, tmp_path):
     assert "good 8" in done.stdout, done.stderr[-2000:]
 
 
+def test_in_keras_and_in_a_function(network, rng, close, tmp_path):
+    folder, serve = network
+    converter = trt.TrtGraphConverterV2(input_saved_model_dir=folder)
+    function = converter.convert()
+    converter.save(str(tmp_path / "converted"))
+    images = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
+    expected = serve(image=tf.constant(images))["logits"]
+    layer = tf.keras.layers.TFSMLayer(str(tmp_path / "converted"), call_endpoint="serving_default")
+    inputs = tf.keras.Input((32, 32, 3))
+    model = tf.keras.Model(inputs, layer(inputs)["logits"] * 2.0)
+    close(model.predict(images, verbose=0), 2.0 * expected)
+    outer = tf.function(lambda x: function(image=x * 1.0)["logits"] + 1.0)
+    close(outer(tf.constant(images)), expected + 1.0)
+
+
 def test_the_engine_runs_on_its_own(network, rng, tmp_path, close):
     folder, serve = network
     converter = trt.TrtGraphConverterV2(input_saved_model_dir=folder)
@@ -220,6 +235,7 @@ def test_shapes_an_engine_does_not_take_run_natively(two_batches, rng, close, tm
     function = converter.convert()
     (node,) = converter.converted.engines
     assert not node.segment.covered
+    assert function(a=tf.zeros([3, 64]), b=tf.zeros([3, 64]))["y"].shape == (3, 96)
     converter.save(str(tmp_path / "converted"))
     again = tf.saved_model.load(str(tmp_path / "converted")).signatures["serving_default"]
     for rows in (4, 1):
