@@ -190,7 +190,7 @@ def test_logic_and_shifts():
         (Gelu(), lambda x: tf.nn.gelu(x, approximate=False)),
         (Gelu(True), lambda x: tf.nn.gelu(x, approximate=True)),
     ],
-    ids=str,
+    ids=lambda value: "" if callable(value) else str(value),
 )
 def test_ops_with_attributes_like_tensorflow(op, theirs):
     check(op, [ALL], theirs(tf.constant(ALL)).numpy(), rtol=5e-6, atol=2e-6)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
 tf = pytest.importorskip("tensorflow", reason="needs TensorFlow")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _connected():
+    """The ops ask the real engines, whatever an earlier module had them ask."""
+    from planish.tensorflow import engine_op
+    from planish.tensorflow.engines import registry
+
+    engine_op.connect(registry.resolve, registry.weight)
+
+
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Engines are built by heuristics, and no variable of the user's shell steers them."""
-    import os
-
     for name in list(os.environ):
         if name.startswith(("TF_TRT_", "PLANISH_")) and name != "PLANISH_TEST_DATA":
             monkeypatch.delenv(name)
