@@ -15,6 +15,7 @@ tf = pytest.importorskip("tensorflow")
 from planish.graph.types import DType  # noqa: E402
 from planish.runtime.native_engine import DTYPE_CODES  # noqa: E402
 from planish.tensorflow import engine_op  # noqa: E402
+from planish.tensorflow.engines import registry  # noqa: E402
 
 # Adds the float in the plan to float32 of any shape. A fake of what a real plan's resolver does,
 # shared with the fresh process.
@@ -71,7 +72,8 @@ def fake():
     namespace: dict = {}
     exec(RESOLVER, namespace)
     engine_op.connect(namespace["resolve"], namespace["weight"])
-    return namespace
+    yield namespace
+    engine_op.connect(registry.resolve, registry.weight)
 
 
 def add_op(x, plan="2.5", engine="e", **attributes):

@@ -36,6 +36,10 @@ SECONDS_EACH = 0.006
 """Time given to the repeats of one tactic."""
 
 
+HOPELESS = 4.0
+"""A tactic whose first two runs both take so many times the best is not measured further."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What came of measuring a tactic: its time, or why it is out."""
@@ -81,10 +85,10 @@ class Bench:
             if wrong:
                 log.warning("tactic %s of %s is wrong: %s", tactic, self._task.name, wrong)
                 return Measurement(None, wrong)
-            if first > 4 * best and first > 1e-4:
-                return Measurement(first)
-            once = float(executable.measure(arena, *addresses, self._threads, 1)[0])
-            repeats = int(min(max(SECONDS_EACH / max(min(once, first), 1e-7), 5), 2000))
+            once = min(first, float(executable.measure(arena, *addresses, self._threads, 1)[0]))
+            if once > HOPELESS * best and once > 1e-4:
+                return Measurement(once)
+            repeats = int(min(max(SECONDS_EACH / max(once, 1e-7), 5), 2000))
             times = executable.measure(arena, *addresses, self._threads, repeats)
             # the least: what disturbs a measurement only ever adds to it
             return Measurement(float(times.min()))
