@@ -39,6 +39,11 @@ from planish.targets.cpu.machine import Machine, host
 FULL_UNROLL = 400
 """Inner steps (depth x tile) up to which a run of depth is unrolled completely."""
 
+PREFETCH = 16
+"""Steps of depth ahead that weights are asked for, where a block of them exceeds the first-level
+cache: inside a network they come from far away, once per inference.
+"""
+
 ALIASING = 1024
 """Pixels this many elements apart (or a multiple) compete for the same sets of the cache."""
 
@@ -142,6 +147,8 @@ class MatrixTactic(Tactic):
         merged = dilations[1] == 1 and pitch == g.depth
         run = g.depth * (window[1] if merged else 1)
         steps = self.pixels * self.vectors
+        blocks = ceil(g.channels, self.vectors * lanes)
+        block = g.depth * window[0] * window[1] * self.vectors * lanes
         kernel = GemmKernel(
             pixels=self.pixels,
             vectors=self.vectors,
@@ -157,10 +164,8 @@ class MatrixTactic(Tactic):
             epilogue=task.epilogue.expression,
             operands=operand_kinds(task.epilogue, task, g.channels * g.groups, binding),
             pack=pack,
+            prefetch=PREFETCH if 8 * block > self.machine.l1 else 0,
         )
-        blocks = ceil(g.channels, self.vectors * lanes)
-        depth = g.depth * window[0] * window[1]
-        block = depth * self.vectors * lanes
         params = [
             g.channels,
             blocks,
