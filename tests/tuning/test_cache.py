@@ -190,3 +190,13 @@ def test_a_device_is_left_alone(caplog) -> None:
     assert cache.get("key") == 1.0
     assert "not a file" in caplog.text
     assert os.stat(os.devnull).st_rdev == before.st_rdev
+
+
+def test_the_largest_number_stays(tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite"
+    cache = TimingCache(path)
+    for number in (2.0, 5.0, 3.0):
+        cache.put_largest([("k", number)])
+    assert cache.get("k") == 5.0
+    cache.close()
+    assert TimingCache(path).get("k") == 5.0

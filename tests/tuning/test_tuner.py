@@ -164,6 +164,17 @@ class TestCache:
         assert report.cached
         assert serialize(again) == serialize(first)
 
+    def test_a_spent_budget_is_not_spent_again(self) -> None:
+        target = HostTarget(*({"delay": float(d)} for d in range(20, 32)))
+        cache = TimingCache(None)
+        first, report = tune(one_op(), target, cache, budget=0.3)
+        assert not report.complete
+        again, report = tune(one_op(), target, cache, budget=0.3)
+        assert report.measured == 0
+        assert tactics(again) == tactics(first)
+        _, report = tune(one_op(), target, cache, budget=0.6)
+        assert report.measured
+
     def test_equal_tasks_are_measured_once(self) -> None:
         def chain(length: int) -> Graph:
             net = Net()

@@ -81,13 +81,19 @@ class TimingCache:
         with self._lock:
             for key, seconds in rows:
                 self._memory.setdefault(key, seconds)
-            if self._database is None or not self._writable:
-                return
-            try:
-                with self._database:
-                    self._database.executemany("insert or ignore into timing values (?, ?)", rows)
-            except sqlite3.Error as error:
-                self._give_up(error)
+            self._write("insert or ignore into timing values (?, ?)", rows)
+
+    def put_largest(self, values: Iterable[tuple[str, float]]) -> None:
+        """Remembers numbers of which the largest counts, such as the budget spent on a task."""
+        rows = [(_digest(key), float(number)) for key, number in values]
+        with self._lock:
+            for key, number in rows:
+                self._memory[key] = max(number, self._memory.get(key, number))
+            self._write(
+                "insert into timing values (?, ?) on conflict (key) "
+                "do update set seconds = max(seconds, excluded.seconds)",
+                rows,
+            )
 
     def close(self) -> None:
         """Closes the file."""
@@ -95,6 +101,15 @@ class TimingCache:
             if self._database is not None:
                 self._database.close()
                 self._database = None
+
+    def _write(self, statement: str, rows: list[tuple[str, float]]) -> None:
+        if self._database is None or not self._writable:
+            return
+        try:
+            with self._database:
+                self._database.executemany(statement, rows)
+        except sqlite3.Error as error:
+            self._give_up(error)
 
     def _give_up(self, error: sqlite3.Error) -> None:
         if "readonly" in str(error):

@@ -36,6 +36,9 @@ SHORTLIST = 5
 USUAL_SHARE = 0.7
 """Share of the budget for the usual sizes, where there are others."""
 
+SETTLED = "settled"
+"""In the timing cache, the largest budget within which a task was ever tuned."""
+
 BATCH = 48
 """Tactics whose kernels are compiled together."""
 
@@ -99,7 +102,7 @@ class _Entry:
         wrong = {str(usual.tactics[i]) for i in usual.rejected}
         self.rejected |= {i for i, t in enumerate(self.tactics) if str(t) in wrong}
         ranked = sorted(usual.times, key=lambda i: (usual.times[i], i))[:SHORTLIST]
-        if ranked and usual is not self:
+        if ranked and usual is not self and self.shortlist is None:
             names = [str(usual.tactics[i]) for i in ranked]
             kept = [i for i, t in enumerate(self.tactics) if str(t) in names or i < 2]
             self.shortlist = kept
@@ -157,12 +160,18 @@ class Tuner:
                 entry.shorten(self._entry(task, usual))
                 more.append(entry)
         self._measure(more, "tuning other sizes", start + self._budget)
+        self._settle()
         steps = tuple(self._step(task, points) for task in self._ordered(chosen))
         self.result.seconds = time.monotonic() - start
         self.result.host_steps = [
             s.task.name for s in steps if isinstance(s.choices[0].tactic, ReferenceTactic)
         ]
         return Plan(self._graph, steps)
+
+    def _settle(self) -> None:
+        """Remembers what this budget bought: the same build again has nothing left to measure."""
+        timed = [entry for entry in self._entries.values() if entry.times]
+        self._cache.put_largest((f"{entry.key} {SETTLED}", self._budget) for entry in timed)
 
     # ---- measuring ------------------------------------------------------------------------
 
@@ -184,6 +193,9 @@ class Tuner:
                 if seconds is not None:
                     shared.times[i] = seconds
                     self.result.cached += 1
+            spent = self._cache.get(f"{key} {SETTLED}")
+            if shared.times and spent is not None and spent >= self._budget:
+                shared.shortlist = []
         return shared
 
     def _fits(self, tactic: Tactic, binding: Binding) -> bool:
