@@ -38,7 +38,7 @@ class TestBench:
         measured = bench(task).measure(HostTactic(task, delay=1.0))
         assert measured.seconds is not None
         assert 1e-3 <= measured.seconds < 0.1
-        assert not measured.rejected
+        assert not measured.wrong
 
     @pytest.mark.parametrize("kind", ["wrong", "idle"])
     def test_a_wrong_tactic_is_out(
@@ -47,7 +47,7 @@ class TestBench:
         with caplog.at_level(logging.WARNING, "planish"):
             measured = bench(task).measure(HostTactic(task, kind))
         assert measured.seconds is None
-        assert "output 0" in measured.rejected
+        assert "output 0" in measured.wrong
         assert task.name in caplog.text
 
     def test_a_slow_tactic_is_measured_twice(self, task: Task) -> None:

@@ -42,10 +42,10 @@ HOPELESS = 4.0
 
 @dataclass(frozen=True)
 class Measurement:
-    """What came of measuring a tactic: its time, or why it is out."""
+    """What came of measuring a tactic: its time; None if it did not run, or gave a wrong result."""
 
     seconds: float | None
-    rejected: str = ""
+    wrong: str = ""
 
 
 class Bench:

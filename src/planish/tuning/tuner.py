@@ -39,6 +39,9 @@ USUAL_SHARE = 0.7
 SETTLED = "settled"
 """In the timing cache, the largest budget within which a task was ever tuned."""
 
+WRONG = float("inf")
+"""In the timing cache, the time of a tactic whose result was wrong."""
+
 BATCH = 48
 """Tactics whose kernels are compiled together."""
 
@@ -170,8 +173,9 @@ class Tuner:
 
     def _settle(self) -> None:
         """Remembers what this budget bought: the same build again has nothing left to measure."""
-        timed = [entry for entry in self._entries.values() if entry.times]
-        self._cache.put_largest((f"{entry.key} {SETTLED}", self._budget) for entry in timed)
+        keys = [f"{entry.key} {SETTLED}" for entry in self._entries.values()]
+        if self._budget > 0:
+            self._cache.put_largest((key, self._budget) for key in keys)
 
     # ---- measuring ------------------------------------------------------------------------
 
@@ -190,11 +194,13 @@ class Tuner:
             shared = self._entries[key] = _Entry(task, binding, key, tactics)
             for i, tactic in enumerate(tactics):
                 seconds = self._cache.get(f"{key} {tactic}")
-                if seconds is not None:
+                if seconds == WRONG:
+                    shared.rejected.add(i)
+                elif seconds is not None:
                     shared.times[i] = seconds
                     self.result.cached += 1
             spent = self._cache.get(f"{key} {SETTLED}")
-            if shared.times and spent is not None and spent >= self._budget:
+            if spent is not None and spent >= self._budget:
                 shared.shortlist = []
         return shared
 
@@ -245,6 +251,8 @@ class Tuner:
                 if outcome.seconds is None:
                     entry.rejected.add(i)
                     self.result.rejected += 1
+                    if outcome.wrong:
+                        fresh.append((f"{entry.key} {entry.tactics[i]}", WRONG))
                     continue
                 entry.times[i] = outcome.seconds
                 fresh.append((f"{entry.key} {entry.tactics[i]}", outcome.seconds))
@@ -258,7 +266,7 @@ class Tuner:
             return bench.measure(tactic, best)
         except TuningError as error:
             log.warning("tactic %s is out: %s", tactic, error)
-            return Measurement(None, str(error))
+            return Measurement(None)
 
     # ---- choosing -------------------------------------------------------------------------
 
