@@ -52,8 +52,16 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def write(output: Path, about: dict[str, str], results: dict[str, Any]) -> None:
+    """Writes what is known so far as JSON and as a Markdown table."""
+    text = json.dumps({**about, "models": results}, indent=1)
+    output.with_suffix(".json").write_text(text + "\n")
+    head = [f"{key}: {value}  " for key, value in about.items()]
+    output.with_suffix(".md").write_text("\n".join([*head, "", table(results), ""]))
+
+
 def main() -> None:
-    """Measures all models and writes the two files."""
+    """Measures all models, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--against", default="tensorflow,onnxruntime,openvino")
@@ -62,11 +70,6 @@ def main() -> None:
     parser.add_argument("--python-for", action="append", default=[], metavar="PEER=PYTHON")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    results: dict[str, Any] = {}
-    for model in arguments.models:
-        print(f"{model.stem} ...", flush=True)
-        results[model.stem] = measure(model, arguments)
-        print(table({model.stem: results[model.stem]}), flush=True)
     about = {
         "date": datetime.date.today().isoformat(),
         "machine": platform.processor() or platform.machine(),
@@ -75,10 +78,12 @@ def main() -> None:
         + " ".join(m.name for m in arguments.models)
         + f" --batch {arguments.batch} --seconds {arguments.seconds}",
     }
-    text = json.dumps({**about, "models": results}, indent=1)
-    arguments.output.with_suffix(".json").write_text(text + "\n")
-    head = [f"{key}: {value}  " for key, value in about.items()]
-    arguments.output.with_suffix(".md").write_text("\n".join([*head, "", table(results), ""]))
+    results: dict[str, Any] = {}
+    for model in arguments.models:
+        print(f"{model.stem} ...", flush=True)
+        results[model.stem] = measure(model, arguments)
+        print(table({model.stem: results[model.stem]}), flush=True)
+        write(arguments.output, about, results)
 
 
 if __name__ == "__main__":
