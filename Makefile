@@ -1,5 +1,8 @@
 # make demo    native TensorFlow beside Planish, from nothing: makes .venv, installs, runs
 # make test    lint, types and tests
+# make test-arm    all tests of kernels on emulated 64-bit Arm; Debian packages it needs:
+#                  qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+# make test-avx2   tests of kernels and engines without AVX-512
 # PYTHON=python3.12 make test    with another Python (3.10 to 3.13)
 
 PYTHON ?= python3
@@ -11,7 +14,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-cuda docs clean
+.PHONY: help demo test test-arm test-avx2 test-cuda docs clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -24,6 +27,13 @@ test: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n $(WORKERS)
+
+test-arm: $(VENV)/test.stamp
+	PLANISH_TEST_ARM=all PLANISH_TEST_ISA=neon $(BIN)/pytest -n $(WORKERS) \
+	    tests/arm tests/targets/cpu/codegen tests/targets/cpu/kernels
+
+test-avx2: $(VENV)/test.stamp
+	PLANISH_CPU_ISA=avx2 $(BIN)/pytest -n $(WORKERS) tests/fuzz tests/runtime tests/targets/cpu
 
 test-cuda: $(VENV)/test.stamp
 	$(BIN)/pytest -m cuda

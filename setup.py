@@ -7,6 +7,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 FLAGS = ["-std=c11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
+SOURCES = ("module", "program", "executor", "pool", "counting", "engine")
 # Free-threaded Pythons have no stable ABI to restrict ourselves to.
 STABLE_ABI = not sysconfig.get_config_var("Py_GIL_DISABLED")
 PLAIN_LIBRARIES = {"planish._tf_engine"}
@@ -14,7 +15,7 @@ PLAIN_LIBRARIES = {"planish._tf_engine"}
 EXTENSIONS = [
     Extension(
         "planish._native",
-        [f"native/{name}.c" for name in ("module", "program", "executor", "pool", "engine")],
+        [f"native/{name}.c" for name in SOURCES],
         depends=["native/planish.h", "native/internal.h"],
         define_macros=[("Py_LIMITED_API", "0x030A0000")] if STABLE_ABI else [],
         py_limited_api=STABLE_ABI,

@@ -26,11 +26,16 @@ def measure(model: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     command += ["--seconds", str(arguments.seconds)]
     for peer in arguments.python_for:
         command += ["--python-for", peer]
+    for shape in arguments.input:
+        command += ["--input", shape]
     done = subprocess.run(command, capture_output=True, text=True)
     try:
-        return json.loads(done.stdout)
+        result: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
         return {"error": (done.stderr or done.stdout)[-2000:]}
+    if "error" in result:
+        return {"error": "{what} ({why})".format(**result["error"])}
+    return result
 
 
 def table(results: dict[str, Any]) -> str:
@@ -60,6 +65,12 @@ def write(output: Path, about: dict[str, str], results: dict[str, Any]) -> None:
     output.with_suffix(".md").write_text("\n".join([*head, "", table(results), ""]))
 
 
+def earlier(output: Path) -> dict[str, Any]:
+    """The results that the file already holds: models can be measured one after the other."""
+    file = output.with_suffix(".json")
+    return json.loads(file.read_text())["models"] if file.exists() else {}
+
+
 def main() -> None:
     """Measures all models, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
@@ -67,6 +78,7 @@ def main() -> None:
     parser.add_argument("--against", default="tensorflow,onnxruntime,openvino")
     parser.add_argument("--batch", default="1,8")
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--input", action="append", default=[], metavar="NAME=SHAPE")
     parser.add_argument("--python-for", action="append", default=[], metavar="PEER=PYTHON")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -78,7 +90,7 @@ def main() -> None:
         + " ".join(m.name for m in arguments.models)
         + f" --batch {arguments.batch} --seconds {arguments.seconds}",
     }
-    results: dict[str, Any] = {}
+    results = earlier(arguments.output)
     for model in arguments.models:
         print(f"{model.stem} ...", flush=True)
         results[model.stem] = measure(model, arguments)

@@ -19,6 +19,7 @@ typedef struct entry {
     size_t key_bytes;
     planish_signature outputs; /* its arrays belong to the entry */
     size_t *output_bytes;
+    planish_counting *counting; /* NULL: none; its arrays belong to the entry */
     atomic_int references;
 } entry;
 
@@ -80,8 +81,7 @@ static void register_fork_handlers(void) {
 
 /* ---- signatures ---- */
 
-/* Bytes of an element by TensorFlow's DataType number, 0 for what the runtime does not know. */
-static size_t dtype_bytes(int dtype) {
+size_t planish_dtype_bytes(int dtype) {
     static const unsigned char bytes[] = {
         [1] = 4,  [2] = 8,  [3] = 4,  [4] = 1,  [5] = 2,  [6] = 1,
         [9] = 8,  [10] = 1, [14] = 2, [17] = 2, [19] = 2, [22] = 4, [23] = 8,
@@ -116,6 +116,7 @@ static void release_entry(entry *dropped) {
     free((void *)dropped->outputs.dims);
     free((void *)dropped->outputs.dtypes);
     free(dropped->output_bytes);
+    planish_counting_free(dropped->counting);
     free(dropped);
 }
 
@@ -129,7 +130,7 @@ static int measure_outputs(const planish_signature *outputs, size_t *bytes, char
                            size_t error_size) {
     const int64_t *dims = outputs->dims;
     for (int i = 0; i < outputs->count; i++) {
-        bytes[i] = dtype_bytes(outputs->dtypes[i]);
+        bytes[i] = planish_dtype_bytes(outputs->dtypes[i]);
         if (!bytes[i])
             return planish_error(PLANISH_INVALID, error, error_size,
                                  "output %d has the unknown dtype %d", i, outputs->dtypes[i]);
@@ -142,7 +143,8 @@ static int measure_outputs(const planish_signature *outputs, size_t *bytes, char
 }
 
 static entry *create_entry(const planish_signature *inputs, const planish_signature *outputs,
-                           planish_program *program, char *error, size_t error_size) {
+                           planish_program *program, const planish_counting *counting, char *error,
+                           size_t error_size) {
     entry *fresh = calloc(1, sizeof *fresh);
     if (!fresh) {
         planish_error(PLANISH_NO_MEMORY, error, error_size, "out of memory");
@@ -159,8 +161,9 @@ static entry *create_entry(const planish_signature *inputs, const planish_signat
     fresh->outputs.ranks = copy(outputs->ranks, count * sizeof(int));
     fresh->outputs.dtypes = copy(outputs->dtypes, count * sizeof(int));
     fresh->outputs.dims = copy(outputs->dims, dim_count(outputs) * sizeof(int64_t));
+    fresh->counting = counting ? planish_counting_copy(counting) : NULL;
     int complete = fresh->key && fresh->output_bytes && fresh->outputs.ranks &&
-                   fresh->outputs.dtypes && fresh->outputs.dims;
+                   fresh->outputs.dtypes && fresh->outputs.dims && (fresh->counting || !counting);
     if (!complete) planish_error(PLANISH_NO_MEMORY, error, error_size, "out of memory");
     if (!complete || measure_outputs(outputs, fresh->output_bytes, error, error_size)) {
         release_entry(fresh);
@@ -257,12 +260,22 @@ int planish_engine_size(planish_engine *engine) {
 int planish_engine_add_program(planish_engine *engine, const planish_signature *inputs,
                                const planish_signature *outputs, planish_program *program,
                                char *error, size_t error_size) {
+    return planish_engine_add_counted_program(engine, inputs, outputs, program, NULL, error,
+                                              error_size);
+}
+
+int planish_engine_add_counted_program(planish_engine *engine, const planish_signature *inputs,
+                                       const planish_signature *outputs, planish_program *program,
+                                       const planish_counting *counting, char *error,
+                                       size_t error_size) {
     if (inputs->count != program->input_count || outputs->count != program->output_count)
         return planish_error(PLANISH_INVALID, error, error_size,
                              "the program has %lld inputs and %lld outputs, the signature %d and %d",
                              (long long)program->input_count, (long long)program->output_count,
                              inputs->count, outputs->count);
-    entry *fresh = create_entry(inputs, outputs, program, error, error_size);
+    if (counting && planish_counting_check(counting, outputs, error, error_size))
+        return PLANISH_INVALID;
+    entry *fresh = create_entry(inputs, outputs, program, counting, error, error_size);
     if (!fresh) return PLANISH_INVALID;
     pthread_mutex_lock(&engine->mutex);
     entry *dropped = unlink_entry(engine, fresh->key, fresh->key_bytes);
@@ -336,26 +349,66 @@ static void return_arena(planish_engine *engine, arena spare) {
     planish_aligned_free(spare.memory, spare.bytes);
 }
 
-static int run_entry(planish_engine *engine, const entry *found, void *const *inputs,
-                     planish_allocate_output allocate, void *context, char *error,
-                     size_t error_size) {
+/* Gives the outputs that are as large as their signature says their memory; NULL for the others. */
+static int allocate_whole(const entry *found, void **outputs, planish_allocate_output allocate,
+                          void *context, char *error, size_t error_size) {
     const planish_signature *made = &found->outputs;
-    void *outputs[made->count + 1];
     const int64_t *dims = made->dims;
     for (int i = 0; i < made->count; dims += made->ranks[i++]) {
         outputs[i] = NULL;
-        int status = allocate(context, i, made->dtypes[i], made->ranks[i], dims,
+        int place = found->counting ? planish_counting_place(found->counting, i) : i;
+        if (place < 0) continue;
+        int status = allocate(context, place, made->dtypes[i], made->ranks[i], dims,
                               found->output_bytes[i], &outputs[i], error, error_size);
         if (status) return status;
     }
+    return PLANISH_OK;
+}
+
+/* Takes memory for the outputs that have none, which are counts or are still to be cut to size. */
+static int take_room(planish_engine *engine, const entry *found, void **outputs, arena *room,
+                     char *error, size_t error_size) {
+    size_t bytes = 0;
+    for (int i = 0; i < found->outputs.count; i++)
+        if (planish_counting_place(found->counting, i) < 0)
+            bytes += (found->output_bytes[i] + 63) & ~(size_t)63;
+    *room = take_arena(engine, bytes);
+    if (!room->memory)
+        return planish_error(PLANISH_NO_MEMORY, error, error_size, "no memory for %zu bytes", bytes);
+    char *next = room->memory;
+    for (int i = 0; i < found->outputs.count; i++)
+        if (planish_counting_place(found->counting, i) < 0) {
+            outputs[i] = next;
+            next += (found->output_bytes[i] + 63) & ~(size_t)63;
+        }
+    return PLANISH_OK;
+}
+
+static int run_entry(planish_engine *engine, const entry *found, void *const *inputs,
+                     planish_allocate_output allocate, void *context, char *error,
+                     size_t error_size) {
+    void *outputs[found->outputs.count + 1];
+    int status = allocate_whole(found, outputs, allocate, context, error, error_size);
+    if (status) return status;
+    arena room = {0};
+    if (found->counting) {
+        status = take_room(engine, found, outputs, &room, error, error_size);
+        if (status) return status;
+    }
     arena own = take_arena(engine, (size_t)found->program->arena_bytes);
-    if (!own.memory)
-        return planish_error(PLANISH_NO_MEMORY, error, error_size, "no memory for %lld bytes",
-                             (long long)found->program->arena_bytes);
-    int status =
-        planish_execute(found->program, own.memory, inputs, outputs, engine->threads, NULL);
-    if (status) planish_error(status, error, error_size, "%s", planish_last_error());
-    return_arena(engine, own);
+    if (own.memory) {
+        status =
+            planish_execute(found->program, own.memory, inputs, outputs, engine->threads, NULL);
+        if (status) planish_error(status, error, error_size, "%s", planish_last_error());
+        return_arena(engine, own);
+    } else {
+        status = planish_error(PLANISH_NO_MEMORY, error, error_size, "no memory for %lld bytes",
+                               (long long)found->program->arena_bytes);
+    }
+    if (!status && found->counting)
+        status = planish_counting_cut(found->counting, &found->outputs, outputs, allocate, context,
+                                      error, error_size);
+    if (room.memory) return_arena(engine, room);
     return status;
 }
 

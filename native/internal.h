@@ -49,6 +49,23 @@ int64_t planish_team_claim(planish_team *team, int lane);
 
 #define PLANISH_MAX_GRABS (1 << 30) /* of one step: grab numbers are 32 bits wide */
 
+/* ---- outputs that are cut to size ---- */
+
+/* Bytes of an element by TensorFlow's DataType number, 0 for what the runtime does not know. */
+size_t planish_dtype_bytes(int dtype);
+
+/* PLANISH_INVALID where it does not fit the outputs. */
+int planish_counting_check(const planish_counting *counting, const planish_signature *outputs,
+                           char *error, size_t error_size);
+planish_counting *planish_counting_copy(const planish_counting *from); /* NULL: out of memory */
+void planish_counting_free(planish_counting *counting);
+/* Which of the caller's outputs output `index` of the program is, as it is; else -1. */
+int planish_counting_place(const planish_counting *counting, int index);
+/* After the run: allocates the caller's outputs that are cut to size, and fills them. */
+int planish_counting_cut(const planish_counting *counting, const planish_signature *made,
+                         void *const *outputs, planish_allocate_output allocate, void *context,
+                         char *error, size_t error_size);
+
 /* Writes a message and returns `status`. */
 int planish_error(int status, char *error, size_t error_size, const char *format, ...)
     __attribute__((format(printf, 4, 5)));

@@ -3,7 +3,7 @@
 #include <Python.h>
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_native", "The C runtime of Planish; see planish.runtime.native.", 0,
+    PyModuleDef_HEAD_INIT, "_native", "The C runtime of Planish; see planish.native.", 0,
     NULL, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&definition); }

@@ -133,6 +133,20 @@ PLANISH_EXPORT planish_engine *planish_engine_create(int64_t engine_id, int capa
 PLANISH_EXPORT void planish_engine_retain(planish_engine *engine);
 PLANISH_EXPORT void planish_engine_release(planish_engine *engine);
 
+/* A dimension of an output that is known only after the run: what output `count` holds (one int32
+ * or int64), times `factor`. The output is made as large as it can become, and cut to that. */
+typedef struct {
+    int output, axis, count;
+    int64_t factor;
+} planish_trim;
+
+/* Which outputs of a program its caller gets, in order, and how they are cut to size. */
+typedef struct {
+    int visible_count, trim_count;
+    const int *visible;
+    const planish_trim *trims;
+} planish_counting;
+
 /* Takes its own reference of `program`. Where the engine is full, the least recently used program
  * goes; one that is still running lives until it is done. */
 PLANISH_EXPORT int planish_engine_add_program(planish_engine *engine,
@@ -140,6 +154,14 @@ PLANISH_EXPORT int planish_engine_add_program(planish_engine *engine,
                                               const planish_signature *outputs,
                                               planish_program *program, char *error,
                                               size_t error_size);
+
+/* The same for a program whose outputs are cut to size; `outputs` are as the program makes them. */
+PLANISH_EXPORT int planish_engine_add_counted_program(planish_engine *engine,
+                                                      const planish_signature *inputs,
+                                                      const planish_signature *outputs,
+                                                      planish_program *program,
+                                                      const planish_counting *counting,
+                                                      char *error, size_t error_size);
 
 PLANISH_EXPORT int planish_engine_run(planish_engine *engine, const planish_signature *signature,
                                       void *const *inputs, planish_allocate_output allocate,

@@ -13,6 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+if os.environ.get("PLANISH_TEST_ISA") == "neon":
+    from helpers import emulator
+
+    emulator.stand_in()
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

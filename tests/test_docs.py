@@ -44,8 +44,11 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", RUN)
 def test_code_blocks_run(name: str, shell: Path) -> None:
-    pytest.importorskip("tensorflow")
     text = (ROOT / name).read_text()
+    if "import torch" in text:
+        pytest.importorskip("torch", reason="needs PyTorch: pip install 'planish[torch]'")
+    else:
+        pytest.importorskip("tensorflow")
     if "model.onnx" in text:  # a page that leaves the making of a model to others
         shutil.copy(_small_model(shell), shell / "model.onnx")
     names: dict[str, Any] = {"__name__": "__main__"}

@@ -30,7 +30,7 @@ from planish.version import __version__
 if TYPE_CHECKING:
     from planish.builder import ProgressEvent, build
     from planish.plan.load import load
-    from planish.profile import Profile
+    from planish.profile import Profile, TensorSpec
     from planish.runtime.engine import Engine, ExecutionContext, TensorInfo
 
 _LAZY = {
@@ -38,6 +38,7 @@ _LAZY = {
     "ProgressEvent": "planish.builder",
     "load": "planish.plan.load",
     "Profile": "planish.profile",
+    "TensorSpec": "planish.profile",
     "Engine": "planish.runtime.engine",
     "ExecutionContext": "planish.runtime.engine",
     "TensorInfo": "planish.runtime.engine",
@@ -57,6 +58,7 @@ __all__ = [
     "ProgressEvent",
     "ShapeError",
     "TensorInfo",
+    "TensorSpec",
     "TuningError",
     "UnsupportedOpError",
     "__version__",

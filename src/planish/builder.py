@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from planish.checks import check_limits, checked_inputs, checked_outputs, warn_of_nan
-from planish.errors import InputError, PrecisionError, UnsupportedOpError
+from planish.errors import InputError, PrecisionError, ShapeError, UnsupportedOpError
 from planish.fusion.candidates import propose
 from planish.graph.graph import Graph
 from planish.graph.verify import verify
 from planish.passes import optimize
+from planish.passes.counted import settle_counts
 from planish.plan.plan import Plan
 from planish.plan.views import insert_copies, place
 from planish.profile import settle_ranges, tuning_points
@@ -23,6 +25,8 @@ from planish.targets.devices import find_target
 from planish.tuning.cache import TimingCache
 from planish.tuning.tuner import Tuner, TuningReport
 from planish.version import __version__
+
+log = logging.getLogger("planish")
 
 SECONDS_PER_TASK = 0.3
 """The default tuning budget per candidate task, within limits."""
@@ -170,6 +174,7 @@ def build_graph(
     report = BuildReport(nodes_imported=len(graph.nodes))
     settle_ranges(graph)
     with clock.stage("optimize"):
+        settle_counts(graph)
         optimize(graph)
         insert_copies(graph)
         verify(graph)
@@ -201,7 +206,12 @@ def build_graph(
         )
     with clock.stage("finish"):
         engine = Engine(plan, target, report)
-        engine.bound(tuning_points(graph)[0])
+        try:
+            engine.bind_usual()
+        except ShapeError as error:
+            if not graph.symbols():
+                raise
+            log.debug("nothing is made ready for the usual sizes, which are none: %s", error)
     clock.close()
     return engine
 

@@ -3,7 +3,7 @@
 import pickle
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planish.graph.dims import (
@@ -187,3 +187,51 @@ def test_substitution_simplifies_and_keeps_the_rest():
 def test_evaluate_needs_every_symbol():
     with pytest.raises(KeyError):
         evaluate(N + M, {"N": 1})
+
+
+class TestExtremaThatAreNone:
+    """``max`` and ``min`` vanish where one side is never the answer, or the line is straight."""
+
+    N = symbol("N")
+
+    @pytest.mark.parametrize(
+        ("dim", "simple"),
+        [
+            (dim_max(N, 0), N),
+            (dim_min(N, 0), 0),
+            (dim_max(N * 2 + 3, N), N * 2 + 3),
+            (dim_min(N, N + floordiv(N, 2)), N),
+            # the first element put before all, then the first dropped
+            (dim_max(N + dim_min(N, 1) - 1, 0), N),
+            (dim_max(dim_max(N, 3) + dim_min(N, 3), N + 3), N + 3),
+        ],
+    )
+    def test_simple(self, dim, simple) -> None:
+        assert dim == simple
+
+    @settings(deadline=None)
+    @given(st.data())
+    def test_no_value_changes(self, data) -> None:
+        """Expressions are compared with what they are written as, at many sizes."""
+
+        def grow(depth: int):
+            kind = data.draw(st.sampled_from(["N", "constant", "min", "max", "+", "*", "//"]))
+            if depth == 0 or kind in ("N", "constant"):
+                number = data.draw(st.integers(-4, 6))
+                return (self.N, lambda n: n) if kind == "N" else (number, lambda n: number)
+            (a, at), (b, bt) = grow(depth - 1), grow(depth - 1)
+            if kind == "*":
+                return a * 2, lambda n: at(n) * 2
+            if kind == "//":
+                return floordiv(a, 3), lambda n: at(n) // 3
+            if kind == "+":
+                return a + b, lambda n: at(n) + bt(n)
+            make, pick = (dim_min, min) if kind == "min" else (dim_max, max)
+            return make(a, b), lambda n: pick(at(n), bt(n))
+
+        dim, truth = grow(4)
+        for n in [*range(20), 100, 12345]:
+            assert evaluate(dim, {"N": n}) == truth(n)
+
+    def test_bounds_of_a_quotient_by_what_may_be_one(self) -> None:
+        assert bounds(floordiv(100, self.N), {"N": (0, 50)}) == (2, 100)

@@ -5,7 +5,7 @@ import pytest
 
 from planish.errors import ModelError
 from planish.graph.dims import symbol
-from planish.graph.graph import Graph, Value
+from planish.graph.graph import Count, Graph, Value
 from planish.graph.types import DType, TensorType
 from planish.graph.verify import RULES, verify
 from planish.ops.elementwise import ew
@@ -82,6 +82,18 @@ def _wrong_content(graph):
     value.content = value.content[:1]
 
 
+def _count_of_floats(graph):
+    graph.counts["n"] = Count("z", 9)
+
+
+def _count_without_output(graph):
+    graph.counts["n"] = Count("nothing", 9)
+
+
+def _cut_of_another_rank(graph):
+    graph.trims["z"] = (symbol("N"),)
+
+
 BREAKS = {
     _twice_written: "every value is written once",
     _wrong_order: "nodes stand in topological order",
@@ -95,6 +107,9 @@ BREAKS = {
     _wrong_op: "types are those the ops infer",
     _unbound_symbol: "symbols are bound by inputs",
     _wrong_content: "contents match their types",
+    _count_of_floats: "counts are integers of the graph",
+    _count_without_output: "counts are integers of the graph",
+    _cut_of_another_rank: "outputs are cut to known sizes",
 }
 
 

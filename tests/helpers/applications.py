@@ -18,7 +18,8 @@ from planish.tuning.selection import Choice, select
 def application(name: str, size: int, activation: str | None = None) -> Any:
     """A network of `keras.applications` for square images; every weight is random.
 
-    Batch norms too, which else would start as identities and hide how they are folded.
+    Batch norms too, which else would start as identities and hide how they are folded, and the
+    scales of ConvNeXt's blocks, which would start at 1e-6 and hide the blocks.
     """
     import tensorflow as tf
 
@@ -30,7 +31,26 @@ def application(name: str, size: int, activation: str | None = None) -> Any:
     for layer in model.layers:
         if isinstance(layer, tf.keras.layers.BatchNormalization):
             layer.set_weights([_near(w, rng) for w in layer.get_weights()])
+        elif type(layer).__name__ == "LayerScale":
+            layer.set_weights([rng.uniform(0.2, 0.6, w.shape) for w in layer.get_weights()])
     return model
+
+
+def settle(model: Any, images: np.ndarray) -> None:
+    """Gives the batch norms of a model the statistics of these images.
+
+    Deep networks of random weights may be chaotic: rounding the input already changes their
+    results by percents. With activations of unit variance they are not.
+    """
+    import tensorflow as tf
+
+    norms = [n for n in model.layers if isinstance(n, tf.keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    model(images, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
 
 
 def _near(weight: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -76,7 +76,7 @@ class Net:
 
     def output(self, *values: Value) -> Graph:
         for value in values:
-            self.graph.mark_output(value, f"out{len(self.graph.outputs)}")
+            self.graph.mark_output(value, f"out{len(self.graph.results())}")
         return self.graph
 
 

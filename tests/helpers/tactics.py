@@ -120,10 +120,10 @@ def assert_close(got: np.ndarray, expected: np.ndarray, tolerance: float) -> Non
 
 def assert_gaps_untouched(output: np.ndarray) -> None:
     """Memory between the elements of an output that `run_tactic` laid out is as it was."""
-    memory: object = output
-    while (below := getattr(memory, "base", None)) is not None:
-        memory = below
-    assert isinstance(memory, np.ndarray)
+    memory, below = output, output.base
+    while below is not None:  # NumPy puts objects of its own between views
+        memory = below if isinstance(below, np.ndarray) else memory
+        below = getattr(below, "base", None)
     start = output.ctypes.data - memory.ctypes.data
     size = output.itemsize
     reach = 1 + sum(

@@ -18,10 +18,12 @@ SMALL = {
     "MobileNetV2": 64,
     "DenseNet121": 64,
     "EfficientNetB0": 64,
+    "MobileNetV3Small": 64,
+    "ConvNeXtTiny": 32,
 }
 """Sizes of images at which every layer still has something to do."""
 
-FULL = dict.fromkeys(SMALL, 224) | {"InceptionV3": 299}
+FULL = dict.fromkeys(list(SMALL)[:8], 224) | {"InceptionV3": 299}
 
 MOST_LAYERS = {"VGG19": 27, "InceptionV3": 113, "ResNet152": 159}
 """Fused layers, the softmax included. VGG19 and ResNet152 have as many at any size."""

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from helpers.one_op import check, check_symbolic, infer, run, tensor
 from helpers.onnx_op import onnx_op
 from planish.errors import ShapeError
-from planish.ops import Conv
+from planish.graph.dims import ceildiv, evaluate, symbol
+from planish.ops import Conv, ConvTranspose, Fold
+from planish.ops.conv import same_padding
 
 RNG = np.random.default_rng(0)
 GEOMETRIES = [
@@ -121,3 +123,85 @@ def test_window_larger_than_input_gives_nothing():
 def test_refuses(groups, x, w):
     with pytest.raises(ShapeError):
         infer(Conv((1,), ((0, 0),), (1,), groups), x, w)
+
+
+# ---- transposed convolutions, windows put back -------------------------------------------------
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_transposed_is_the_gradient(data):
+    """``<conv(a), b> == <a, conv_transpose(b)>``, with channels of the filters exchanged."""
+    rank = data.draw(st.integers(1, 3))
+
+    def draw(low, high):
+        return tuple(data.draw(st.integers(low, high)) for _ in range(rank))
+
+    window, strides, dilations = draw(1, 3), draw(1, 3), draw(1, 2)
+    padding = tuple(zip(draw(0, 2), draw(0, 2), strict=True))
+    size = tuple(n + (k - 1) * d for n, k, d in zip(draw(1, 4), window, dilations, strict=True))
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    a, w = rng.standard_normal((2, *size, 3)), rng.standard_normal((*window, 3, 4))
+    (forward,) = run(Conv(strides, padding, dilations), a, w)
+    b = rng.standard_normal(forward.shape)
+    before = tuple(before for before, _ in padding)
+    back = ConvTranspose(size, strides, before, dilations)
+    (gradient,) = run(back, b, np.ascontiguousarray(w.swapaxes(-1, -2)))
+    np.testing.assert_allclose((forward * b).sum(), (a * gradient).sum(), rtol=1e-9, atol=1e-9)
+
+
+def test_transposed_groups():
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 4, 6)), rng.standard_normal((3, 2, 9))
+    op = ConvTranspose((9,), (2,), (0,), (1,), 3)
+    (whole,) = run(op, x, w)
+    for g in range(3):
+        one = ConvTranspose((9,), (2,), (0,), (1,))
+        (part,) = run(one, x[..., 2 * g : 2 * g + 2], w[..., 3 * g : 3 * g + 3])
+        np.testing.assert_allclose(whole[..., 3 * g : 3 * g + 3], part)
+
+
+def test_transposed_symbols():
+    length = symbol("L")
+    op = ConvTranspose((length * 2 + 1,), (2,), (length % 2,), (1,))
+    types = [tensor("f32", "N", "L", 2), tensor("f32", 3, 2, 3)]
+    check_symbolic(op, types, {"N": 2, "L": 5}, ConvTranspose((11,), (2,), (1,), (1,)))
+
+
+@pytest.mark.parametrize(
+    ("op", "w"),
+    [
+        (ConvTranspose((9, 9), (2,), (0,), (1,)), tensor("f32", 3, 4, 2)),
+        (ConvTranspose((9,), (2,), (0,), (1,)), tensor("f32", 3, 2, 4)),
+        (ConvTranspose((-1,), (2,), (0,), (1,)), tensor("f32", 3, 4, 2)),
+        (ConvTranspose((9,), (0,), (0,), (1,)), tensor("f32", 3, 4, 2)),
+        (ConvTranspose((9,), (2,), (0,), (1,), 0), tensor("f32", 3, 4, 2)),
+    ],
+)
+def test_transposed_refuses(op, w):
+    with pytest.raises(ShapeError):
+        infer(op, tensor("f32", 1, 4, 4), w)
+
+
+def test_windows_put_back():
+    """Every element comes back as often as a window holds it."""
+    x = np.arange(12.0).reshape(1, 3, 4, 1)
+    windows = np.stack([x[:, i : i + 2, j : j + 3] for i in range(2) for j in range(2)], -2)
+    op = Fold((3, 4), (2, 2), (1, 1), (0, 0), (1, 1))
+    (y,) = run(op, windows)
+    held = np.outer([1, 2, 1], [1, 2, 2, 1])[None, ..., None]
+    np.testing.assert_array_equal(y, x * held)
+    with pytest.raises(ShapeError):
+        infer(op, tensor("f32", 1, 2, 3, 5, 1))
+
+
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 4), st.booleans())
+def test_same_padding(size, window, stride, lower):
+    length = symbol("L")
+    symbolic = same_padding(length, window, stride, lower=lower)
+    before, after = same_padding(size, window, stride, lower=lower)
+    assert max(evaluate(symbolic[1], {"L": size}), 0) == after
+    assert evaluate(symbolic[0], {"L": size}) == before
+    op = Conv((stride,), (symbolic,), (1,))
+    (found,) = infer(op, tensor("f32", 1, "L", 1), tensor("f32", window, 1, 1))
+    assert found.shape[1] == ceildiv(length, stride)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from helpers.one_op import check, check_symbolic, infer, run, tensor
 from helpers.onnx_op import onnx_op
 from planish.errors import ShapeError
-from planish.ops import AvgPool, MaxPool
+from planish.graph.dims import symbol
+from planish.ops import AvgPool, MaxPool, MaxPoolIndices
 
 CASES = [
     # spatial, window, strides, padding, dilations
@@ -119,3 +120,30 @@ def test_refuses(op):
 def test_average_refuses_integers():
     with pytest.raises(ShapeError, match="floating-point"):
         infer(AvgPool((2,), (1,), ((0, 0),)), tensor("i32", 1, 4, 2))
+
+
+@pytest.mark.parametrize(("spatial", "window", "strides", "padding", "dilations"), CASES)
+def test_indices(spatial, window, strides, padding, dilations):
+    x = np.random.default_rng(0).standard_normal((2, *spatial, 3)).astype(np.float32)
+    values, places = run(MaxPoolIndices(window, strides, padding, dilations), x)
+    (largest,) = run(MaxPool(window, strides, padding, dilations), x)
+    np.testing.assert_array_equal(values, largest)
+    taken = np.take_along_axis(x.reshape(2, -1, 3), places.reshape(2, -1, 3), 1)
+    np.testing.assert_array_equal(taken.reshape(values.shape), values)
+
+
+def test_dilated_mean():
+    x = np.arange(8, dtype=np.float32).reshape(1, 8, 1)
+    (y,) = run(AvgPool((2,), (1,), ((1, 1),), False, (3,)), x)
+    np.testing.assert_array_equal(y.ravel(), [2, 1.5, 2.5, 3.5, 4.5, 5.5, 5])
+
+
+def test_symbolic_padding():
+    length = symbol("L")
+    types = [tensor("f32", 1, "L", 2)]
+    for op in (
+        MaxPool((3,), (2,), ((0, length % 2),), (1,)),
+        AvgPool((3,), (2,), ((0, length % 2),)),
+    ):
+        bound = type(op)(**{**op.attributes(), "padding": ((0, 1),)})
+        check_symbolic(op, types, {"L": 7}, bound)

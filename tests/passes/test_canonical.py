@@ -84,6 +84,16 @@ def test_wide_integers_keep_their_bounds(net, check):
     assert check(net, canonicalize) == ["maximum"]
 
 
+@pytest.mark.parametrize("dtype", [DType.FLOAT16, DType.BFLOAT16])
+def test_halves_are_divided_unless_the_inverse_is_exact(net, check, dtype):
+    x = net.input(N, 4, dtype=dtype)
+    net.output(
+        net.add(ew.Div(), x, net.constant([3.0, 5.0, 2.0, 4.0], dtype.numpy)),
+        net.add(ew.Div(), x, net.constant([1.0, 0.5, 2.0, 4.0], dtype.numpy)),
+    )
+    assert check(net, canonicalize, rtol=0, atol=0) == ["div", "mul"]
+
+
 def test_last_rules(net, check):
     x = net.input(N, 4)
     y = net.add(ew.Mul(), net.add(ew.Pow(), x, net.constant(3.0)), net.constant(-1.0))

@@ -5,8 +5,8 @@ import numpy as np
 from planish.graph.dims import symbol
 from planish.ops.elementwise import ew
 from planish.ops.indexing import Gather
-from planish.ops.reduce import TopK
-from planish.ops.shape import BroadcastTo, Concat
+from planish.ops.reduce import ReduceSum, TopK
+from planish.ops.shape import BroadcastTo, Concat, Slice
 from planish.passes.constant_folding import fold_constants
 
 N = symbol("N")
@@ -47,3 +47,11 @@ def test_what_fails_is_left_to_run_time(net):
     index = net.graph.constant(np.array([7], np.int64))
     net.output(net.add(Gather(0), net.weights(3), index))
     assert not fold_constants(net.graph)
+
+
+def test_what_has_no_elements_is_constant(net, check):
+    x = net.input(N, 4)
+    nothing = net.add(Slice((0, 1), (2, 0), (1, 1)), net.input(2, 4, name="y"))
+    joined = net.add(Concat(1), net.add(ew.Exp(), nothing), net.weights(2, 4))
+    net.output(net.add(ew.Add(), x, net.add(ReduceSum((0,)), joined)), nothing)
+    assert check(net, fold_constants) == ["add"]

@@ -2,13 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from planish.graph.dims import symbol
 from planish.graph.types import DType
 from planish.ops.elementwise import Cast, Clip, ew
+from planish.ops.indexing import ScatterNd
 from planish.ops.pool import AvgPool, MaxPool
-from planish.ops.reduce import ReduceMax, ReduceMean
+from planish.ops.reduce import ReduceMax, ReduceMean, ReduceProd, ReduceSum
 from planish.ops.shape import (
     BroadcastTo,
     Concat,
@@ -127,3 +129,17 @@ def test_empty_operands_of_a_concat_disappear(net, check):
     x, empty = net.input(N, 2), net.input(N, 0, name="empty")
     net.output(net.add(Concat(-1), x, empty, x), net.add(Concat(1), empty, x))
     assert check(net, remove_identities) == ["concat"]
+
+
+def test_a_scatter_of_nothing_disappears(net, check):
+    x = net.input(N, 2)
+    nowhere = net.constant(np.empty((0, 1)), np.int64)
+    y = net.add(ScatterNd("add"), x, nowhere, net.input(0, 2, name="updates"))
+    net.output(net.add(ew.Exp(), y))
+    assert check(net, remove_identities) == ["exp"]
+
+
+@pytest.mark.parametrize("op", [ReduceSum((1,)), ReduceMax((1, 2)), ReduceProd((-2,), True)])
+def test_a_reduction_of_nothing_is_constant(net, check, op):
+    net.output(net.add(op, net.input(N, 0, 3)))
+    assert check(net, remove_identities) == ["broadcast_to"]

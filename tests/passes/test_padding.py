@@ -86,3 +86,18 @@ def test_pads_of_other_values_do_not_merge(net, check):
     x = net.add(Pad(((0, 1), (2, 0))), net.input(N, 3))
     net.output(net.add(Pad(((1, 0), (1, 1)), value=2.0), x))
     assert check(net, fold_padding) == ["pad", "pad"]
+
+
+def test_symbolic_padding(net, check):
+    """A convolution adds it up; whether a window holds nothing but padding cannot be told."""
+    own = ((N % 2, 1), (0, 0))
+    x = net.add(Pad(AROUND, value=-math.inf), net.input(1, N, 6, 3))
+    net.output(net.add(MaxPool((3, 3), (2, 2), own, (1, 1)), x))
+    assert check(net, fold_padding) == ["pad", "max_pool"]
+
+
+def test_symbolic_padding_of_a_conv(net, check):
+    own = ((N % 2, 1), (0, 0))
+    x = net.add(Pad(AROUND), net.input(1, N, 6, 3))
+    net.output(net.add(Conv((2, 2), own, (1, 1)), x, net.weights(3, 3, 3, 4)))
+    assert check(net, fold_padding) == ["conv"]

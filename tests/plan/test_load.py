@@ -140,6 +140,33 @@ def foreign_tactics(header: dict) -> None:
             choice["family"] = "quantum"
 
 
+class TestBadTactics:
+    """What tuning found wrong or slow is not guessed where a plan is loaded, either."""
+
+    def test_they_are_kept(self, changed) -> None:
+        def found(header: dict) -> None:
+            header["steps"][0].update(wrong=["a(x=1)"], slow=["b()"])
+
+        steps = load(changed(found)).plan.steps
+        assert (steps[0].wrong, steps[0].slow) == (("a(x=1)",), ("b()",))
+        again = load(load(changed(found)).serialize()).plan.steps
+        assert (again[0].wrong, again[0].slow) == (("a(x=1)",), ("b()",))
+
+    def test_another_machine_has_its_own_slow_ones(self, changed) -> None:
+        def found(header: dict) -> None:
+            header["about"].update(machine="Another machine")
+            header["steps"][0].update(wrong=["a(x=1)"], slow=["b()"])
+
+        step = load(changed(found)).plan.steps[0]
+        assert (step.wrong, step.slow) == (("a(x=1)",), ())
+
+    @pytest.mark.parametrize("entry", ["a()", {"a": 1}, [1], None, 3])
+    @pytest.mark.parametrize("key", ["wrong", "slow"])
+    def test_other_entries_are_refused(self, changed, key: str, entry: object) -> None:
+        with pytest.raises(PlanError, match=f"'{key}' of a step is not a list"):
+            load(changed(lambda header: header["steps"][0].update({key: entry})))
+
+
 class TestOtherMachines:
     def test_tactics_that_do_not_exist_are_replaced(
         self, engine: Engine, changed, caplog: pytest.LogCaptureFixture

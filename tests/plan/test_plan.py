@@ -81,6 +81,33 @@ def test_the_nearest_size_that_accepts(task: Task) -> None:
     assert isinstance(chosen(60), ReferenceTactic)
 
 
+class RangeTarget(CpuTarget):
+    """Offers tactics for up to 10, 20 and 30 elements a dimension, in this order."""
+
+    def families(self) -> list[Family]:
+        class Several(PickyFamily):
+            def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+                return (Picky(task, most) for most in (10, 20, 30))
+
+        return [Several()]
+
+
+def test_what_tuning_found_bad_is_not_guessed(task: Task) -> None:
+    target = RangeTarget()
+
+    def guess(n: int, **bad: tuple[str, ...]) -> str:
+        return str(PlanStep(task, (), **bad).tactic(Binding({"N": n}), target))
+
+    first, second, third = (f"picky(most={most})" for most in (10, 20, 30))
+    assert guess(5) == first
+    assert guess(5, wrong=(first,)) == second
+    assert guess(5, slow=(first,)) == second
+    assert guess(5, wrong=(first,), slow=(second,)) == third
+    assert guess(25, slow=(third,)) == third  # nothing else can
+    assert guess(25, wrong=(third,)) == "reference()"
+    assert guess(5, wrong=(third,), slow=(first, second)) == first
+
+
 def test_a_step_without_choices_takes_the_targets_guess(task: Task) -> None:
     assert str(PlanStep(task, ()).tactic(Binding({"N": 1}), PickyTarget())) == "picky(most=50)"
 

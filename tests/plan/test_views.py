@@ -58,6 +58,10 @@ def test_reshape_strides_of_symbols() -> None:
     assert reshape_strides((n, m), dense((n, m)), (m, n)) is None
 
 
+def test_reshape_strides_of_nothing_to_symbols() -> None:
+    assert reshape_strides((0, 3), (3, 1), (n := symbol("N"), n)) is None
+
+
 def placed(graph: Graph) -> tuple[int, int]:
     """How many nodes need no kernel, and how many copies were inserted."""
     before = len(graph.nodes)

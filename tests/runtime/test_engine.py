@@ -299,6 +299,68 @@ class TestThreads:
             list(pool.map(lambda _: engine(random(7, 3)), range(8)))
         assert len(calls) == 1
 
+    def test_a_slow_compilation_holds_up_no_other_shape(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        net = Net()
+        engine = build(net.output(net.relu(net.input(N, 3))))
+        engine(random(2, 3))
+        executable = type(engine.target).executable
+        compiling, go_on = threading.Event(), threading.Event()
+
+        def slow(self, schedule):
+            if threading.current_thread().name.startswith("slow"):
+                compiling.set()
+                assert go_on.wait(30)
+            return executable(self, schedule)
+
+        monkeypatch.setattr(type(engine.target), "executable", slow)
+        with ThreadPoolExecutor(1, thread_name_prefix="slow") as pool:
+            waiting = pool.submit(engine, random(7, 3))
+            try:
+                assert compiling.wait(30)
+                for known_or_new in (2, 5):
+                    x = random(known_or_new, 3)
+                    with ThreadPoolExecutor(1, thread_name_prefix="quick") as other:
+                        result = other.submit(engine, x).result(timeout=30)
+                    np.testing.assert_array_equal(result, np.maximum(x, 0))
+                assert not waiting.done()
+            finally:
+                go_on.set()
+            np.testing.assert_array_equal(waiting.result(30), np.maximum(random(7, 3), 0))
+
+    def test_a_failed_compilation_is_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        net = Net()
+        engine = build(net.output(net.relu(net.input(N, 3))))
+        bind, calls = engine_module.bind, []
+        barrier = threading.Barrier(4)
+
+        def failing_twice(*arguments):
+            calls.append(1)
+            if len(calls) <= 2:
+                raise MemoryError
+            return bind(*arguments)
+
+        def run(_: int) -> bool:
+            barrier.wait(30)
+            try:
+                engine(random(7, 3))
+            except MemoryError:
+                return False
+            return True
+
+        monkeypatch.setattr(engine_module, "bind", failing_twice)
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(run, range(4)))
+        assert sorted(results) == [False, False, True, True]
+        assert len(calls) == 3
+
+    def test_what_is_bound_after_closing_is_not_kept(self, engine: Engine) -> None:
+        net = Net()
+        engine = build(net.output(net.relu(net.input(N, 3))))
+        engine.close()
+        assert engine.bound({"N": 4}) is not engine.bound({"N": 4})
+
     def test_streams_are_refused(self, engine: Engine) -> None:
         with pytest.raises(InputError, match="streams"):
             engine.create_execution_context(stream=object())
@@ -386,6 +448,13 @@ class TestProfiler:
 
 
 class TestLooking:
+    def test_packed_weights_are_counted(self) -> None:
+        net = Net()
+        engine = build(net.output(net.dense(net.input(2, 5), 7)))
+        assert engine.packed_bytes >= 5 * 7 * 4
+        net = Net()
+        assert build(net.output(net.relu(net.input(2, 5)))).packed_bytes == 0
+
     def test_inputs_and_outputs(self, engine: Engine) -> None:
         (info,) = engine.inputs
         assert (info.name, info.dtype, str(info.shape)) == ("x", np.float32, "(N, 6, 6, 4)")

@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pytest
 
+from planish import native
 from planish.errors import InputError, PlanishError, ShapeError
 from planish.graph.types import DType, TensorType
-from planish.runtime import native
-from planish.runtime.native import FIRST_INPUT, HOST, HostKernel, Program, Step
-from planish.runtime.native_engine import Bound, NativeEngine, dtype_of_code
+from planish.native import FIRST_INPUT, HOST, HostKernel, Program, Step
+from planish.runtime.native_engine import Bound, NativeEngine, Trim, dtype_of_code
 
 
 def adder(bound_shapes=None, delay=0.0, host=lambda: None):
@@ -153,3 +153,59 @@ def test_dtype_numbers_are_tensorflows():
     assert dtype_of_code(19) is DType.FLOAT16
     with pytest.raises(InputError, match="number 7"):
         dtype_of_code(7)
+
+
+def counting(shape, trims, count=2, visible=(1, 2), dtype=DType.INT64):
+    """A bind function of programs that give a count, and their input twice, once to be cut."""
+
+    def bind(inputs):
+        size = int(inputs[0].elements)
+
+        def fill(pointers, params, begin, end):
+            kind = ctypes.c_int64 if dtype is DType.INT64 else ctypes.c_int32
+            ctypes.cast(pointers[1], ctypes.POINTER(kind))[0] = count
+            read, whole, cut = (
+                np.ctypeslib.as_array(
+                    ctypes.cast(pointers[i], ctypes.POINTER(ctypes.c_float)), (size,)
+                )
+                for i in (0, 2, 3)
+            )
+            whole[:], cut[:] = read, read + 1
+
+        kernel = HostKernel(fill)
+        pointers = [(FIRST_INPUT + i, 0) for i in range(4)]
+        step = Step(kernel.address, 1, 1, pointers, (), HOST)
+        program = Program([step], input_count=1, output_count=3, keep=kernel)
+        kinds = (TensorType((), dtype), inputs[0], inputs[0])
+        return Bound(program, kinds, visible, tuple(Trim(*t) for t in trims))
+
+    return bind
+
+
+@pytest.mark.parametrize("dtype", [DType.INT32, DType.INT64])
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+@pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 2)])
+def test_outputs_are_cut_to_what_was_counted(axes, count, dtype):
+    x = np.arange(3 * 4 * 6, dtype=np.float32).reshape(3, 4, 6)
+    factors = {0: 1, 1: 1, 2: 2}
+    trims = [(2, axis, 0, factors[axis]) for axis in axes]
+    engine = NativeEngine(counting(x.shape, trims, count, dtype=dtype))
+    for _ in range(2):
+        whole, cut = engine.run([x])
+        np.testing.assert_array_equal(whole, x)
+        place = tuple(slice(count * factors[a]) if a in axes else slice(None) for a in range(3))
+        np.testing.assert_array_equal(cut, x[place] + 1)
+
+
+@pytest.mark.parametrize("count", [-1, 4])
+def test_impossible_counts_are_refused(count):
+    engine = NativeEngine(counting((3,), [(2, 0, 0, 1)], count))
+    with pytest.raises(InputError, match="size of a dimension"):
+        engine.run([np.zeros(3, np.float32)])
+
+
+@pytest.mark.parametrize("trim", [(3, 0, 0, 1), (2, 1, 0, 1), (2, 0, 1, 1), (2, 0, 0, -1)])
+def test_impossible_cuts_are_refused(trim):
+    engine = NativeEngine(counting((3,), [trim]))
+    with pytest.raises(InputError):
+        engine.run([np.zeros(3, np.float32)])

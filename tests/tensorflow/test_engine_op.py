@@ -24,7 +24,7 @@ RESOLVER = textwrap.dedent(
     import ctypes
     import numpy as np
     from planish.errors import InputError
-    from planish.runtime.native import FIRST_INPUT, HOST, HostKernel, Program, Step
+    from planish.native import FIRST_INPUT, HOST, HostKernel, Program, Step
     from planish.runtime.native_engine import Bound, NativeEngine
 
     engines, resolved, bound = {}, [], []

@@ -16,7 +16,7 @@ def test_folds_prunes_and_shares_but_fuses_nothing():
         y = tf.nn.bias_add(tf.nn.conv2d(x, weight, 1, "SAME"), tf.ones([4]))
         tf.nn.relu(tf.exp(y) + tf.exp(y), "y")
         tf.tanh(x, "unused")
-    found = optimize_graph_def(graph.as_graph_def(), ["x", "y"])
+    found, _ = optimize_graph_def(graph.as_graph_def(), ["x", "y"])
     ops = sorted(n.op for n in found.node if n.op != "Const")
     assert ops == ["AddV2", "BiasAdd", "Conv2D", "Exp", "Placeholder", "Relu"]
     assert not any(n.device for n in found.node)
@@ -25,5 +25,6 @@ def test_folds_prunes_and_shares_but_fuses_nothing():
 def test_a_graph_that_cannot_be_optimized_stays_as_it_is():
     graph_def = tf.compat.v1.GraphDef()
     graph_def.node.add(name="y", op="NoSuchOp", input=["x"])
-    found = optimize_graph_def(graph_def, ["y"])
+    found, weights = optimize_graph_def(graph_def, ["y"])
+    assert not weights
     assert [n.op for n in found.node] == ["NoSuchOp"]

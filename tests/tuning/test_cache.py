@@ -95,12 +95,21 @@ def test_several_processes_at_once(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"not a database" * 500, b"SQLite format 3\0" + b"\xff" * 5000]
+    "content",
+    [
+        b"not a database" * 500,
+        b"SQLite format 3\0" + b"\xff" * 5000,
+        pytest.param(None, id="a schema that is not text"),
+    ],
 )
 def test_damaged_file_is_set_aside(
-    path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+    path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
 ) -> None:
     path.parent.mkdir()
+    if content is None:
+        TimingCache(path).close()
+        content = path.read_bytes().replace(b"create table", b"cre\xf4\xf4 table")
+        content = content.replace(b"CREATE TABLE", b"CRE\xf4\xf4 TABLE")
     path.write_bytes(content)
     with caplog.at_level(logging.WARNING, "planish"):
         cache = TimingCache(path)

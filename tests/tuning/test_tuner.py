@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from helpers.host_tactics import HostTarget
+from helpers.host_tactics import HostFamily, HostTactic, HostTarget
 from helpers.networks import N, Net, build, feeds, residual_net
 from planish.fusion.candidates import propose
 from planish.graph.graph import Graph
@@ -18,10 +19,12 @@ from planish.plan.plan import Plan
 from planish.plan.views import insert_copies, place
 from planish.profile import tuning_points
 from planish.runtime.engine import Engine
-from planish.targets.base import Target
+from planish.targets.base import Binding, Launch, Target
 from planish.targets.cpu.target import cpu
 from planish.targets.reference import ReferenceTactic
+from planish.tuning import tuner as tuner_module
 from planish.tuning.cache import TimingCache
+from planish.tuning.measure import Bench
 from planish.tuning.tuner import Tuner, TuningReport
 
 
@@ -124,6 +127,39 @@ class TestTactics:
         assert [len(s.choices) for s in plan.steps] == [2]
         assert {t["kind"] for t in tactics(plan)} == {"right"}
 
+    def test_what_is_wrong_or_hopeless_is_in_the_plan(self) -> None:
+        target = HostTarget(
+            {"delay": 1.0}, {"kind": "wrong"}, {"delay": 40.0}, {"kind": "failing"}, {"delay": 2.0}
+        )
+        plan, _ = tune(one_op(), target)
+        (step,) = plan.steps
+        assert [name.split(",")[0] for name in step.wrong] == [
+            "host(kind=failing",
+            "host(kind=wrong",
+        ]
+        assert step.slow == ("host(kind=right, delay=40.0, room=0)",)
+
+    def test_what_is_wrong_at_another_size_only_runs_at_none(self) -> None:
+        """The usual size is tuned first, and finds the tactic right."""
+
+        class WrongForOne(HostTactic):
+            def launches(self, binding: Binding) -> list[Launch]:
+                small = binding.symbols["N"] == 1 and self.delay == 0.5
+                return replace(self, kind="wrong" if small else self.kind)._launches(binding)
+
+            def _launches(self, binding: Binding) -> list[Launch]:
+                return HostTactic.launches(self, binding)
+
+        class WrongFamily(HostFamily):
+            def tactics(self, task, binding):
+                return (WrongForOne(task, **v) for v in self._variants)
+
+        target = HostTarget()
+        target._family = WrongFamily([{"delay": 0.5}, {"delay": 3.0}])
+        plan, _ = tune(one_op(), target)
+        assert [t["delay"] for t in tactics(plan)] == [3.0] * len(plan.steps[0].choices)
+        assert plan.steps[0].wrong == ("host(kind=right, delay=0.5, room=0)",)
+
 
 class TestBudget:
     def test_without_one_nothing_is_measured(self) -> None:
@@ -132,6 +168,27 @@ class TestBudget:
         assert not report.complete
         assert {t["delay"] for t in tactics(plan)} == {50.0}  # the first one offered
         assert all(c.seconds is None for s in plan.steps for c in s.choices)
+
+    def test_a_budget_that_ends_with_the_last_measurement_was_enough(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        net = Net()
+        graph = net.output(net.relu(net.input(4, 5)))  # one size
+        now = 0.0
+        measure = Bench.measure
+
+        def measured(self, tactic, best=float("inf")):
+            nonlocal now
+            now += 4.0
+            return measure(self, tactic, best)
+
+        monkeypatch.setattr(Bench, "measure", measured)
+        monkeypatch.setattr(tuner_module.time, "monotonic", lambda: now)
+        _, report = tune(graph, HostTarget({}, {"delay": 0.2}, {"delay": 0.3}), budget=11.0)
+        assert (report.measured, report.complete) == (3, True)
+        now = 0.0
+        _, report = tune(graph, HostTarget({}, {"delay": 0.2}, {"delay": 0.3}), budget=7.0)
+        assert (report.measured, report.complete) == (2, False)
 
     def test_it_bounds_the_time(self) -> None:
         target = HostTarget(*({"delay": float(d)} for d in range(20, 32)))

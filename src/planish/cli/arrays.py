@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from planish.runtime.engine import TensorInfo
 
-LARGEST_INTEGER = 10
-"""Random integers are below this: they may be indices into small tables."""
+INTEGERS = {"uint8": 256}
+"""Random integers are below this: bytes are pixels; any other may be a mask, or an index into a
+table of two rows."""
 
 
 def read_inputs(
@@ -92,7 +93,7 @@ def concrete(info: TensorInfo, sizes: Mapping[str, int]) -> tuple[int, ...]:
 
 
 def random_array(shape: Sequence[int], dtype: Any, seed: int = 0) -> np.ndarray:
-    """Random values: floats of the normal distribution, small integers, booleans."""
+    """Random values: floats of the normal distribution, bytes, zeros and ones."""
     import numpy as np
 
     generator = np.random.default_rng(seed)
@@ -100,7 +101,7 @@ def random_array(shape: Sequence[int], dtype: Any, seed: int = 0) -> np.ndarray:
     if dtype == np.bool_:
         return generator.random(tuple(shape)) < 0.5
     if dtype.kind in "iu":
-        return generator.integers(0, LARGEST_INTEGER, tuple(shape)).astype(dtype)
+        return generator.integers(0, INTEGERS.get(dtype.name, 2), tuple(shape)).astype(dtype)
     return generator.standard_normal(tuple(shape)).astype(dtype)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from planish.cli.options import BuildOptions, with_build_options
 from planish.errors import InputError
 
 if TYPE_CHECKING:
+    from planish.runtime.bind import BoundPlan
     from planish.runtime.engine import Engine
 
 EPILOG = """Examples
@@ -187,11 +189,22 @@ def _show_layers(rows: list[dict[str, Any]], measured: bool) -> None:
 
 
 def _memory(engine: Engine, at: Mapping[str, int]) -> dict[str, int]:
-    bound = engine.bound(at)
+    stages = engine.bound_stages(at)
     weights = sum(v.data.nbytes for v in engine.plan.graph.constants() if v.data is not None)
     return {
         "weights": weights,
-        "packed weights": engine._constants.bytes,
-        "arena": bound.arena_bytes,
-        "largest live set": bound.live_bytes,
+        "packed weights": engine.packed_bytes,
+        "arena": max(s.arena_bytes for s in stages),
+        "largest live set": max(s.live_bytes for s in stages),
+        **({"between stages": _handed_over(engine, stages)} if len(stages) > 1 else {}),
     }
+
+
+def _handed_over(engine: Engine, stages: list[BoundPlan]) -> int:
+    """Bytes that stages hand to later ones, besides the outputs."""
+    kept, outputs = engine.plan.stages.kept, len(engine.plan.graph.outputs)
+    total = 0
+    for part, bound in zip(engine.plan.stages.parts, stages, strict=True):
+        for index, shape in zip(part.writes, bound.output_shapes, strict=True):
+            total += math.prod(shape) * kept[index].dtype.size if index >= outputs else 0
+    return total

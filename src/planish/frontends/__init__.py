@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from planish.errors import DeviceError, ModelError, PlanishError
+import numpy as np
+
+from planish.errors import DeviceError, InputError, ModelError, PlanishError
 from planish.graph.graph import Graph
+from planish.profile import TensorSpec
 
 
 def import_model(
@@ -30,8 +33,11 @@ def import_model(
         It does not fit into memory.
     """
     where = str(model) if isinstance(model, str | os.PathLike) else type(model).__name__
+    specs = None if inputs is None else {n: TensorSpec.of(given) for n, given in inputs.items()}
     try:
-        return _import(model, inputs, outputs, allow_fallback)
+        graph = _import(model, specs, outputs, allow_fallback)
+        _check_dtypes(graph, specs or {})
+        return graph
     except PlanishError as error:
         if error.cure:
             raise
@@ -61,18 +67,23 @@ def import_model(
 
 def _import(
     model: Any,
-    inputs: Mapping[str, Any] | None,
+    inputs: Mapping[str, TensorSpec] | None,
     outputs: Sequence[str] | None,
     allow_fallback: bool,
 ) -> Graph:
+    shapes = None if inputs is None else {name: spec.shape for name, spec in inputs.items()}
     if _is_onnx(model):
         from planish.frontends.onnx.convert import import_model as import_onnx
 
-        return import_onnx(model, inputs=inputs, outputs=outputs, allow_fallback=allow_fallback)
+        return import_onnx(model, inputs=shapes, outputs=outputs, allow_fallback=allow_fallback)
     if _is_tensorflow(model):
         from planish.frontends.tensorflow.convert import import_model as import_tensorflow
 
-        return import_tensorflow(model, inputs=inputs, outputs=outputs)
+        return import_tensorflow(model, inputs=shapes, outputs=outputs)
+    if _is_torch(model):
+        from planish.frontends.torch.convert import import_model as import_torch
+
+        return import_torch(model, inputs=inputs, outputs=outputs, allow_fallback=allow_fallback)
     if isinstance(model, str | os.PathLike) and not Path(model).exists():
         raise ModelError(
             f"There is no model {str(model)!r}",
@@ -83,10 +94,25 @@ def _import(
     raise ModelError(
         "This is not a model Planish can read",
         where=str(model) if isinstance(model, str | os.PathLike) else type(model).__name__,
-        why="it is neither a SavedModel folder, .pb, .keras, .h5 or .onnx file, nor a Keras model "
-        "or ONNX ModelProto",
-        cure="pass one of these",
+        why="it is neither a SavedModel folder, .pb, .keras, .h5, .onnx or .pt2 file, nor a Keras "
+        "model, ONNX ModelProto, PyTorch module or exported program",
+        cure="export it with torch.export.save, or pass the module itself: this file holds weights "
+        "or pickled Python"
+        if _is_pickle(model)
+        else "pass one of these",
     )
+
+
+def _check_dtypes(graph: Graph, inputs: Mapping[str, TensorSpec]) -> None:
+    for value in graph.inputs:
+        wanted = inputs[value.name].dtype if value.name in inputs else None
+        if wanted is not None and np.dtype(wanted) != value.dtype.numpy:
+            raise InputError(
+                f"Input {value.name!r} is {value.dtype.numpy.name}, not {np.dtype(wanted).name}",
+                where="inputs=",
+                why="that is its dtype in the model",
+                cure="leave the dtype out, or change the model",
+            )
 
 
 def _is_onnx(model: Any) -> bool:
@@ -101,5 +127,19 @@ def _is_tensorflow(model: Any) -> bool:
         return path.is_dir() or (
             path.is_file() and path.suffix.lower() in (".pb", ".keras", ".h5", ".hdf5")
         )
-    modules = {kind.__module__.split(".")[0] for kind in type(model).__mro__}
-    return bool(modules & {"keras", "tensorflow", "tf_keras"})
+    return bool(_packages(model) & {"keras", "tensorflow", "tf_keras"})
+
+
+def _is_torch(model: Any) -> bool:
+    if isinstance(model, str | os.PathLike):
+        return Path(model).suffix.lower() == ".pt2" and Path(model).is_file()
+    return "torch" in _packages(model)
+
+
+def _is_pickle(model: Any) -> bool:
+    return isinstance(model, str | os.PathLike) and Path(model).suffix in (".pt", ".pth", ".bin")
+
+
+def _packages(model: Any) -> set[str]:
+    """The packages that define a model's class and its base classes."""
+    return {kind.__module__.split(".")[0] for kind in type(model).__mro__}

@@ -30,6 +30,12 @@ class _Atom:
 
 _Monomial: TypeAlias = "tuple[_Atom, ...]"
 
+_UNLIMITED = 1 << 62
+"""No dimension is larger."""
+
+_MOST_CORNERS = 64
+"""Broken lines with corners further out are left as they are."""
+
 
 def _atom_key(atom: _Atom) -> str:
     return str(atom)
@@ -200,6 +206,13 @@ def symbols(dim: DimLike) -> set[str]:
     return found
 
 
+def terms(dim: DimLike) -> list[tuple[int, list[tuple[str, tuple[DimLike, ...]]]]]:
+    """A dimension as a sum: each term a coefficient and factors, which are symbols (no arguments)
+    or the functions ``floordiv``, ``max`` and ``min`` of two dimensions.
+    """
+    return [(c, [(atom.name, atom.args) for atom in m]) for m, c in _terms_of(dim)]
+
+
 def bounds(dim: DimLike, ranges: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
     """An interval that holds every value of `dim` for symbols in `ranges` (interval arithmetic)."""
     if isinstance(dim, int):
@@ -287,15 +300,52 @@ def _nested_quotient(a: DimLike, b: int) -> DimLike | None:
 
 
 def _extremum(name: str, a: DimLike, b: DimLike) -> DimLike:
-    pick = max if name == "max" else min
-    difference = a - b
-    if isinstance(difference, int):
-        return a if pick(difference, 0) == difference else b
+    low, high = bounds(a - b, dict.fromkeys(symbols(a - b), (0, _UNLIMITED)))
+    if low >= 0 or high <= 0:
+        return a if (name == "max") == (low >= 0) else b
     if isinstance(a, int):
         a, b = b, a
     if not isinstance(b, int) and str(b) < str(a):
         a, b = b, a
-    return Dim((((_Atom(name, (a, b)),), 1),))
+    dim = Dim((((_Atom(name, (a, b)),), 1),))
+    straight = _straight(dim)
+    return dim if straight is None else straight
+
+
+def _straight(dim: Dim) -> DimLike | None:
+    """``slope * s + offset`` if `dim` is that for every value of its only symbol, else None.
+
+    Without quotients and products `dim` is a broken line in `s`, whose corners are at most as large
+    as its constants together; beyond them one step tells the slope.
+    """
+    names = symbols(dim)
+    last = _corners(dim)
+    if len(names) != 1 or last is None or last > _MOST_CORNERS:
+        return None
+    (name,) = names
+    values = [evaluate(dim, {name: s}) for s in range(last + 3)]
+    slope = values[-1] - values[-2]
+    if any(v != slope * s + values[0] for s, v in enumerate(values)):
+        return None
+    return symbol(name) * slope + values[0]
+
+
+def _corners(dim: DimLike) -> int | None:
+    """No corner of a broken line is beyond this; None if `dim` is none."""
+    total = 0
+    for monomial, coefficient in _terms_of(dim):
+        if len(monomial) > 1:
+            return None
+        inner: int | None = 0 if monomial else 1
+        if monomial and monomial[0].args:
+            if monomial[0].name == "floordiv":
+                return None
+            parts = [_corners(arg) for arg in monomial[0].args]
+            inner = None if None in parts else sum(p for p in parts if p is not None)
+        if inner is None:
+            return None
+        total += abs(coefficient) * inner
+    return total
 
 
 _FUNCTIONS = {"floordiv": floordiv, "max": dim_max, "min": dim_min}
@@ -330,7 +380,7 @@ def _atom_bounds(atom: _Atom, ranges: Mapping[str, tuple[int, int]]) -> tuple[in
         return max(a_low, b_low), max(a_high, b_high)
     if atom.name == "min":
         return min(a_low, b_low), min(a_high, b_high)
-    divisors = [d for d in (b_low, b_high) if d] or [1]
+    divisors = [d for d in (b_low, b_high, -1, 1) if d and b_low <= d <= b_high] or [1]
     corners = [a // b for a in (a_low, a_high) for b in divisors]
     return min(corners), max(corners)
 

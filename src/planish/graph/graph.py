@@ -11,6 +11,7 @@ before any kernel is chosen.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planish.errors import PlanishError, ShapeError
-from planish.graph.dims import DimLike, symbols
+from planish.graph.dims import Dim, DimLike, symbol, symbols
 from planish.graph.types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -93,8 +94,37 @@ class DimRange:
     max: int
 
 
+@dataclass(frozen=True)
+class Count:
+    """A dimension that is not known before some value has been computed.
+
+    Attributes
+    ----------
+    output : str
+        The output of the graph that holds it, an integer tensor of one element. Users do not see
+        this output.
+    limit : int or Dim
+        The greatest size it may have.
+    padded : bool
+        Whether tensors have `limit` elements there, of which those past the count mean nothing;
+        then the symbol occurs in `Graph.trims` alone.
+    """
+
+    output: str
+    limit: DimLike
+    padded: bool = False
+
+
 class Graph:
-    """A network: inputs, nodes in topological order, outputs, and ranges of its dimensions."""
+    """A network: inputs, nodes in topological order, outputs, and ranges of its dimensions.
+
+    Attributes
+    ----------
+    counts : dict of str to Count
+        The dimensions that depend on the data, by symbol; see `measure`.
+    trims : dict of str to tuple
+        By output name the shape that is given to the user, where the output itself is padded.
+    """
 
     def __init__(self, name: str = "graph") -> None:
         self.name = name
@@ -103,6 +133,8 @@ class Graph:
         self.output_names: list[str] = []
         self.nodes: list[Node] = []
         self.ranges: dict[str, DimRange] = {}
+        self.counts: dict[str, Count] = {}
+        self.trims: dict[str, tuple[DimLike, ...]] = {}
         self._names: dict[str, int] = {}
 
     # ---- building -------------------------------------------------------------------------
@@ -152,7 +184,12 @@ class Graph:
         node = Node(op, inputs, (), self._unique(label), origin)
         suffixes = [""] if len(types) == 1 else [f"_{i}" for i in range(len(types))]
         node.outputs = tuple(
-            Value(node.name + suffix, inferred, node, content=content)
+            Value(
+                self._unique(node.name + suffix) if suffix else node.name,
+                inferred,
+                node,
+                content=content,
+            )
             for suffix, inferred, content in zip(suffixes, types, contents, strict=True)
         )
         self.nodes.append(node)
@@ -164,6 +201,34 @@ class Graph:
         """Makes a value an output of the graph under the user's name for it."""
         self.outputs.append(value)
         self.output_names.append(name)
+
+    def measure(self, value: Value, limit: DimLike, name: str) -> DimLike:
+        """The element of an integer tensor as a dimension, whose size is known once it is computed.
+
+        Parameters
+        ----------
+        value : Value
+            An integer tensor of one element; never negative.
+        limit : int or Dim
+            The greatest value it can have.
+        name : str
+            What the symbol is called after.
+        """
+        if value.content is not None:
+            return value.content.reshape(-1)[0]
+        if value.type.elements != 1 or not value.dtype.is_integer:
+            raise ShapeError(f"A tensor of type {value.type} is no size", where=name)
+        label = re.sub(r"\W", "_", name).lstrip("_0123456789") or "count"
+        taken, number = self.symbols() | self.counts.keys(), 0
+        unique = label
+        while unique in taken:
+            number += 1
+            unique = f"{label}_{number}"
+        output = f"count of {unique}"
+        self.counts[unique] = Count(output, limit)
+        self.mark_output(value, output)
+        value.content = np.array([symbol(unique)], object).reshape(value.type.bind({}))
+        return symbol(unique)
 
     # ---- changing -------------------------------------------------------------------------
 
@@ -185,7 +250,7 @@ class Graph:
             value.users[node] = None
 
     def tidy(self) -> None:
-        """Drops nodes that no output needs and restores topological order (stable).
+        """Drops nodes and counts that no output needs; restores topological order (stable).
 
         Raises
         ------
@@ -196,6 +261,7 @@ class Graph:
         state: dict[Node, int] = {}  # 1: being visited, 2: done
         position = {node: i for i, node in enumerate(self.nodes)}
         needed = self._needed()
+        counted = {s: self.counted(s).producer for s in self.counts}
         for root in sorted(needed, key=position.__getitem__):
             stack = [root]
             while stack:
@@ -203,9 +269,10 @@ class Graph:
                 if state.get(node) == 2:
                     stack.pop()
                     continue
-                pending = [
-                    p for v in node.inputs if (p := v.producer) is not None and state.get(p) != 2
-                ]
+                sources = [v.producer for v in node.inputs]
+                if counted:
+                    sources += [counted[s] for s in sorted(mentions(node)) if s in counted]
+                pending = [p for p in sources if p is not None and state.get(p) != 2]
                 if not pending:
                     state[node] = 2
                     order.append(node)
@@ -244,8 +311,22 @@ class Graph:
         return (v for v in self.values() if v.is_constant)
 
     def symbols(self) -> set[str]:
-        """The names of all symbolic dimensions of the inputs."""
-        return {s for v in self.inputs for d in v.shape for s in symbols(d)}
+        """The names of all symbolic dimensions: those of the inputs, and those that are counted."""
+        found = {s for v in self.inputs for d in v.shape for s in symbols(d)}
+        return found | {s for s, count in self.counts.items() if not count.padded}
+
+    def counted(self, name: str) -> Value:
+        """The value that holds a dimension that depends on the data."""
+        return self.outputs[self.output_names.index(self.counts[name].output)]
+
+    def results(self) -> list[tuple[str, Value, tuple[DimLike, ...]]]:
+        """The outputs that users see: name, value, and the shape they are given."""
+        hidden = {count.output for count in self.counts.values()}
+        return [
+            (name, value, self.trims.get(name, value.shape))
+            for name, value in zip(self.output_names, self.outputs, strict=True)
+            if name not in hidden
+        ]
 
     def bindings(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         """The values of all symbols for inputs of the given shapes (by input name).
@@ -270,13 +351,30 @@ class Graph:
         return bound
 
     def _needed(self) -> set[Node]:
+        """The nodes that results need; forgets the counts that none of them mentions."""
         needed: set[Node] = set()
-        stack = [v.producer for v in self.outputs if v.producer]
-        while stack:
-            node = stack.pop()
-            if node not in needed:
-                needed.add(node)
-                stack += [v.producer for v in node.inputs if v.producer]
+        results = self.results()
+        stack = [v.producer for _, v, _ in results if v.producer]
+        wanted = {s for _, v, shape in results for d in (*v.shape, *shape) for s in symbols(d)}
+        counts: set[str] = set()
+        while stack or wanted - counts:
+            for name in sorted(wanted - counts):
+                counts.add(name)
+                if name in self.counts:
+                    wanted |= symbols(self.counts[name].limit)
+                    if (producer := self.counted(name).producer) is not None:
+                        stack.append(producer)
+            while stack:
+                node = stack.pop()
+                if node not in needed:
+                    needed.add(node)
+                    stack += [v.producer for v in node.inputs if v.producer]
+                    if self.counts:
+                        wanted |= mentions(node)
+        for name in [s for s in self.counts if s not in counts]:
+            place = self.output_names.index(self.counts.pop(name).output)
+            del self.outputs[place], self.output_names[place]
+            self.ranges.pop(name, None)
         return needed
 
     def _unique(self, name: str) -> str:
@@ -290,6 +388,19 @@ class Graph:
         from planish.graph.text import dump
 
         return dump(self)
+
+
+def mentions(node: Node) -> set[str]:
+    """The symbols in the attributes of a node and in the types of its outputs."""
+    found = {s for v in node.outputs for d in v.shape for s in symbols(d)}
+    stack = list(node.op.attributes().values())
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Dim):
+            found |= symbols(item)
+        elif isinstance(item, tuple):
+            stack += item
+    return found
 
 
 def _check_size(type: TensorType, where: str) -> None:

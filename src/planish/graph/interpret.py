@@ -7,7 +7,7 @@ Symbolic dimensions are bound from the shapes of the given inputs; then every at
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def interpret(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The outputs of `graph`, in order, for inputs by name.
+    """The results of `graph`, in order, for inputs by name.
 
     Parameters
     ----------
@@ -52,6 +52,17 @@ def interpret(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray
             )
         values[value] = array
     bindings = graph.bindings({v.name: a.shape for v, a in values.items()})
+    counted: dict[Value, list[str]] = {}
+    for name in graph.counts:
+        counted.setdefault(graph.counted(name), []).append(name)
+
+    def count(value: Value, array: np.ndarray) -> None:
+        for name in counted.get(value, ()):
+            bindings[name] = int(array.reshape(()))
+
+    for value in counted:
+        if value.producer is None:
+            count(value, _array(values, value))
     for node in graph.nodes:
         results = bind(node.op, bindings).reference(*(_array(values, v) for v in node.inputs))
         for value, result in zip(node.outputs, results, strict=True):
@@ -63,7 +74,11 @@ def interpret(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray
                     why=f"its shape was inferred as {expected}",
                 )
             values[value] = result
-    return [_array(values, value) for value in graph.outputs]
+            count(value, result)
+    return [
+        _trimmed(_array(values, value), [evaluate(d, bindings) for d in shape])
+        for _, value, shape in graph.results()
+    ]
 
 
 def bind(op: Op, bindings: Mapping[str, int]) -> Op:
@@ -83,6 +98,10 @@ def _bind(attribute: Any, bindings: Mapping[str, int]) -> Any:
         bound = tuple(_bind(item, bindings) for item in attribute)
         return attribute if all(a is b for a, b in zip(bound, attribute, strict=True)) else bound
     return attribute
+
+
+def _trimmed(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    return array if array.shape == tuple(shape) else array[tuple(map(slice, shape))]
 
 
 def _array(values: Mapping[Value, np.ndarray], value: Value) -> np.ndarray:

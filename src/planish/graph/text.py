@@ -18,6 +18,11 @@ def dump(graph: Graph) -> str:
         inputs = " ".join(_operand(v) for v in node.inputs)
         origin = f"  # {node.origin}" if node.origin and node.origin != node.name else ""
         lines.append(f"  {outputs} = {node.op} {inputs}{origin}")
+    for name, count in graph.counts.items():
+        room = "padded to" if count.padded else "at most"
+        lines.append(f"  count {name} is %{graph.counted(name).name}, {room} {count.limit}")
+    for name, shape in graph.trims.items():
+        lines.append(f"  cut {name} to [{', '.join(map(str, shape))}]")
     tail = ", ".join(
         f"{name}=%{v.name}" for name, v in zip(graph.output_names, graph.outputs, strict=True)
     )

@@ -159,8 +159,38 @@ def _symbols_bound(graph: Graph) -> Iterator[Complaint]:
             for name in sorted(symbols(dim) - bound):
                 yield (
                     f"value {value.name!r}",
-                    f"no input binds the symbol {name!r} of its type {value.type}",
+                    f"no input or count binds the symbol {name!r} of its type {value.type}",
                 )
+
+
+def _counts_countable(graph: Graph) -> Iterator[Complaint]:
+    inputs = {s for v in graph.inputs for d in v.shape for s in symbols(d)}
+    for name, count in graph.counts.items():
+        where = f"dimension {name!r}"
+        if name in inputs:
+            yield where, "an input has it too"
+        if graph.output_names.count(count.output) != 1:
+            yield where, f"there is no output {count.output!r} to hold it"
+            continue
+        value = graph.counted(name)
+        if value.type.elements != 1 or not value.dtype.is_integer:
+            yield where, f"a value of type {value.type} cannot hold it"
+        for other in sorted(symbols(count.limit) - graph.symbols()):
+            yield where, f"its limit depends on {other!r}, which nothing binds"
+
+
+def _trims_fit(graph: Graph) -> Iterator[Complaint]:
+    known = graph.symbols() | graph.counts.keys()
+    for name, shape in graph.trims.items():
+        where = f"output {name!r}"
+        if name not in graph.output_names:
+            yield where, "it is cut to size and does not exist"
+            continue
+        value = graph.outputs[graph.output_names.index(name)]
+        if len(shape) != value.type.rank:
+            yield where, f"it is cut to {len(shape)} dimensions, and is {value.type}"
+        for other in sorted({s for d in shape for s in symbols(d)} - known):
+            yield where, f"it is cut to a size that depends on {other!r}, which nothing binds"
 
 
 RULES: dict[str, Callable[[Graph], Iterator[Complaint]]] = {
@@ -173,5 +203,7 @@ RULES: dict[str, Callable[[Graph], Iterator[Complaint]]] = {
     "contents match their types": _content_matches,
     "types are those the ops infer": _types_inferred,
     "symbols are bound by inputs": _symbols_bound,
+    "counts are integers of the graph": _counts_countable,
+    "outputs are cut to known sizes": _trims_fit,
 }
 """Every rule by the name that messages use."""

@@ -1,7 +1,8 @@
 """The ops, one family a file. Importing this package registers all of them in `OPS`."""
 
 from planish.ops.base import OPS, Op, broadcast_shapes, normalize_axis, window_output
-from planish.ops.conv import Conv
+from planish.ops.conv import Conv, ConvTranspose, Fold
+from planish.ops.data_dependent import NonZero, SelectBoxes, Unique
 from planish.ops.detection import CombinedNonMaxSuppression, NonMaxSuppression
 from planish.ops.elementwise import (
     Cast,
@@ -24,7 +25,18 @@ from planish.ops.normalization import (
     Lrn,
     Softmax,
 )
-from planish.ops.pool import AvgPool, MaxPool
+from planish.ops.onnx_fallback import OnnxFallback
+from planish.ops.pool import AvgPool, MaxPool, MaxPoolIndices
+from planish.ops.quantization import (
+    ConvInteger,
+    Dequantize,
+    ExactDiv,
+    FakeQuant,
+    MatMulInteger,
+    Quantize,
+    SnapToLevels,
+)
+from planish.ops.recurrent import Gru, Lstm, Rnn
 from planish.ops.reduce import (
     ArgMax,
     ArgMin,
@@ -39,6 +51,7 @@ from planish.ops.reduce import (
     Reduction,
     TopK,
 )
+from planish.ops.sampling import CropAndResize, DeformSample, GridSample, RoiAlign
 from planish.ops.shape import (
     BroadcastTo,
     Concat,
@@ -70,13 +83,23 @@ __all__ = [
     "CombinedNonMaxSuppression",
     "Concat",
     "Conv",
+    "ConvInteger",
+    "ConvTranspose",
+    "CropAndResize",
     "CumSum",
+    "DeformSample",
+    "Dequantize",
     "Dims",
     "Elementwise",
     "Elu",
+    "ExactDiv",
+    "FakeQuant",
+    "Fold",
     "Gather",
     "GatherNd",
     "Gelu",
+    "GridSample",
+    "Gru",
     "HardSigmoid",
     "Identity",
     "InstanceNorm",
@@ -84,12 +107,18 @@ __all__ = [
     "LeakyRelu",
     "LogSoftmax",
     "Lrn",
+    "Lstm",
     "MatMul",
+    "MatMulInteger",
     "MaxPool",
+    "MaxPoolIndices",
     "NonMaxSuppression",
+    "NonZero",
     "OneHot",
+    "OnnxFallback",
     "Op",
     "Pad",
+    "Quantize",
     "ReduceAll",
     "ReduceAny",
     "ReduceMax",
@@ -100,14 +129,19 @@ __all__ = [
     "Reduction",
     "Reshape",
     "Resize",
+    "Rnn",
+    "RoiAlign",
     "ScatterNd",
     "Select",
+    "SelectBoxes",
     "ShapeOf",
     "Slice",
+    "SnapToLevels",
     "Softmax",
     "Tile",
     "TopK",
     "Transpose",
+    "Unique",
     "broadcast_shapes",
     "ew",
     "expand_shape",

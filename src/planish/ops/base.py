@@ -29,6 +29,8 @@ class Op:
 
     name: ClassVar[str] = ""
     """Snake case of the class name, unless given."""
+    refuses_sizes: ClassVar[bool] = True
+    """Whether `infer` may refuse sizes of dimensions whose symbols it took."""
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -130,7 +132,7 @@ def require(condition: bool, what: str, *, why: str = "", cure: str = "") -> Non
 
 
 def window_output(
-    size: DimLike, window: int, stride: int, dilation: int, before: int, after: int
+    size: DimLike, window: int, stride: int, dilation: int, before: DimLike, after: DimLike
 ) -> DimLike:
     """Output positions of a sliding window over a padded dimension (rounded down, at least 0)."""
     span = (window - 1) * dilation + 1

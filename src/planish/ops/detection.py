@@ -41,7 +41,7 @@ class CombinedNonMaxSuppression(Op):
         expect_count(self, inputs, 2)
         expect_float(self, *inputs)
         boxes, scores = inputs
-        _expect_thresholds(self, self.iou_threshold)
+        expect_thresholds(self, self.iou_threshold)
         require(
             boxes.type.rank == 4 and boxes.shape[3] == 4 and scores.type.rank == 3,
             f"{self.name} needs boxes [N, boxes, 1 or classes, 4] and scores [N, boxes, classes], "
@@ -132,7 +132,7 @@ class NonMaxSuppression(Op):
         expect_count(self, inputs, 2)
         expect_float(self, *inputs)
         boxes, scores = inputs
-        _expect_thresholds(self, self.iou_threshold)
+        expect_thresholds(self, self.iou_threshold)
         require(
             boxes.type.rank == 2
             and boxes.shape[1] == 4
@@ -249,7 +249,8 @@ def _suppress_softly(
         score = original = -negative
         overlaps = _overlap(low, high, area, index, np.array(kept[compared:], np.int64))
         for overlap in overlaps[::-1]:
-            score = score * np.exp(scale * overlap * overlap)
+            # in float64, and rounded once: as good C libraries give it in float32
+            score = score * kind(np.exp(np.float64(scale * overlap * overlap)))
             if score <= least:
                 break
         if score == original:
@@ -271,7 +272,8 @@ def _overlap(
     return np.where((area[one] > 0) & (area[others] > 0), overlap, low.dtype.type(0))
 
 
-def _expect_thresholds(op: Op, iou_threshold: float) -> None:
+def expect_thresholds(op: Op, iou_threshold: float) -> None:
+    """Raises `ShapeError` unless an overlap threshold is one."""
     require(
         0 <= iou_threshold <= 1,
         f"{op.name} needs an overlap threshold between 0 and 1, not {iou_threshold}",

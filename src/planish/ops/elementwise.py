@@ -28,6 +28,7 @@ class Elementwise(Op, abstract=True):
     """Computes the op on NumPy arrays of equal dtype."""
     accepts: ClassVar[str] = "any"
     """Which dtypes: "any", "number" (no bool), "float", "integer", "bool"."""
+    refuses_sizes: ClassVar[bool] = False
     result: ClassVar[DType | None] = None
     """The output's dtype; None: that of the inputs."""
 

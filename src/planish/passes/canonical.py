@@ -79,6 +79,8 @@ def _divide_by_constant(m: Match) -> Value | None:
     tiny = 2.0**-14 if c.dtype.size == 2 else float(np.finfo(np.float32).tiny)
     if not np.all(np.isfinite(wide) & (wide >= tiny)):
         return None  # denormal or infinite inverses are not accurate
+    if c.dtype.size == 2 and not np.all(inverse.astype(np.float64) * c.data.astype(float) == 1):
+        return None  # two roundings to halves; kernels divide halves in float32
     return m.add(ew.Mul(), m["x"], m.constant(inverse, c, f"{c.name}/inverse"))
 
 

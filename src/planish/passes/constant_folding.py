@@ -7,14 +7,18 @@
 
     op(c1, c2) => c
 
-The ops' NumPy references do the work. A result that is much larger than what it is made from stays
-a node, so that a plan does not grow by a tile or broadcast of something small.
+The ops' NumPy references do the work. A tensor without elements is as good as a constant: no
+kernel ever reads or writes one whose size is known to be 0. A result that is much larger than
+what it is made from stays a node, so that a plan does not grow by a tile or broadcast of something
+small.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from planish.errors import PlanishError
-from planish.graph.graph import Graph, Node
+from planish.graph.graph import Graph, Node, Value
 from planish.passes.rewrite import release, substitute
 
 FREE_BYTES = 1 << 20
@@ -28,16 +32,12 @@ GROWTH = 4
 
 
 def fold_constants(graph: Graph) -> bool:
-    """Replaces every node whose inputs are all constant by its result."""
+    """Replaces every node by its result if its inputs are constant or its results are empty."""
     changed = False
     for node in list(graph.nodes):
-        if not node.inputs or not all(v.is_constant for v in node.inputs) or not _worth(node):
+        results = _results(node)
+        if results is None:
             continue
-        arrays = [v.data for v in node.inputs if v.data is not None]
-        try:
-            results = node.op.reference(*arrays)
-        except PlanishError:
-            continue  # such as an index out of range: the op says so when it runs
         for value, array in zip(node.outputs, results, strict=True):
             substitute(graph, value, graph.constant(array, f"{value.name}/folded"))
         release(graph, node)
@@ -45,6 +45,28 @@ def fold_constants(graph: Graph) -> bool:
     if changed:
         graph.tidy()
     return changed
+
+
+def _results(node: Node) -> list[np.ndarray] | None:
+    """What a node gives, if that is known now."""
+    empty = [_empty(v) for v in node.outputs]
+    if all(e is not None for e in empty):
+        return [e for e in empty if e is not None]
+    arrays = [v.data if v.data is not None else _empty(v) for v in node.inputs]
+    known = [a for a in arrays if a is not None]
+    if not node.inputs or len(known) < len(arrays) or not _worth(node):
+        return None
+    try:
+        return node.op.reference(*known)
+    except PlanishError:
+        return None  # such as an index out of range: the op says so when it runs
+
+
+def _empty(value: Value) -> np.ndarray | None:
+    """The array of a value whose type says that it has no elements."""
+    if value.type.elements != 0 or not value.type.is_static:
+        return None
+    return np.empty(value.type.bind({}), value.dtype.numpy)
 
 
 def _worth(node: Node) -> bool:

@@ -19,8 +19,17 @@ import numpy as np
 from planish.graph.graph import Graph, Value
 from planish.graph.types import DType
 from planish.ops.elementwise import Cast, Clip, ew
+from planish.ops.indexing import ScatterNd
 from planish.ops.pool import AvgPool, MaxPool
-from planish.ops.reduce import ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum
+from planish.ops.reduce import (
+    ReduceAll,
+    ReduceAny,
+    ReduceMax,
+    ReduceMean,
+    ReduceMin,
+    ReduceProd,
+    ReduceSum,
+)
 from planish.ops.shape import (
     BroadcastTo,
     Concat,
@@ -152,8 +161,24 @@ def _concat(m: Match) -> Value | None:
     return kept[0] if len(kept) == 1 else m.add(op, *kept)
 
 
+def _reduce_of_nothing(m: Match) -> Value | None:
+    """Over a dimension of size 0 every result is the same: the sum of nothing, and so on."""
+    x, op = m["x"], m.ops["op"]
+    if x.type.elements != 0 or m.output.type.elements == 0:
+        return None
+    nothing = np.empty([d if isinstance(d, int) else 1 for d in x.shape], x.dtype.numpy)
+    (result,) = op.reference(nothing)
+    number = m.constant(result.reshape(-1)[:1].reshape(()), x, f"{x.name}/reduced")
+    return m.add(BroadcastTo(m.output.shape), number)
+
+
+def _scatter(m: Match) -> Value | None:
+    return m["x"] if m["updates"].type.elements == 0 else None
+
+
 _CLAMP = (ew.Relu, Clip)
 _REDUCE = (ReduceSum, ReduceMean, ReduceMax, ReduceMin, ReduceProd)
+_ANY_REDUCE = (*_REDUCE, ReduceAny, ReduceAll)
 
 RULES = (
     Rule("identity(x) => x", Apply(Identity, X), _x),
@@ -167,6 +192,7 @@ RULES = (
     Rule("pool over 1 => x", Apply((MaxPool, AvgPool), X, called="op"), _pool),
     Rule("resize to the same size => x", Apply(Resize, X, called="op"), _resize),
     Rule("reduce one element => reshape", Apply(_REDUCE, X, called="op"), _reduce_of_one),
+    Rule("reduce nothing => constant", Apply(_ANY_REDUCE, X, called="op"), _reduce_of_nothing),
     Rule("x + 0 => x", Apply(ew.Add, X, Number(0)), _x),
     Rule("x - 0 => x", Apply(ew.Sub, X, Number(0)), _x),
     Rule("x * 1 => x", Apply(ew.Mul, X, Number(1)), _x),
@@ -189,4 +215,5 @@ RULES = (
         shared=True,
     ),
     Rule("concat(x, empty) => x", Apply(Concat, Rest()), _concat),
+    Rule("scatter of nothing => x", Apply(ScatterNd, X, Y, Var("updates")), _scatter),
 )

@@ -83,6 +83,8 @@ def _into_max_pool(m: Match) -> Value | None:
         return None
     padding = _sum(pool.padding, added)
     for (before, after), window, dilation in zip(padding, pool.window, pool.dilations, strict=True):
+        if not isinstance(before, int) or not isinstance(after, int):
+            return None
         if dilation != 1 or before >= window or after >= window:
             return None  # a window could hold nothing but padding
     return m.add(replace(pool, padding=padding), m["x"])

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from planish.graph.dims import Dim
+from planish.graph.dims import Dim, symbols
 from planish.graph.graph import Graph, Value
-from planish.ops.shape import Dims, Reshape
+from planish.ops.shape import Dims, Reshape, ShapeOf
 from planish.passes.rewrite import substitute
 
 
@@ -26,6 +26,8 @@ def resolve_shape_arithmetic(graph: Graph) -> bool:
         for value in node.outputs:
             if value.content is None or not (value.users or value in graph.outputs):
                 continue
+            if _is_counted(graph, value) and not isinstance(node.op, ShapeOf):
+                continue  # dimensions that a value of the graph holds: it is made from that value
             new = _resolved(graph, value)
             if new is not None and new.type == value.type:
                 substitute(graph, value, new)
@@ -33,6 +35,12 @@ def resolve_shape_arithmetic(graph: Graph) -> bool:
     if changed:
         graph.tidy()
     return changed
+
+
+def _is_counted(graph: Graph, value: Value) -> bool:
+    """Whether an element depends on the data."""
+    assert value.content is not None
+    return any(not symbols(d).isdisjoint(graph.counts) for d in value.content.flat)
 
 
 def _is_known(value: Value) -> bool:

@@ -2,6 +2,7 @@
 
     {"dtype": "f32"}   an element type      {"dim": "N*7"}    a symbolic dimension
     {"float": "inf"}   what JSON lacks      [1, 2]            a tuple
+    {"bytes": "AQI="}  bytes, as base64
 
 Everything else stands for itself. Attributes are checked against the annotations of the op's class,
 types against what the op infers, and the whole graph by the verifier.
@@ -9,6 +10,7 @@ types against what the op infers, and the whole graph by the verifier.
 
 from __future__ import annotations
 
+import base64
 import functools
 import math
 import types
@@ -21,7 +23,7 @@ import numpy as np
 
 from planish.errors import PlanError, PlanishError
 from planish.graph.dims import Dim, DimLike, parse, symbols
-from planish.graph.graph import DimRange, Graph, Node, Value
+from planish.graph.graph import Count, DimRange, Graph, Node, Value
 from planish.graph.types import DType, TensorType
 from planish.graph.verify import verify
 from planish.ops import OPS, Op
@@ -40,7 +42,7 @@ def encode_graph(graph: Graph, tensor_names: Mapping[Value, str]) -> dict[str, J
     PlanError
         The graph holds something that cannot be written so that it reads back equal.
     """
-    return {
+    encoded: dict[str, Json] = {
         "name": graph.name,
         "ranges": {n: [r.min, r.opt, r.max] for n, r in sorted(graph.ranges.items())},
         "inputs": {v.name: _encode_type(v.type) for v in graph.inputs},
@@ -51,6 +53,14 @@ def encode_graph(graph: Graph, tensor_names: Mapping[Value, str]) -> dict[str, J
             for name, value in zip(graph.output_names, graph.outputs, strict=True)
         ],
     }
+    if graph.counts:
+        encoded["counts"] = {
+            name: [count.output, _encode_dim(count.limit), count.padded]
+            for name, count in graph.counts.items()
+        }
+    if graph.trims:
+        encoded["trims"] = {n: [_encode_dim(d) for d in shape] for n, shape in graph.trims.items()}
+    return encoded
 
 
 def decode_graph(data: Json, tensors: Mapping[str, np.ndarray]) -> Graph:
@@ -97,12 +107,27 @@ def decode_graph(data: Json, tensors: Mapping[str, np.ndarray]) -> Graph:
                 graph.mark_output(known[value_name], name)
             case _:
                 raise PlanError("An output is stored wrongly", why=str(pair)[:99])
+    _decode_counts(graph, data)
     try:
         verify(graph)
     except PlanishError as error:
         why = error.what.removeprefix("Internal error: ")
         raise PlanError("The stored graph is invalid", where=error.where, why=why) from error
     return graph
+
+
+def _decode_counts(graph: Graph, data: Json) -> None:
+    """Reads the dimensions that depend on the data; a graph without any has no entry for them."""
+    for name, item in expect(data, "counts", dict).items() if "counts" in data else ():
+        match item:
+            case [str(output), limit, bool(padded)] if output in graph.output_names:
+                graph.counts[name] = Count(output, _decode_dim(limit), padded)
+            case _:
+                raise PlanError(f"The dimension {name!r} is stored wrongly", why=str(item)[:99])
+    for name, shape in expect(data, "trims", dict).items() if "trims" in data else ():
+        if name not in graph.output_names or not isinstance(shape, list):
+            raise PlanError("The shape of an output is stored wrongly", where=f"output {name!r}")
+        graph.trims[name] = tuple(_decode_dim(d) for d in shape)
 
 
 def expect(data: Json, key: str, kind: type[Any]) -> Any:
@@ -270,6 +295,8 @@ def _encode(value: Any) -> Json:
         return int(value)
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else {"float": str(float(value))}
+    if isinstance(value, bytes):
+        return {"bytes": base64.b64encode(value).decode()}
     raise PlanError(f"An attribute of type {type(value).__name__} cannot be stored")
 
 
@@ -283,6 +310,8 @@ def _decode(data: Json) -> Any:
             return _decode_dim(text)
         case {"float": "inf" | "-inf" | "nan" as text} if len(data) == 1:
             return float(text)
+        case {"bytes": str(text)} if len(data) == 1:
+            return base64.b64decode(text, validate=True)
         case dict():
             raise PlanError("An attribute is stored wrongly", why=str(data)[:99])
     return data

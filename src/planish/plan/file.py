@@ -37,6 +37,8 @@ FORMAT = 1
 _FIRST_LINE = re.compile(rb"planish plan (\d{3}) (\d{10}) ([0-9a-f]{64})\n")
 _FIRST_LINE_SIZE = 93
 _ANY_PLAN = b"planish plan "
+MOST_THREADS = 4096
+"""No machine has more cores."""
 _AGAIN = "build the plan again, or copy the file again from where it is whole"
 
 
@@ -52,11 +54,13 @@ class StoredChoice:
 
 @dataclass(frozen=True)
 class StoredStep:
-    """The nodes of a task, its anchor, and the tactics chosen for it."""
+    """The nodes of a task, its anchor, the tactics chosen for it, and those found bad."""
 
     nodes: tuple[Node, ...]
     anchor: Node | None
     choices: tuple[StoredChoice, ...]
+    wrong: tuple[str, ...] = ()
+    slow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,10 @@ def _encode_step(step: PlanStep) -> Json:
     if step.task.anchor is not None:
         item["anchor"] = step.task.anchor.name
     item["choices"] = [_encode_choice(choice) for choice in step.choices]
+    if step.wrong:
+        item["wrong"] = list(step.wrong)
+    if step.slow:
+        item["slow"] = list(step.slow)
     return item
 
 
@@ -233,16 +241,15 @@ def deserialize(source: bytes | bytearray | memoryview | str | os.PathLike[str])
         weights = expect(header, "weights", dict)
         size, digest = expect(weights, "bytes", int), expect(weights, "sha256", str)
         if size != len(blob):
-            raise PlanError(
-                "The file ends early" if size > len(blob) else "The file is longer than it should",
-                why=f"it should hold {size} bytes of weights and holds {len(blob)}",
-            )
+            ends = "ends early" if size > len(blob) else "is longer than it should be"
+            why = f"the file {ends}: {len(blob)} bytes of weights instead of {size}"
+            raise PlanError("The plan file is damaged", why=why)
         if hashlib.sha256(blob).hexdigest() != digest:
-            raise PlanError("The weights do not fit their checksum")
+            raise PlanError("The plan file is damaged", why="the weights do not fit their checksum")
         graph = decode_graph(expect(header, "graph", dict), tensors.read(blob))
         by_name = {node.name: node for node in graph.nodes}
         steps = tuple(_decode_step(s, by_name) for s in expect(header, "steps", list))
-        about = expect(header, "about", dict)
+        about = _about(header)
     except RecursionError as error:
         raise _damaged(name, "the header is nested too deeply") from error
     except PlanError as error:
@@ -265,6 +272,15 @@ def read_about(source: bytes | str | os.PathLike[str]) -> dict[str, Any]:
         raise _located(error, name) from error
 
 
+def _about(header: Json) -> dict[str, Any]:
+    """What the header says of machine and settings; what is used of it must make sense."""
+    about: dict[str, Any] = expect(header, "about", dict)
+    threads = about.get("threads")
+    if threads is not None and not (type(threads) is int and 1 <= threads <= MOST_THREADS):
+        raise PlanError("The entry 'threads' is not a number of threads", why=f"it is {threads!r}")
+    return about
+
+
 def _content(source: Any) -> tuple[memoryview, str]:
     """The bytes of a plan, and what to call it in messages."""
     if isinstance(source, bytes | bytearray | memoryview):
@@ -275,7 +291,9 @@ def _content(source: Any) -> tuple[memoryview, str]:
         name = os.fspath(source)
     except TypeError:
         raise PlanError(
-            f"A plan cannot be loaded from a {type(source).__name__}",
+            f"A plan cannot be loaded from an object of type {type(source).__name__}",
+            where="the plan given",
+            why="a plan is a file, or bytes",
             cure="pass the path of a plan file, or its bytes",
         ) from None
     name = os.fsdecode(name)
@@ -291,7 +309,7 @@ def _content(source: Any) -> tuple[memoryview, str]:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), name
     except (OSError, ValueError) as error:
         raise PlanError(
-            "The plan cannot be read",
+            "The plan file cannot be read",
             where=name,
             why=str(getattr(error, "strerror", None) or error),
             cure="check the path and its permissions",
@@ -345,7 +363,15 @@ def _decode_step(item: Json, nodes: Mapping[str, Node]) -> StoredStep:
     members = tuple(find(name) for name in expect(item, "nodes", list))
     anchor = find(item["anchor"]) if item.get("anchor") is not None else None
     choices = tuple(_decode_choice(choice) for choice in expect(item, "choices", list))
-    return StoredStep(members, anchor, choices)
+    return StoredStep(members, anchor, choices, _names(item, "wrong"), _names(item, "slow"))
+
+
+def _names(item: Json, key: str) -> tuple[str, ...]:
+    """The tactics in a list that a step may lack."""
+    names = item.get(key, [])
+    if type(names) is not list or not all(isinstance(name, str) for name in names):
+        raise PlanError(f"The entry {key!r} of a step is not a list of tactics")
+    return tuple(names)
 
 
 def _decode_choice(item: Json) -> StoredChoice:

@@ -53,7 +53,6 @@ def load(
     DeviceError
         The device does not exist here.
     """
-    from planish.profile import tuning_points
     from planish.runtime.engine import Engine
     from planish.targets.devices import find_target
 
@@ -61,7 +60,7 @@ def load(
     target = find_target(str(device or stored.about.get("device", "cpu")))
     plan = _tuned_again(stored, target) if retune else restore(stored, target)
     engine = Engine(plan, target)
-    engine.bound(tuning_points(plan.graph)[0])
+    engine.bind_usual()
     return engine
 
 
@@ -89,7 +88,8 @@ def restore(stored: StoredPlan, target: Target) -> Plan:
                     choices.append(Choice(choice.at, tactic, choice.seconds))
                 elif choice.family != ReferenceTactic.family:
                     dropped += 1
-            steps.append(PlanStep(task, tuple(choices)))
+            slow = () if foreign else step.slow  # elsewhere something else is slow
+            steps.append(PlanStep(task, tuple(choices), step.wrong, slow))
         check_steps(stored.graph, plan.placements, [step.task for step in steps])
     except PlanishError as error:
         where = f"{stored.source}: {error.where}" if error.where else stored.source

@@ -10,6 +10,7 @@ from typing import Any
 from planish.fusion.task import Task
 from planish.graph.dims import evaluate
 from planish.graph.graph import Graph, Value
+from planish.plan.stages import Stages, divide
 from planish.plan.views import Placements, place
 from planish.targets.base import Binding, Layout, Tactic, Target
 from planish.targets.reference import ReferenceTactic
@@ -28,10 +29,24 @@ class Choice:
 
 @dataclass(frozen=True)
 class PlanStep:
-    """A task and the tactics chosen for it, at one or several sizes of its dimensions."""
+    """A task and the tactics chosen for it, at one or several sizes of its dimensions.
+
+    Attributes
+    ----------
+    task : Task
+    choices : tuple of Choice
+    wrong : tuple of str
+        Tactics, as they print, that tuning found wrong at some size, or could not compile: they
+        never run.
+    slow : tuple of str
+        Tactics that were far slower than others at every size where tuning tried them: they run
+        where nothing else can.
+    """
 
     task: Task
     choices: tuple[Choice, ...]
+    wrong: tuple[str, ...] = ()
+    slow: tuple[str, ...] = ()
 
     def tactic(self, binding: Binding, target: Target) -> Tactic:
         """The tactic for these shapes: of those tuned the nearest that accepts them, else the
@@ -50,8 +65,9 @@ class PlanStep:
         for choice in sorted(self.choices, key=distance):
             if choice.tactic.accepts(binding):
                 return choice.tactic
-        for tactic in target.tactics(self.task, binding):
-            if tactic.accepts(binding):
+        offered = target.tactics(self.task, binding)
+        for tactic in sorted(offered, key=lambda tactic: str(tactic) in self.slow):
+            if str(tactic) not in self.wrong and tactic.accepts(binding):
                 return tactic
         return ReferenceTactic(self.task)
 
@@ -78,6 +94,11 @@ class Plan:
     def placements(self) -> Placements:
         """Where every value lives."""
         return place(self.graph)
+
+    @cached_property
+    def stages(self) -> Stages:
+        """Its parts, which run one after the other."""
+        return divide(self.graph, self.placements, [step.task for step in self.steps])
 
     def binding(self, symbols: Symbols, task: Task) -> Binding:
         """The concrete shapes and layouts of a task's values."""

@@ -10,12 +10,13 @@ nodes it calls free need no kernel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planish.graph.dims import DimLike
 from planish.graph.graph import Graph, Node, Value
-from planish.ops.conv import Conv
+from planish.graph.stages import node_stages
+from planish.ops.conv import Conv, ConvTranspose
 from planish.ops.elementwise import Elementwise
 from planish.ops.matmul import MatMul
 from planish.ops.pool import AvgPool, MaxPool
@@ -27,6 +28,7 @@ Strides = tuple[DimLike, ...]
 _WRITES_STRIDED = (
     Concat,
     Conv,
+    ConvTranspose,
     MatMul,
     MaxPool,
     AvgPool,
@@ -58,6 +60,7 @@ class Placements:
 def insert_copies(graph: Graph) -> None:
     """Adds `Identity` nodes so that every concatenation and output can be written in place."""
     claimed: set[Value] = set()
+    stages = node_stages(graph)
     inside: dict[Value, Strides] = {}  # concatenations that are part of a larger one
     for node in reversed(graph.nodes[:]):
         if not isinstance(node.op, Concat):
@@ -65,7 +68,7 @@ def insert_copies(graph: Graph) -> None:
         strides = inside.get(node.output, dense(node.output.shape))
         inputs = list(node.inputs)
         for i, value in enumerate(inputs):
-            if _claim(graph, value, strides, claimed):
+            if _claim(graph, value, strides, claimed, stages, stages.get(node, 0)):
                 inside[value] = strides
                 continue
             name = f"{node.name}.copy{i}"
@@ -85,6 +88,7 @@ def place(graph: Graph) -> Placements:
     of: dict[Value, Placement] = {}
     free: set[Node] = set()
     outputs = set(graph.outputs)
+    stages = node_stages(graph)
     for node in reversed(graph.nodes):  # from where values are needed to where they are written
         for value in node.outputs:
             if value in of:
@@ -96,7 +100,7 @@ def place(graph: Graph) -> Placements:
             _place_parts(node, of)
         elif isinstance(node.op, Reshape) and node.output in of:
             source = node.inputs[0]
-            if source not in of and _movable(graph, source, node):
+            if source not in of and _movable(graph, source, node, stages):
                 there = of[node.output]
                 strides = reshape_strides(node.output.shape, there.strides, source.shape)
                 if strides is not None:
@@ -187,6 +191,8 @@ def _smaller(a: DimLike, b: DimLike) -> bool | None:
     """Whether a < b where that is known: for integers, and where one divides the other."""
     if isinstance(a, int) and isinstance(b, int):
         return a < b
+    if a == 0 or b == 0:  # and the other is symbolic, so it may be 0 too
+        return None
     if b // a * a == b and not _opaque(b // a):
         return True
     if a // b * b == a and not _opaque(a // b):
@@ -235,19 +241,35 @@ def _place_parts(node: Node, of: dict[Value, Placement]) -> None:
         offset = offset + value.shape[axis] * whole.strides[axis]
 
 
-def _movable(graph: Graph, value: Value, reader: Node) -> bool:
-    """Whether a value may live in the storage of what `reader` makes of it."""
+def _movable(graph: Graph, value: Value, reader: Node, stages: Mapping[Node, int]) -> bool:
+    """Whether a value may live in the storage of what `reader` makes of it.
+
+    That storage must be of a known size when the value is written: it belongs to one stage.
+    """
     producer = value.producer
     if producer is None or list(value.users) != [reader] or value in graph.outputs:
+        return False
+    if stages.get(producer, 0) != stages.get(reader, 0):
         return False
     if isinstance(producer.op, Reshape | Concat):
         return True
     return len(producer.outputs) == 1 and not _derived(producer)
 
 
-def _claim(graph: Graph, value: Value, strides: Strides, claimed: set[Value]) -> bool:
-    """Reserves a value for a place in a concatenation, if its producer can write there."""
+def _claim(
+    graph: Graph,
+    value: Value,
+    strides: Strides,
+    claimed: set[Value],
+    stages: Mapping[Node, int],
+    stage: int,
+) -> bool:
+    """Reserves a value for a place in a concatenation, if its producer can write there: a producer
+    of the same stage, as before it the place may be unknown.
+    """
     if value in claimed or value in graph.outputs or value.producer is None or value.is_constant:
+        return False
+    if stages.get(value.producer, 0) != stage:
         return False
     op = value.producer.op
     if isinstance(op, Reshape):
@@ -255,7 +277,7 @@ def _claim(graph: Graph, value: Value, strides: Strides, claimed: set[Value]) ->
         if list(source.users) != [value.producer]:
             return False
         there = reshape_strides(value.shape, strides, source.shape)
-        if there is None or not _claim(graph, source, there, claimed):
+        if there is None or not _claim(graph, source, there, claimed, stages, stage):
             return False
     elif not isinstance(op, _WRITES_STRIDED):
         return False

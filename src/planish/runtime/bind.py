@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from planish import native
 from planish.errors import DeviceError
 from planish.graph.dims import evaluate
 from planish.graph.graph import LARGEST, Value
+from planish.graph.sizes import check_sizes
 from planish.plan.memory import Lifetime, largest_live_set, plan_arena
 from planish.plan.plan import Plan
 from planish.targets.base import (
@@ -30,42 +33,55 @@ from planish.targets.base import (
 
 
 class ConstantStore:
-    """Constants as kernels read them, made once per engine and shared by all its programs."""
+    """Constants as kernels read them, made once per engine and shared by all its programs.
+
+    Thread-safe: several shapes may be bound at the same time.
+    """
 
     def __init__(self, target: Target) -> None:
+        self.renew_locks()
+        native.renew_after_fork(self)
         self._pool = target.constant_pool()
         self._values: dict[Value, tuple[int, object]] = {}
         self._tactics: dict[tuple[str, str], list[tuple[int, object]]] = {}
         self.bytes = 0
         """Bytes of derived constants (packed weights)."""
 
+    def renew_locks(self) -> None:
+        """See `planish.native.renew_after_fork`."""
+        self._lock = threading.Lock()
+
     def value(self, value: Value) -> int:
         """The address of a constant of the graph."""
-        if value not in self._values:
-            assert value.data is not None
-            self._values[value] = self._pool.place(np.ascontiguousarray(value.data))
-        return self._values[value][0]
+        with self._lock:
+            if value not in self._values:
+                assert value.data is not None
+                self._values[value] = self._pool.place(np.ascontiguousarray(value.data))
+            return self._values[value][0]
 
     def of(self, tactic: Tactic) -> list[int]:
         """The addresses of a tactic's own constants."""
         key = (tactic.task.name, str(tactic))
-        if key not in self._tactics:
-            arrays = tactic.constants()
-            self._tactics[key] = [self._pool.place(c) for c in arrays]
-            self.bytes += sum(c.nbytes for c in arrays)
-        return [address for address, _ in self._tactics[key]]
+        with self._lock:
+            if key not in self._tactics:
+                arrays = tactic.constants()
+                self._tactics[key] = [self._pool.place(c) for c in arrays]
+                self.bytes += sum(c.nbytes for c in arrays)
+            return [address for address, _ in self._tactics[key]]
 
 
 @dataclass(frozen=True)
 class BoundPlan:
-    """A plan for concrete shapes, ready to run.
+    """A stage of a plan for concrete shapes, ready to run.
 
     Attributes
     ----------
     executable : Executable
     output_shapes : tuple
+        The shapes of what the stage writes of `planish.plan.stages.Stages.kept`: of a plan of one
+        stage, of the outputs.
     tactics : tuple of Tactic
-        The tactic of each step.
+        The tactic of each of its steps.
     launch_steps : tuple of int
         For each launch the index of its step.
     arena_bytes, live_bytes : int
@@ -81,20 +97,27 @@ class BoundPlan:
 
 
 def bind(
-    plan: Plan, symbols: Mapping[str, int], target: Target, constants: ConstantStore
+    plan: Plan,
+    symbols: Mapping[str, int],
+    target: Target,
+    constants: ConstantStore,
+    stage: int = 0,
 ) -> BoundPlan:
-    """Makes a plan ready to run for concrete sizes of its dimensions."""
+    """Makes a stage of a plan ready to run for concrete sizes of its dimensions."""
+    part, kept = plan.stages.parts[stage], plan.stages.kept
+    check_sizes(plan.graph, symbols)
     tactics: list[Tactic] = []
     launches: list[tuple[int, Tactic, Launch, Binding]] = []
     workspaces: list[int] = []
-    for index, step in enumerate(plan.steps):
+    for index in part.steps:
+        step = plan.steps[index]
         binding = plan.binding(symbols, step.task)
         tactic = step.tactic(binding, target)
         tactics.append(tactic)
         workspaces.append(tactic.workspace(binding))
         launches += [(index, tactic, launch, binding) for launch in tactic.launches(binding)]
 
-    memory = _Memory(plan, symbols, workspaces, constants)
+    memory = _Memory(plan, symbols, part.steps, workspaces, constants)
     if memory.size > LARGEST:
         raise DeviceError(
             f"Intermediate results need {memory.size:,} bytes",
@@ -117,17 +140,16 @@ def bind(
                 addresses.append(memory.workspace(index, pointer.offset))
                 layouts.append(None)
         scheduled.append(ScheduledLaunch(launch, tuple(addresses), tuple(layouts)))
-    graph = plan.graph
     schedule = Schedule(
         tuple(scheduled),
-        len(graph.inputs),
-        len(graph.outputs),
+        len(plan.graph.inputs),
+        len(kept),
         memory.size,
         keep=constants,
     )
     return BoundPlan(
         target.executable(schedule),
-        tuple(v.type.bind(symbols) for v in graph.outputs),
+        tuple(kept[i].type.bind(symbols) for i in part.writes),
         tuple(tactics),
         tuple(index for index, *_ in launches),
         memory.size,
@@ -142,6 +164,7 @@ class _Memory:
         self,
         plan: Plan,
         symbols: Mapping[str, int],
+        steps: Sequence[int],
         workspaces: list[int],
         constants: ConstantStore,
     ) -> None:
@@ -151,10 +174,11 @@ class _Memory:
         self._constants = constants
         self._outside = {v: FIRST_INPUT + i for i, v in enumerate(graph.inputs)}
         first_output = FIRST_INPUT + len(graph.inputs)
-        self._outside.update({v: first_output + i for i, v in enumerate(graph.outputs)})
+        self._outside.update({v: first_output + i for i, v in enumerate(plan.stages.kept)})
         lives: dict[Value, list[int]] = {}
-        for index, step in enumerate(plan.steps):
-            for value in (*step.task.inputs, *step.task.outputs):
+        for index in steps:
+            task = plan.steps[index].task
+            for value in (*task.inputs, *task.outputs):
                 root = self._placements[value].root
                 if root in self._outside or root.is_constant:
                     continue
@@ -164,7 +188,7 @@ class _Memory:
             Lifetime(int(evaluate(root.type.elements, symbols)) * root.dtype.size, *life)
             for root, life in lives.items()
         ]
-        used = [(i, size) for i, size in enumerate(workspaces) if size]
+        used = [(i, size) for i, size in zip(steps, workspaces, strict=True) if size]
         tensors += [Lifetime(size, i, i) for i, size in used]
         arena = plan_arena(tensors)
         self.size, self.live = arena.size, largest_live_set(tensors)

@@ -21,7 +21,7 @@ import numpy as np
 from planish.errors import DeviceError, InputError, ShapeError
 from planish.graph.dims import evaluate
 from planish.graph.types import DType, TensorType
-from planish.runtime.native import (
+from planish.native import (
     ERROR_SIZE,
     FAILED,
     INVALID,
@@ -64,6 +64,19 @@ class _Signature(ctypes.Structure):
     ]
 
 
+class _Trim(ctypes.Structure):
+    _fields_ = [("output", c_int), ("axis", c_int), ("count", c_int), ("factor", c_int64)]
+
+
+class _Counting(ctypes.Structure):
+    _fields_ = [
+        ("visible_count", c_int),
+        ("trim_count", c_int),
+        ("visible", POINTER(c_int)),
+        ("trims", POINTER(_Trim)),
+    ]
+
+
 _BIND = ctypes.CFUNCTYPE(c_int, c_int64, POINTER(_Signature), c_void_p, c_size_t)
 _CAN_BIND = ctypes.CFUNCTYPE(c_int, c_int64, POINTER(_Signature))
 _ALLOCATE = ctypes.CFUNCTYPE(
@@ -88,8 +101,9 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "planish_engine_size": (c_int, [c_void_p]),
     "planish_engine_ready": (c_int, [c_void_p, POINTER(_Signature)]),
     "planish_engine_table": (c_void_p, []),
-    "planish_engine_add_program":
-        (c_int, [c_void_p, POINTER(_Signature), POINTER(_Signature), c_void_p, c_void_p, c_size_t]),
+    "planish_engine_add_counted_program":
+        (c_int, [c_void_p, POINTER(_Signature), POINTER(_Signature), c_void_p, POINTER(_Counting),
+                 c_void_p, c_size_t]),
     "planish_engine_run":
         (c_int, [c_void_p, POINTER(_Signature), c_void_p, _ALLOCATE, c_void_p, c_void_p, c_size_t]),
 }
@@ -107,11 +121,28 @@ def engine_library() -> ctypes.CDLL:
     return loaded
 
 
+class Trim(NamedTuple):
+    """A dimension of an output that is cut, after the run, to `factor` times what the output
+    number `counter` holds (an integer).
+    """
+
+    output: int
+    axis: int
+    counter: int
+    factor: int
+
+
 class Bound(NamedTuple):
-    """A program for one signature, and the types of its outputs (static shapes)."""
+    """A program for one signature, and the types of its outputs (static shapes).
+
+    `visible` are the numbers of the outputs that the caller gets, in order; None: all. Those in
+    `trims` are as large as they can become, and are cut to size.
+    """
 
     program: Program
     outputs: tuple[TensorType, ...]
+    visible: tuple[int, ...] | None = None
+    trims: tuple[Trim, ...] = ()
 
 
 Bind = Callable[[tuple[TensorType, ...]], Bound]
@@ -167,11 +198,12 @@ class NativeEngine:
     def add(self, inputs: Sequence[TensorType], bound: Bound) -> None:
         """Put a program in, as ``bind`` would."""
         error = ctypes.create_string_buffer(ERROR_SIZE)
-        status = engine_library().planish_engine_add_program(
+        status = engine_library().planish_engine_add_counted_program(
             self.handle,
             ctypes.byref(_signature(inputs)),
             ctypes.byref(_signature(bound.outputs)),
             bound.program.handle,
+            _counting(bound),
             error,
             ERROR_SIZE,
         )
@@ -223,6 +255,21 @@ def _signature(types: Iterable[TensorType]) -> _Signature:
         (c_int * len(types))(*(t.rank for t in types)),
         (c_int64 * len(dims))(*dims),
         (c_int * len(types))(*(DTYPE_CODES[t.dtype] for t in types)),
+    )
+
+
+def _counting(bound: Bound) -> Any:
+    """What C is told of a program whose outputs are cut to size; None of another one."""
+    if bound.visible is None:
+        return None
+    visible, trims = bound.visible, [_Trim(*trim) for trim in bound.trims]
+    return ctypes.byref(
+        _Counting(
+            len(visible),
+            len(trims),
+            (c_int * len(visible))(*visible),
+            (_Trim * len(trims))(*trims),
+        )
     )
 
 

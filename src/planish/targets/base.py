@@ -11,6 +11,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -29,7 +30,7 @@ class Kernel(ABC):
 
     family: ClassVar[str]
 
-    @property
+    @cached_property
     def symbol(self) -> str:
         """The kernel's name in object files and caches."""
         digest = hashlib.sha256(f"{self.family} {self!r}".encode()).hexdigest()
@@ -135,7 +136,7 @@ class Binding:
 
     def has_empty(self, task: Task) -> bool:
         """Whether a tensor that the task reads or writes has no elements."""
-        return any(0 in self.shape(v) for v in (*task.inputs, *task.outputs))
+        return any(d <= 0 for v in (*task.inputs, *task.outputs) for d in self.shape(v))
 
 
 class Tactic(ABC):
@@ -178,6 +179,10 @@ class Family(ABC):
     """A kernel family: offers tactics for the tasks it understands. One family, one file."""
 
     name: ClassVar[str]
+
+    def on(self, machine: Any) -> Family:
+        """The family for a machine: itself, unless its tactics depend on the machine."""
+        return self
 
     @abstractmethod
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
@@ -319,5 +324,7 @@ class Target(ABC):
                 return candidate.restore(task, parameters)
         raise PlanError(
             f"The plan uses kernels of the family {family!r}, which {self.device} does not have",
+            where=task.name,
+            why="another version of Planish wrote it, or it is damaged",
             cure="load it with retune=True",
         )

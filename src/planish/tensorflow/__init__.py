@@ -13,7 +13,7 @@ A converted model is loaded like any other, once this package is imported:
 
 from __future__ import annotations
 
-from planish.frontends.tensorflow.load import tensorflow
+from planish.frontends.tensorflow.model import tensorflow
 
 tensorflow()  # quietly, or with our own error where it is not installed
 

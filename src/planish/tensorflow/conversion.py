@@ -7,18 +7,17 @@ plans are kept (see `PlanStore`).
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from planish.frontends.tensorflow import graphdef
-from planish.frontends.tensorflow.graphdef import Tensor
+from planish.frontends.tensorflow.weights import Weights
 from planish.graph.graph import DimRange
 from planish.graph.types import TensorType
 from planish.profile import UNBOUNDED
 from planish.runtime.engine import Engine
 from planish.tensorflow import report
+from planish.tensorflow.converted import Converted
 from planish.tensorflow.engines import thread_count
 from planish.tensorflow.rewrite import EngineNode, Rewritten, replace_segments, stored_weights
 from planish.tensorflow.segments import Segment, find_segments, import_segment
@@ -33,51 +32,13 @@ PlanStore = Callable[[Any, str, Engine], str]
 the plan to the graph, and returns the node's name."""
 
 
-@dataclass
-class Converted:
-    """What became of a graph.
-
-    Attributes
-    ----------
-    graph_def : GraphDef
-        The new graph; it has a node for the plan of each engine.
-    source : GraphDef
-        The graph before.
-    engines : list of EngineNode
-    built : dict of str to Engine
-        By the name of the engine's node.
-    reasons : dict of str to str
-        Why each other node stayed in TensorFlow.
-    moved : mapping of Tensor to Tensor
-        Where tensors are now that segments made.
-    """
-
-    graph_def: Any
-    source: Any
-    engines: list[EngineNode] = field(default_factory=list)
-    built: dict[str, Engine] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    moved: Mapping[Tensor, Tensor] = field(default_factory=dict)
-
-    def tensor(self, name: str) -> str:
-        """The present name of a tensor of the source."""
-        found = graphdef.tensor_name(name)
-        node, index = self.moved.get(found, found)
-        return f"{node}:{index}"
-
-    def operations(self, engine: str) -> Counter[str]:
-        """The op types in an engine, constants included, with their numbers."""
-        (node,) = (e for e in self.engines if e.name == engine)
-        nodes = graphdef.nodes_by_name(self.source)
-        return Counter(nodes[n].op for n in (*node.segment.nodes, *node.segment.constants))
-
-
 def convert_graph_def(
     graph_def: Any,
     outputs: Iterable[str],
     settings: Settings,
     store: PlanStore,
     types: Mapping[str, TensorType] | None = None,
+    weights: Weights | None = None,
 ) -> Converted:
     """Replaces what can and should be converted by engines.
 
@@ -91,6 +52,8 @@ def convert_graph_def(
     store : PlanStore
     types : mapping of str to TensorType, optional
         Types of placeholders that are known better than the graph says.
+    weights : Weights, optional
+        The arrays of nodes that only stand for them.
 
     Raises
     ------
@@ -98,32 +61,33 @@ def convert_graph_def(
         The graph is damaged, or an engine cannot be built.
     """
     ends = [graphdef.tensor_name(t) for t in outputs]
-    found = find_segments(graph_def, ends, settings, types)
+    arrays = weights or {}
+    found = find_segments(graph_def, ends, settings, types, arrays)
     nodes = graphdef.nodes_by_name(graph_def)
     names = _free_names(nodes)
-    result = Converted(graph_def, graph_def, reasons=found.reasons)
+    result = Converted(graph_def, graph_def, arrays, reasons=found.reasons)
     plans: Any = type(graph_def)()
     for segment in found.segments:
         name = next(names)
-        engine = build_segment(graph_def, segment, name, settings)
+        engine = build_segment(graph_def, segment, name, settings, weights=arrays)
         result.built[name] = engine
-        weights = {}
+        stored = {}
         if not segment.covered and settings.allow_native_segments:
-            weights = stored_weights(segment, nodes, engine.plan.graph)
+            stored = stored_weights(segment, nodes, arrays, engine.plan.graph)
         result.engines.append(
             EngineNode(
                 name,
                 segment,
-                tuple(v.type for v in engine.plan.graph.outputs),
+                tuple(TensorType(s, v.dtype) for _, v, s in engine.plan.graph.results()),
                 store(plans, name, engine),
                 {
                     "programs": settings.maximum_cached_engines,
                     "native": settings.allow_native_segments,
                 },
-                weights,
+                stored,
             )
         )
-    rewritten: Rewritten = replace_segments(graph_def, result.engines, ends)
+    rewritten: Rewritten = replace_segments(graph_def, result.engines, ends, arrays)
     result.graph_def, result.moved = rewritten.graph_def, rewritten.moved
     result.graph_def.node.extend(plans.node)
     report.tell(result, settings.report)
@@ -140,11 +104,12 @@ def build_segment(
     name: str,
     settings: Settings,
     ranges: Mapping[str, DimRange] | None = None,
+    weights: Weights | None = None,
 ) -> Engine:
     """The engine of a segment; `ranges` says which sizes of its dimensions to tune for."""
     from planish.builder import build_graph, find_target
 
-    graph = import_segment(graph_def, segment, name)
+    graph = import_segment(graph_def, segment, name, weights)
     graph.ranges.update({n: r for n, r in (ranges or {}).items() if n in graph.ranges})
     log.info("building engine %s of %d nodes", name, segment.size)
     engine = build_graph(

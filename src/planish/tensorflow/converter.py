@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from planish.errors import InputError
-from planish.frontends.tensorflow.load import tensorflow
+from planish.frontends.tensorflow.model import tensorflow
 from planish.graph.graph import DimRange
 from planish.profile import tuning_points
 from planish.runtime.engine import Engine
-from planish.tensorflow.conversion import Converted, build_segment, convert_graph_def
+from planish.tensorflow.conversion import build_segment, convert_graph_def
+from planish.tensorflow.converter_base import ConverterBase, whole_folder
 from planish.tensorflow.engines import registry
 from planish.tensorflow.function import (
     FrozenFunction,
@@ -34,21 +35,16 @@ from planish.tensorflow.parameters import (
     OrderError,
     TrtConversionParams,
     TrtPrecisionMode,
-    check_params,
     check_profile_strategy,
     needs_calibration,
     settle_precision,
 )
-from planish.tensorflow.settings import Settings
 from planish.tensorflow.summary import write_summary
 
 log = logging.getLogger("planish")
 
-SERVING_TAG = "serve"
-DEFAULT_SIGNATURE = "serving_default"
 
-
-class TrtGraphConverterV2:
+class TrtGraphConverterV2(ConverterBase):
     """Converts a SavedModel of TensorFlow 2, as TF-TRT's class of this name did.
 
     >>> converter = TrtGraphConverterV2(input_saved_model_dir="resnet50")
@@ -93,7 +89,7 @@ class TrtGraphConverterV2:
         conversion_params: Any = None,
     ) -> None:
         tensorflow()
-        self._params: Any = conversion_params or TrtConversionParams(
+        params: Any = conversion_params or TrtConversionParams(
             max_workspace_size_bytes,
             precision_mode,
             minimum_segment_size,
@@ -101,22 +97,22 @@ class TrtGraphConverterV2:
             use_calibration,
             allow_build_at_runtime,
         )
-        check_params(self._params)
+        super().__init__(
+            params, input_saved_model_dir, input_saved_model_tags, input_saved_model_signature_key
+        )
         if input_saved_model_dir is None:
             raise ArgumentError(
                 "There is no model to convert",
                 where="input_saved_model_dir=",
+                why="the argument is missing",
                 cure="pass the folder of a SavedModel",
             )
         if use_dynamic_shape and dynamic_shape_profile_strategy is not None:
             check_profile_strategy(dynamic_shape_profile_strategy)
-        self._folder = input_saved_model_dir
-        self._tags = list(input_saved_model_tags or [SERVING_TAG])
-        self._signature = input_saved_model_signature_key or DEFAULT_SIGNATURE
         self._plans: _PlanFolder | None = None
         self._frozen: FrozenFunction | None = None
-        self._result: Converted | None = None
         self._function: Any = None
+        self._variables: dict[str, Any] = {}
 
     # ---- the three steps ------------------------------------------------------------------
 
@@ -144,25 +140,33 @@ class TrtGraphConverterV2:
         PrecisionError
             There are no kernels for the precision.
         """
-        if self._result is not None:
-            raise OrderError(
-                "convert() was called already", cure="make another converter for another model"
-            )
+        self._before_convert()
         needed = needs_calibration(self._params)
         if needed != (calibration_input_fn is not None):
             raise ArgumentError(
                 f"Should {'' if needed else 'not '}specify calibration_input_fn",
                 where="calibration_input_fn=",
                 why=f"INT8 calibration is {'' if needed else 'not '}needed",
+                cure="pass a function that yields inputs" if needed else "leave the argument out",
             )
         settle_precision(self._params)
+        assert self._folder is not None
         loaded, function = load_function(self._folder, self._tags, self._signature)
         frozen = freeze_function(loaded, function)
         plans = _PlanFolder()
         result = convert_graph_def(
-            frozen.graph_def, frozen.outputs.values(), self._settings(), plans.store
+            frozen.graph_def,
+            frozen.outputs.values(),
+            self._settings(),
+            plans.store,
+            weights=frozen.weights,
         )
         self._frozen, self._plans, self._result = frozen, plans, result
+        tf = tensorflow()
+        self._variables = {
+            name: tf.Variable(array, trainable=False, name="weight")
+            for name, array in result.native_weights().items()
+        }
         self._function = self._make_function()
         return self._function
 
@@ -185,24 +189,29 @@ class TrtGraphConverterV2:
             raise OrderError(
                 "input_fn is None",
                 where="build()",
+                why="engines are tuned for the shapes that it yields",
                 cure="pass a function that yields inputs of the shapes to come",
             )
-        if self._result is None:
-            raise OrderError("Need to call convert() before build()", where="build()")
+        result = self._after_convert("build()")
         assert self._frozen is not None and self._plans is not None
         inputs = [self._arguments(given) for given in input_fn()]
         for arguments in inputs:
             self._function(**arguments)
         renewed = False
-        for node in self._result.engines:
-            engine = self._result.built[node.name]
+        for node in result.engines:
+            engine = result.built[node.name]
             shapes = registry.shapes(self._plans.path(node.name))
             if _is_tuned(engine, shapes):
                 continue
             engine = build_segment(
-                self._frozen.graph_def, node.segment, node.name, self._settings(), _ranges(shapes)
+                self._frozen.graph_def,
+                node.segment,
+                node.name,
+                self._settings(),
+                _ranges(shapes),
+                self._frozen.weights,
             )
-            self._result.built[node.name] = engine
+            result.built[node.name] = engine
             self._plans.renew(node.name, engine)
             renewed = True
         if renewed:
@@ -229,35 +238,22 @@ class TrtGraphConverterV2:
         ------
         OrderError
             Before `convert`.
+        PlanError
+            The folder cannot be written (no space, no permission).
         """
-        if self._result is None:
-            raise OrderError("Need to call convert() before save()", where="save()")
+        self._after_convert("save()")
         assert self._frozen is not None and self._plans is not None
         tf = tensorflow()
         root = tf.Module()
         root.engines = dict(self._plans.assets)
         root.resources = list(self._frozen.owners)
+        root.weights = list(self._variables.values())
         root.function = self._function
-        tf.saved_model.save(
-            root, str(output_saved_model_dir), {self._signature: self._function}, options
-        )
+        signatures = {self._signature: self._function}
+        with whole_folder(output_saved_model_dir) as folder:
+            tf.saved_model.save(root, folder, signatures, options)
 
     # ---- looking --------------------------------------------------------------------------
-
-    @property
-    def converted(self) -> Converted:
-        """The graphs before and after, the engines, and the reasons of what was not converted.
-
-        Raises
-        ------
-        OrderError
-            Before `convert`.
-        """
-        if self._result is None:
-            raise OrderError(
-                f"Impossible to look at a {type(self).__name__} before calling convert()"
-            )
-        return self._result
 
     def summary(
         self,
@@ -284,23 +280,18 @@ class TrtGraphConverterV2:
             The lines are too short; it is a ValueError, too.
         """
         graph_def = None if self._function is None else self._function.graph.as_graph_def()
-        write_summary(self.converted, graph_def, line_length, detailed, print_fn or print)
+        told = "Impossible to call {} before calling convert()"
+        converted = self._after_convert("summary()", told)
+        write_summary(converted, graph_def, line_length, detailed, print_fn or print)
 
     # ---- inside ---------------------------------------------------------------------------
-
-    def _settings(self) -> Settings:
-        return Settings.from_environment(
-            minimum_segment_size=self._params.minimum_segment_size,
-            maximum_cached_engines=self._params.maximum_cached_engines,
-            max_workspace_size=self._params.max_workspace_size_bytes,
-        )
 
     def _make_function(self) -> Any:
         result, frozen, plans = self._result, self._frozen, self._plans
         assert result is not None and frozen is not None and plans is not None
         outputs = {key: result.tensor(name) for key, name in frozen.outputs.items()}
         given = {node.plan: plans.assets[node.name].asset_path for node in result.engines}
-        function = make_function(result.graph_def, frozen, outputs, given)
+        function = make_function(result.graph_def, frozen, outputs, given, self._variables)
         function.planish_plans = plans  # the files must live as long as the function
         return function
 

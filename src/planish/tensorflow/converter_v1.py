@@ -8,14 +8,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from planish.errors import InputError, PlanError
 from planish.frontends.tensorflow import graphdef
-from planish.frontends.tensorflow.load import LoadedModel, ModelOutput, load_graph_def, tensorflow
+from planish.frontends.tensorflow.load import load_graph_def
+from planish.frontends.tensorflow.model import LoadedModel, ModelOutput, tensorflow
+from planish.frontends.tensorflow.weights import put_back
 from planish.runtime.engine import Engine
-from planish.tensorflow.conversion import Converted, convert_graph_def
-from planish.tensorflow.converter import DEFAULT_SIGNATURE, SERVING_TAG
+from planish.tensorflow.conversion import convert_graph_def
+from planish.tensorflow.converter_base import ConverterBase, whole_folder
 from planish.tensorflow.engines import registry
 from planish.tensorflow.optimize import optimize_graph_def
 from planish.tensorflow.parameters import (
@@ -24,12 +27,10 @@ from planish.tensorflow.parameters import (
     OrderError,
     TrtConversionParams,
     TrtPrecisionMode,
-    check_params,
     needs_calibration,
     settle_precision,
 )
 from planish.tensorflow.rewrite import keep_names
-from planish.tensorflow.settings import Settings
 
 log = logging.getLogger("planish")
 
@@ -37,7 +38,7 @@ _LARGEST = 2**31 - 1
 """Bytes that a protobuf message may have."""
 
 
-class TrtGraphConverter:
+class TrtGraphConverter(ConverterBase):
     """Converts a frozen GraphDef or a SavedModel, as TF-TRT's class of this name did.
 
     >>> converter = TrtGraphConverter(input_graph_def=frozen, nodes_denylist=["logits"])
@@ -92,6 +93,8 @@ class TrtGraphConverter:
             raise ArgumentError(
                 f"{'Can only' if both else 'Must'} specify one of input_graph_def and "
                 "input_saved_model_dir",
+                where="input_graph_def=, input_saved_model_dir=",
+                why=f"{'both are' if both else 'none is'} given",
                 cure="pass the GraphDef or the folder",
             )
         if not is_dynamic_op and not isinstance(max_batch_size, int):
@@ -99,24 +102,23 @@ class TrtGraphConverter:
                 "When is_dynamic_op==False max_batch_size should be an integer",
                 where="max_batch_size=",
                 why=f"it is {max_batch_size!r}",
+                cure="leave the argument out: engines take any batch",
             )
-        self._params = TrtConversionParams(
+        params = TrtConversionParams(
             max_workspace_size_bytes,
             precision_mode,
             minimum_segment_size,
             maximum_cached_engines,
             use_calibration,
         )
-        check_params(self._params)
+        super().__init__(
+            params, input_saved_model_dir, input_saved_model_tags, input_saved_model_signature_key
+        )
         self._graph_def = input_graph_def
-        self._folder = input_saved_model_dir
-        self._tags = list(input_saved_model_tags or [SERVING_TAG])
-        self._signature = input_saved_model_signature_key or DEFAULT_SIGNATURE
         denied = nodes_denylist if nodes_denylist is not None else nodes_blacklist
         self._denied = [_tensor(item) for item in denied or ()]
         self._outputs = list(self._denied)
         self._model: LoadedModel | None = None
-        self._result: Converted | None = None
 
     @classmethod
     def of_graph(
@@ -126,19 +128,6 @@ class TrtGraphConverter:
         converter = cls(input_graph_def=graph_def, **arguments)
         converter._outputs = [_tensor(item) for item in outputs]
         return converter
-
-    @property
-    def converted(self) -> Converted:
-        """The graphs before and after, the engines, and the reasons of what was not converted.
-
-        Raises
-        ------
-        OrderError
-            Before `convert`.
-        """
-        if self._result is None:
-            raise OrderError("Need to call convert() first")
-        return self._result
 
     def convert(self) -> Any:
         """Finds the segments, builds their engines, and gives the new GraphDef.
@@ -152,30 +141,25 @@ class TrtGraphConverter:
         PrecisionError
             There are no kernels for the precision.
         """
-        if self._result is not None:
-            raise OrderError(
-                "convert() was called already", cure="make another converter for another model"
-            )
+        self._before_convert()
         settle_precision(self._params)
         model = self._load()
         inputs = [graphdef.tensor_name(i.tensor)[0] for i in model.inputs]
         outputs = [graphdef.tensor_name(o.tensor)[0] for o in model.outputs]
-        source = optimize_graph_def(model.graph_def, [*inputs, *outputs])
+        source, weights = optimize_graph_def(model.graph_def, [*inputs, *outputs], model.weights)
         ends = _with_lower_outputs(o.tensor for o in model.outputs)
-        settings = Settings.from_environment(
-            minimum_segment_size=self._params.minimum_segment_size,
-            maximum_cached_engines=self._params.maximum_cached_engines,
-            max_workspace_size=self._params.max_workspace_size_bytes,
-            denied_nodes=frozenset(self._denied),
-        )
-        result = convert_graph_def(source, ends, settings, _store_in_constant)
+        settings = self._settings(denied_nodes=frozenset(self._denied))
+        result = convert_graph_def(source, ends, settings, _store_in_constant, weights=weights)
         keep_names(result.graph_def, result.engines, outputs)
-        if result.graph_def.ByteSize() > _LARGEST:
+        native = result.native_weights()
+        size = result.graph_def.ByteSize() + sum(array.nbytes for array in native.values())
+        if size > _LARGEST:
             raise PlanError(
                 "The converted graph is larger than 2 GB",
                 why="a GraphDef holds its plans, and TensorFlow limits its size",
                 cure="convert a SavedModel with TrtGraphConverterV2, which keeps plans in files",
             )
+        put_back(result.graph_def, native)
         self._model, self._result = model, result
         return result.graph_def
 
@@ -196,13 +180,18 @@ class TrtGraphConverter:
             Not exactly one of the two functions is given; it is a ValueError, too.
         """
         if (feed_dict_fn is None) == (input_map_fn is None):
-            raise ArgumentError("Should specify one and only one of feed_dict_fn and input_map_fn.")
-        if self._result is None:
-            raise OrderError("Need to call convert() before calibrate()", where="calibrate()")
+            raise ArgumentError(
+                "Should specify one and only one of feed_dict_fn and input_map_fn.",
+                where="calibrate()",
+                why="none of them is given" if feed_dict_fn is None else "both of them are given",
+                cure="pass the one that feeds the calibration data",
+            )
+        self._after_convert("calibrate()")
         assert not needs_calibration(self._params)  # convert() refuses INT8
         raise OrderError(
             f"{self._params.precision_mode} needs no calibration",
             where="calibrate()",
+            why="only INT8 measures ranges",
             cure="use the graph that convert() gave",
         )
 
@@ -215,35 +204,42 @@ class TrtGraphConverter:
             Before `convert`.
         ArgumentError
             The input was a GraphDef, which has no signature; it is a ValueError, too.
+        PlanError
+            The folder cannot be written (no space, no permission).
         """
-        if self._result is None or self._model is None:
-            raise OrderError("Need to call convert() before save()", where="save()")
+        result = self._after_convert("save()")
+        assert self._model is not None
         if self._graph_def is not None:
             raise ArgumentError(
                 "Not able to save to a SavedModel since input is a GraphDef",
+                where="save()",
+                why="a GraphDef has no signature",
                 cure="write the GraphDef that convert() gave to a file",
             )
         v1 = tensorflow().compat.v1
-        graph_def, model = self._result.graph_def, self._model
-        builder = v1.saved_model.Builder(str(output_saved_model_dir))
-        with tensorflow().Graph().as_default() as graph, v1.Session(graph=graph) as session:
-            tensorflow().graph_util.import_graph_def(graph_def, name="")
+        graph_def, model = result.graph_def, self._model
+        with whole_folder(output_saved_model_dir) as folder:
+            builder = v1.saved_model.Builder(folder)
+            with tensorflow().Graph().as_default() as graph, v1.Session(graph=graph) as session:
+                tensorflow().graph_util.import_graph_def(graph_def, name="")
 
-            def described(ends: Iterable[Any]) -> dict[str, Any]:
-                return {
-                    end.name: v1.saved_model.build_tensor_info(graph.get_tensor_by_name(end.tensor))
-                    for end in ends
-                }
+                def described(ends: Iterable[Any]) -> dict[str, Any]:
+                    return {
+                        end.name: v1.saved_model.build_tensor_info(
+                            graph.get_tensor_by_name(end.tensor)
+                        )
+                        for end in ends
+                    }
 
-            signature = v1.saved_model.build_signature_def(
-                described(model.inputs),
-                described(model.outputs),
-                v1.saved_model.signature_constants.PREDICT_METHOD_NAME,
-            )
-            builder.add_meta_graph_and_variables(
-                session, self._tags, signature_def_map={self._signature: signature}
-            )
-        builder.save()
+                signature = v1.saved_model.build_signature_def(
+                    described(model.inputs),
+                    described(model.outputs),
+                    v1.saved_model.signature_constants.PREDICT_METHOD_NAME,
+                )
+                builder.add_meta_graph_and_variables(
+                    session, self._tags, signature_def_map={self._signature: signature}
+                )
+            builder.save()
 
     def _load(self) -> LoadedModel:
         if self._graph_def is None:
@@ -261,7 +257,7 @@ class TrtGraphConverter:
                     cure="pass names of nodes of the graph",
                 )
         outputs = tuple(ModelOutput(n, n) for n in dict.fromkeys(self._outputs))
-        return LoadedModel(model.graph_def, model.inputs, outputs, model.name)
+        return replace(model, outputs=outputs)
 
 
 def create_inference_graph(

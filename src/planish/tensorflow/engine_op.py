@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 import planish
+from planish import native
 from planish.errors import DeviceError, InputError, PlanError, ShapeError
 from planish.graph.types import DType, TensorType
-from planish.runtime import native, native_engine
+from planish.runtime import native_engine
 
 _log = logging.getLogger(__name__)
 

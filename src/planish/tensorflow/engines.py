@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from planish import native
 from planish.errors import PlanError, ShapeError
+from planish.graph.dims import evaluate, floordiv, symbol, symbols
 from planish.graph.graph import Graph
 from planish.graph.types import TensorType
+from planish.native import Program
 from planish.profile import UNBOUNDED
 from planish.runtime.engine import PROGRAMS, Engine
-from planish.runtime.native import Program
-from planish.runtime.native_engine import Bound, NativeEngine
+from planish.runtime.native_engine import Bound, NativeEngine, Trim
 from planish.tensorflow.settings import native_segments_allowed
 
 _PLAN = b"planish plan "
@@ -54,6 +56,8 @@ class LoadedEngine:
         graph = self.engine.plan.graph
         sizes = bindings(graph, types)
         outputs = [TensorType(v.type.bind(sizes), v.dtype) for v in graph.outputs]
+        if graph.counts:
+            return self._counted(sizes, outputs)
         if all(kind.elements == 0 for kind in outputs):  # an empty batch: nothing to compute
             empty = Program([], input_count=len(graph.inputs), output_count=len(outputs))
             return Bound(empty, tuple(outputs))
@@ -61,6 +65,22 @@ class LoadedEngine:
         self.shapes[tuple(sorted(sizes.items()))] = None
         program = bound.executable.program  # type: ignore[attr-defined]
         return Bound(program, tuple(outputs))
+
+    def _counted(self, sizes: dict[str, int], outputs: list[TensorType]) -> Bound:
+        """The program of a graph whose outputs are cut to what was counted."""
+        graph = self.engine.plan.graph
+        visible, trims = [], []
+        for name, _, shape in graph.results():
+            place = graph.output_names.index(name)
+            visible.append(place)
+            for axis, dim in enumerate(shape):
+                for counted in symbols(dim) & graph.counts.keys():
+                    factor = evaluate(floordiv(dim, symbol(counted)), sizes)
+                    holder = graph.output_names.index(graph.counts[counted].output)
+                    trims.append(Trim(place, axis, holder, factor))
+        program = self.engine.bound(sizes).executable.program  # type: ignore[attr-defined]
+        self.shapes[tuple(sorted(sizes.items()))] = None
+        return Bound(program, tuple(outputs), tuple(visible), tuple(trims))
 
     def _can_bind(self, types: Sequence[TensorType]) -> bool:
         try:
@@ -101,10 +121,15 @@ class Registry:
     """Finds engines and weights for the ops; thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.renew_locks()
+        native.renew_after_fork(self)
         self._engines: dict[Hashable, Engine] = {}
         self._loaded: dict[tuple[Hashable, Hashable], LoadedEngine] = {}
         self._weights: dict[Hashable, dict[str, np.ndarray]] = {}
+
+    def renew_locks(self) -> None:
+        """See `planish.native.renew_after_fork`."""
+        self._lock = threading.Lock()
 
     def resolve(self, name: str, plan: bytes, settings: Mapping[str, Any]) -> NativeEngine:
         """The programs of a plan; see `engine_op.connect`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from planish.frontends.tensorflow.load import tensorflow
+from planish.frontends.tensorflow.model import tensorflow
 
 _replaced: list[tuple[Any, str, Any]] = []
 _ABSENT = object()

@@ -1,26 +1,45 @@
 """TensorFlow's own graph optimizer (Grappler), with the passes that help a partitioner.
 
 Folding, pruning and common subexpressions shrink the graph; nothing that fuses ops or changes
-layouts is run, because that is what engines do.
+layouts is run, because that is what engines do. Weights stand beside the graph meanwhile, so that
+its size is no matter.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
+
+from planish.frontends.tensorflow.weights import Weights, take_out
+from planish.tensorflow.fold import fold_weights
+
+log = logging.getLogger("planish")
 
 PASSES = ("pruning", "constfold", "dependency", "common_subgraph_elimination", "constfold")
 
 
-def optimize_graph_def(graph_def: Any, ends: Iterable[str]) -> Any:
-    """The graph, folded and pruned; where TensorFlow cannot do so, the graph as it is.
+def optimize_graph_def(
+    graph_def: Any, ends: Iterable[str], weights: Weights | None = None
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """The graph, folded and pruned, and its weights; where TensorFlow cannot, the graph as it is.
 
     Parameters
     ----------
     graph_def : GraphDef
     ends : iterable of str
         Names of the nodes that must stay: inputs and outputs.
+    weights : Weights, optional
+        The arrays of nodes that only stand for them. Large constants of the graph join them.
     """
+    ends = list(dict.fromkeys(ends))
+    light, found = take_out(graph_def, weights)
+    return fold_weights(_optimized(light, ends), found, ends)
+
+
+def _optimized(graph_def: Any, ends: Iterable[str]) -> Any:
     from tensorflow.core.protobuf.config_pb2 import ConfigProto
     from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
     from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
@@ -32,7 +51,7 @@ def optimize_graph_def(graph_def: Any, ends: Iterable[str]) -> Any:
     meta.graph_def.CopyFrom(graph_def)
     for node in meta.graph_def.node:
         node.ClearField("device")
-    meta.collection_def["train_op"].node_list.value.extend(dict.fromkeys(ends))
+    meta.collection_def["train_op"].node_list.value.extend(ends)
     config = ConfigProto()
     options = config.graph_options.rewrite_options
     options.optimizers.extend(PASSES)
@@ -42,7 +61,5 @@ def optimize_graph_def(graph_def: Any, ends: Iterable[str]) -> Any:
     try:
         return tf_optimizer.OptimizeGraph(config, meta, graph_id=b"planish")
     except (tf.errors.OpError, ValueError):
-        import logging
-
-        logging.getLogger("planish").debug("Grappler refused the graph", exc_info=True)
+        log.debug("Grappler refused the graph", exc_info=True)
         return meta.graph_def

@@ -7,14 +7,12 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from planish.frontends.tensorflow import graphdef
 from planish.runtime.engine import Engine
+from planish.tensorflow.converted import Converted
 from planish.tensorflow.names import asset_name
-
-if TYPE_CHECKING:
-    from planish.tensorflow.conversion import Converted
 
 log = logging.getLogger("planish")
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from planish.frontends.tensorflow import graphdef
 from planish.frontends.tensorflow.graphdef import Tensor
+from planish.frontends.tensorflow.weights import Weights
 from planish.graph.graph import Graph
 from planish.graph.types import TensorType
 from planish.runtime.native_engine import DTYPE_CODES
@@ -61,12 +62,16 @@ class Rewritten:
 
 
 def replace_segments(
-    graph_def: Any, engines: Iterable[EngineNode], outputs: Iterable[Tensor]
+    graph_def: Any,
+    engines: Iterable[EngineNode],
+    outputs: Iterable[Tensor],
+    weights: Weights | None = None,
 ) -> Rewritten:
-    """The graph with engines. What neither its nodes nor `outputs` need is left out.
+    """The graph with engines. Constants and weights that nobody reads any more are left out.
 
-    The plan nodes are not added.
+    The plan nodes are not added. `weights` are the arrays of nodes that only stand for them.
     """
+    arrays = weights or {}
     engines = list(engines)
     owner = {name: e for e in engines for name in e.segment.nodes}
     moved = {t: (e.name, i) for e in engines for i, t in enumerate(e.segment.outputs)}
@@ -82,21 +87,26 @@ def replace_segments(
             result.node.add().CopyFrom(node)
         elif engine.name not in placed:
             placed.add(engine.name)
-            _add_engine(result, nodes, engine)
+            _add_engine(result, nodes, engine, arrays)
     for node in result.node:
-        _rewire(node, moved, owner)
-    _drop_unused_constants(result, ends)
+        _rewire(node, moved, owner, arrays)
+    _drop_unused_constants(result, ends, arrays)
     return Rewritten(result, moved)
 
 
-def _rewire(node: Any, moved: Mapping[Tensor, Tensor], owner: Mapping[str, EngineNode]) -> None:
+def _rewire(
+    node: Any,
+    moved: Mapping[Tensor, Tensor],
+    owner: Mapping[str, EngineNode],
+    weights: Weights,
+) -> None:
     inputs: dict[str, None] = {}
     data = []
     for text in node.input:
         if graphdef.is_control(text):
             name = text[1:]
             target = owner[name].name if name in owner else name
-            if target != node.name:
+            if target != node.name and target not in weights:
                 inputs[f"^{target}"] = None
         else:
             name, index = moved.get(graphdef.tensor_name(text), graphdef.tensor_name(text))
@@ -105,16 +115,21 @@ def _rewire(node: Any, moved: Mapping[Tensor, Tensor], owner: Mapping[str, Engin
     node.input.extend([*data, *inputs])
 
 
-def _drop_unused_constants(graph_def: Any, ends: set[str]) -> None:
+def _drop_unused_constants(graph_def: Any, ends: set[str], weights: Weights) -> None:
     read = {graphdef.tensor_name(t.removeprefix("^"))[0] for n in graph_def.node for t in n.input}
-    kept = [n for n in graph_def.node if n.op != "Const" or n.name in read or n.name in ends]
+    needed = read | ends
+    kept = [
+        n for n in graph_def.node if n.name in needed or not (n.op == "Const" or n.name in weights)
+    ]
     if len(kept) < len(graph_def.node):
         copies = [type(n).FromString(n.SerializeToString()) for n in kept]
         del graph_def.node[:]
         graph_def.node.extend(copies)
 
 
-def _add_engine(graph_def: Any, nodes: Mapping[str, Any], engine: EngineNode) -> None:
+def _add_engine(
+    graph_def: Any, nodes: Mapping[str, Any], engine: EngineNode, weights: Weights
+) -> None:
     segment = engine.segment
     control = {
         text
@@ -131,7 +146,7 @@ def _add_engine(graph_def: Any, nodes: Mapping[str, Any], engine: EngineNode) ->
         ready.input.extend(inputs)
         _describe(ready, engine)
         node = graph_def.node.add(name=engine.name)
-        _fill_if(graph_def, nodes, node, engine, [ready.name, *inputs])
+        _fill_if(graph_def, nodes, node, engine, [ready.name, *inputs], weights)
     node.input.extend(sorted(control))
 
 
@@ -165,13 +180,20 @@ def _add_shapes(shapes: Any, types: Iterable[TensorType]) -> None:
 
 
 def _fill_if(
-    graph_def: Any, nodes: Mapping[str, Any], node: Any, engine: EngineNode, inputs: list[str]
+    graph_def: Any,
+    nodes: Mapping[str, Any],
+    node: Any,
+    engine: EngineNode,
+    inputs: list[str],
+    weights: Weights,
 ) -> None:
     segment = engine.segment
+    beside = [n for n in segment.constants if n in weights and n not in engine.weights]
     node.op = "If"
-    node.input.extend([*inputs, *map(_text, segment.contents)])
+    node.input.extend([*inputs, *map(_text, segment.contents), *beside])
     codes = [DTYPE_CODES[t.dtype] for t in segment.types]
     codes += [DTYPE_CODES[v.dtype] for v in segment.contents.values()]
+    codes += [nodes[n].attr["dtype"].type for n in beside]
     node.attr["Tcond"].type = 10
     node.attr["Tin"].list.type.extend([7, *codes])
     node.attr["Tout"].list.type.extend(DTYPE_CODES[t.dtype] for t in engine.outputs)
@@ -179,7 +201,7 @@ def _fill_if(
     _add_shapes(node.attr["output_shapes"].list, engine.outputs)
     _add_shapes(node.attr["_output_shapes"].list, engine.outputs)
     arguments = ["plan", *(f"input_{i}" for i in range(len(codes)))]
-    tensors = (*segment.inputs, *segment.contents)
+    tensors = (*segment.inputs, *segment.contents, *((n, 0) for n in beside))
     branches = {
         "then_branch": _engine_branch(type(graph_def), engine, arguments),
         "else_branch": _native_branch(
@@ -208,6 +230,8 @@ def _native_branch(
     segment = engine.segment
     body = kind()
     for name in (*segment.constants, *segment.nodes):
+        if (name, 0) in given:  # a weight that the plan does not hold
+            continue
         node = body.node.add()
         if name in engine.weights:
             _fill_weight(node, nodes[name], engine.weights[name])
@@ -221,16 +245,18 @@ def _native_branch(
 
 
 def _fill_weight(node: Any, constant: Any, name: str) -> None:
-    tensor = constant.attr["value"].tensor
+    if constant.op == "Const":
+        declared = constant.attr["value"].tensor.tensor_shape
+    else:
+        declared = constant.attr["shape"].shape
     node.name, node.op = constant.name, "PlanishWeight"
     node.input.append("plan")
     node.attr["weight"].s = name.encode()
-    node.attr["dtype"].type = tensor.dtype
+    node.attr["dtype"].type = constant.attr["dtype"].type
     shape = node.attr["shape"].list
     shape.SetInParent()
-    shape.i.extend(d.size for d in tensor.tensor_shape.dim)
-    proto = node.attr["_output_shapes"].list.shape.add()
-    proto.CopyFrom(tensor.tensor_shape)
+    shape.i.extend(d.size for d in declared.dim)
+    node.attr["_output_shapes"].list.shape.add().CopyFrom(declared)
 
 
 def _function(
@@ -257,12 +283,16 @@ def _function(
     return function
 
 
-def stored_weights(segment: Segment, nodes: Mapping[str, Any], graph: Graph) -> dict[str, str]:
+def stored_weights(
+    segment: Segment, nodes: Mapping[str, Any], weights: Weights, graph: Graph
+) -> dict[str, str]:
     """The larger constants of a segment that its engine's graph holds too, by the names there."""
     known = {_key(v.data): v.name for v in graph.constants() if v.data is not None}
     found = {}
     for name in segment.constants:
-        array = graphdef.constant(nodes[name].attr["value"].tensor, name)
+        array = weights.get(name)
+        if array is None:
+            array = graphdef.constant(nodes[name].attr["value"].tensor, name)
         if array.nbytes >= _WEIGHT_BYTES and (stored := known.get(_key(array))) is not None:
             found[name] = stored
     return found

@@ -19,11 +19,14 @@ from planish.frontends.tensorflow.analysis import Analysis, analyze
 from planish.frontends.tensorflow.convert import Importer
 from planish.frontends.tensorflow.graphdef import Tensor
 from planish.frontends.tensorflow.inputs import ANY_SIZE
+from planish.frontends.tensorflow.weights import Weights
 from planish.graph.dims import DimLike, symbol, symbols
 from planish.graph.graph import Graph, Value
 from planish.graph.types import TensorType
 from planish.ops.shape import Dims
+from planish.passes.counted import settle_counts
 from planish.runtime.native_engine import DTYPE_CODES
+from planish.tensorflow import counted
 from planish.tensorflow.cost import gain
 from planish.tensorflow.coverage import alike_types, is_covered
 from planish.tensorflow.partition import partition
@@ -102,6 +105,7 @@ def find_segments(
     outputs: Iterable[Tensor],
     settings: Settings,
     types: Mapping[str, TensorType] | None = None,
+    weights: Weights | None = None,
 ) -> Segmentation:
     """The segments of a frozen graph that are worth converting.
 
@@ -114,8 +118,10 @@ def find_segments(
     settings : Settings
     types : mapping of str to TensorType, optional
         Types of placeholders that are known better than the graph says.
+    weights : Weights, optional
+        The arrays of nodes that only stand for them; they count as constants.
     """
-    return _Search(graph_def, set(outputs), settings, types).run()
+    return _Search(graph_def, set(outputs), settings, types, weights or {}).run()
 
 
 class _Search:
@@ -125,12 +131,14 @@ class _Search:
         outputs: set[Tensor],
         settings: Settings,
         types: Mapping[str, TensorType] | None,
+        weights: Weights,
     ) -> None:
         self._given = _with_plain_placeholders(graph_def)
+        self._weights = weights
         self._outputs = outputs
         self._settings = settings
         self._nodes = graphdef.nodes_by_name(graph_def)
-        self._types, self._analysis = _analyze(self._given, types)
+        self._types, self._analysis = _analyze(self._given, types, weights)
         self._distinct: Analysis | None = None
         self._readers: dict[Tensor, set[str]] = {tensor: set() for tensor in outputs}
         for node in graph_def.node:
@@ -143,20 +151,23 @@ class _Search:
     def run(self) -> Segmentation:
         reasons = self._native()
         if self._settings.minimum_segment_size == -1:
-            for name, node in self._nodes.items():
-                if node.op != CONSTANT:
+            for name in self._nodes:
+                if not self._is_constant(name):
                     reasons.setdefault(name, "minimum_segment_size is -1")
             return Segmentation([], reasons)
         producers = {
-            name: self._producers(node) for name, node in self._nodes.items() if node.op != CONSTANT
+            name: self._producers(node)
+            for name, node in self._nodes.items()
+            if not self._is_constant(name)
         }
+        linked = counted.with_cuts(producers, self._nodes, self._analysis)
         switches = [name for name, node in self._nodes.items() if node.op in _SWITCHES]
         known: dict[tuple[str, ...], Segment] = {}
         refused: dict[str, str] | None = None
         while refused is None or refused:
             refused = {}
             candidates = frozenset(name for name in producers if name not in reasons)
-            groups = partition(producers, candidates, switches)
+            groups = partition(linked, candidates, switches)
             for group in groups:
                 try:
                     known[group] = known.get(group) or self._segment(group)
@@ -175,11 +186,14 @@ class _Search:
         found: dict[str, None] = {}
         for text in node.input:
             source = self._nodes[_producer(text)]
-            if source.op == CONSTANT:
+            if self._is_constant(source.name):
                 found.update(dict.fromkeys(_producer(t) for t in source.input))
             else:
                 found[source.name] = None
-        return [name for name in found if self._nodes[name].op != CONSTANT]
+        return [name for name in found if not self._is_constant(name)]
+
+    def _is_constant(self, name: str) -> bool:
+        return self._nodes[name].op == CONSTANT or name in self._weights
 
     def _native(self) -> dict[str, str]:
         """The nodes that cannot or must not be converted."""
@@ -195,7 +209,7 @@ class _Search:
                 reasons[name] = f"the denylist names the op {node.op}"
             elif name in ends and node.op in ("Identity", "IdentityN"):
                 reasons.setdefault(name, "it only gives an output its name")
-        return {n: r for n, r in reasons.items() if self._nodes[n].op != CONSTANT}
+        return {n: r for n, r in reasons.items() if not self._is_constant(n)}
 
     def _segment(self, group: tuple[str, ...]) -> Segment:
         """What stands around a group of nodes; raises `_Refused`."""
@@ -204,7 +218,7 @@ class _Search:
         outside: dict[Tensor, None] = {}
         for name in group:
             for source in graphdef.data_inputs(self._nodes[name]):
-                if self._nodes[source[0]].op == CONSTANT:
+                if self._is_constant(source[0]):
                     constants[source[0]] = None
                 elif source[0] not in members:
                     outside[source] = None
@@ -222,7 +236,7 @@ class _Search:
 
     def _refusals(self, segment: Segment) -> dict[str, str]:
         """The nodes of a segment that cannot be converted in it, each with the reason."""
-        importer = _start(self._given, segment, "segment")
+        importer = _start(self._given, segment, "segment", self._weights)
         refused: dict[str, str] = {}
         for node in graphdef.ancestors(importer.nodes, segment.outputs, importer.tensors):
             try:
@@ -240,7 +254,7 @@ class _Search:
                 refused.setdefault(tensor[0], "only some of its results can be computed")
             elif value.dtype not in DTYPE_CODES:
                 refused.setdefault(tensor[0], f"engines cannot give results of {value.dtype}")
-        return refused
+        return refused or counted.unsettled(_finished(importer, segment), self._nodes)
 
     def _is_needed(self, tensor: Tensor, members: Collection[str]) -> bool:
         return tensor in self._outputs or not self._readers.get(tensor, set()) <= set(members)
@@ -275,7 +289,7 @@ class _Search:
         if not used & set(shared):
             return True
         if self._distinct is None:
-            self._distinct = analyze(self._given, self._types, distinct=True)
+            self._distinct = analyze(self._given, self._types, self._weights, distinct=True)
         return is_covered(segment.inputs, segment.types, segment.contents, self._distinct.tensors)
 
     def _worthwhile(self, segments: list[Segment], reasons: dict[str, str]) -> list[Segment]:
@@ -307,7 +321,7 @@ class _Search:
 
 
 def _analyze(
-    graph_def: Any, types: Mapping[str, TensorType] | None
+    graph_def: Any, types: Mapping[str, TensorType] | None, weights: Weights
 ) -> tuple[Mapping[str, TensorType] | None, Analysis]:
     """What can be converted, with the types of inputs under which that is most.
 
@@ -315,35 +329,44 @@ def _analyze(
     ops that join them. That is assumed only where it helps; engines of which it is not certain get
     a native segment.
     """
-    found = analyze(graph_def, types)
+    found = analyze(graph_def, types, weights)
     alike = None if types else alike_types(graph_def)
     if alike and found.reasons:
-        bolder = analyze(graph_def, alike)
+        bolder = analyze(graph_def, alike, weights)
         if len(bolder.reasons) < len(found.reasons):
             return alike, bolder
     return types, found
 
 
-def import_segment(graph_def: Any, segment: Segment, name: str) -> Graph:
-    """The graph of a segment.
+def import_segment(
+    graph_def: Any, segment: Segment, name: str, weights: Weights | None = None
+) -> Graph:
+    """The graph of a segment; `weights` are the arrays of nodes that only stand for them.
 
     Raises
     ------
     PlanishError
         The segment is not one of this graph.
     """
-    importer = _start(graph_def, segment, name)
+    importer = _start(graph_def, segment, name, weights)
     for node in graphdef.ancestors(importer.nodes, segment.outputs, importer.tensors):
         importer.convert(node)
+    graph = _finished(importer, segment)
+    settle_counts(graph, counted.COSTLY_ROWS)
+    return graph
+
+
+def _finished(importer: Importer, segment: Segment) -> Graph:
+    """The graph of a segment whose nodes have been converted."""
     for tensor in segment.outputs:
         importer.graph.mark_output(importer.tensors[tensor], _text(tensor))
     importer.graph.tidy()
     return importer.graph
 
 
-def _start(graph_def: Any, segment: Segment, name: str) -> Importer:
+def _start(graph_def: Any, segment: Segment, name: str, weights: Weights | None) -> Importer:
     """An importer that knows what a segment is given."""
-    importer = Importer(graph_def, name)
+    importer = Importer(graph_def, name, weights)
     for tensor, kind in zip(segment.inputs, segment.types, strict=True):
         importer.tensors[tensor] = importer.graph.input(_text(tensor), kind)
         for dim in kind.shape:

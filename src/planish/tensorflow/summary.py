@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from planish.graph.dims import DimLike
 from planish.graph.types import TensorType
+from planish.tensorflow.converted import Converted
 from planish.tensorflow.parameters import ArgumentError
-
-if TYPE_CHECKING:
-    from planish.tensorflow.conversion import Converted
 
 MINIMUM_LENGTH = 160
 

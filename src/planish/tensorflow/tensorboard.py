@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from planish.errors import InputError
-from planish.frontends.tensorflow.load import tensorflow
+from planish.frontends.tensorflow.model import tensorflow
 
 _SHOWN_BYTES = 1024
 """Constants above this size are shown without their elements."""

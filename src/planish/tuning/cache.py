@@ -21,6 +21,20 @@ log = logging.getLogger("planish")
 SCHEMA = "create table if not exists timing (key text primary key, seconds real not null)"
 
 
+DAMAGE = (sqlite3.Error, UnicodeDecodeError)
+"""What SQLite raises over a damaged file; its own messages may hold the damage, undecodable."""
+
+
+_said: set[tuple[str, Path | None]] = set()
+
+
+def _warn_once(text: str, path: Path | None, error: object) -> None:
+    """Warns that a file is used less, or not: once in a process, not once a build."""
+    if (text, path) not in _said:
+        _said.add((text, path))
+        log.warning(text, path, error)
+
+
 class TimingCache:
     """Seconds by key. With `path` None it lives in memory only."""
 
@@ -40,9 +54,9 @@ class TimingCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             return _connect(path)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if isinstance(error, sqlite3.OperationalError):
-                log.warning("timing cache %s is not used: %s", path, error)
+                _warn_once("timing cache %s is not used: %s", path, error)
                 return None
             aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
             try:
@@ -50,9 +64,9 @@ class TimingCache:
                 log.warning("timing cache %s is damaged (%s); set aside as %s", path, error, aside)
                 return _connect(path)
             except (OSError, sqlite3.Error) as second:
-                log.warning("timing cache %s is not used: %s", path, second)
+                _warn_once("timing cache %s is not used: %s", path, second)
         except OSError as error:
-            log.warning("timing cache %s is not used: %s", path, error)
+            _warn_once("timing cache %s is not used: %s", path, error)
         return None
 
     def get(self, key: str) -> float | None:
@@ -67,7 +81,7 @@ class TimingCache:
                 row = self._database.execute(
                     "select seconds from timing where key = ?", (key,)
                 ).fetchone()
-            except sqlite3.Error as error:
+            except DAMAGE as error:
                 self._give_up(error)
                 return None
             if row is None or not isinstance(row[0], float) or not row[0] >= 0:
@@ -108,12 +122,12 @@ class TimingCache:
         try:
             with self._database:
                 self._database.executemany(statement, rows)
-        except sqlite3.Error as error:
+        except DAMAGE as error:
             self._give_up(error)
 
-    def _give_up(self, error: sqlite3.Error) -> None:
-        if "readonly" in str(error):
-            log.warning("timing cache %s is only read: %s", self._path, error)
+    def _give_up(self, error: Exception) -> None:
+        if "readonly" in str(error) or "full" in str(error):
+            _warn_once("timing cache %s is only read: %s", self._path, error)
             self._writable = False
             return
         log.warning("timing cache %s is not used any more: %s", self._path, error)
@@ -133,7 +147,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             if "readonly" not in str(error):
                 raise
         database.execute("select count(*) from timing").fetchone()
-    except sqlite3.Error:
+    except DAMAGE:
         database.close()
         raise
     return database

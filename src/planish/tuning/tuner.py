@@ -17,11 +17,12 @@ from planish.fusion.task import Task
 from planish.graph.graph import Graph, Node, Value
 from planish.plan.plan import Choice, Plan, PlanStep, binding_of
 from planish.plan.views import Placements
+from planish.profile import FACTORS
 from planish.targets.base import Binding, Tactic, Target
 from planish.targets.reference import ReferenceTactic
 from planish.tuning.cache import TimingCache
 from planish.tuning.estimate import estimate
-from planish.tuning.measure import Bench, Measurement, kernels_of
+from planish.tuning.measure import HOPELESS, Bench, Measurement, kernels_of
 from planish.tuning.selection import Choice as Candidate
 from planish.tuning.selection import select
 
@@ -102,13 +103,27 @@ class _Entry:
         """Keeps the tactics that are fastest at the usual sizes, and the likeliest at these; drops
         those found wrong there.
         """
-        wrong = {str(usual.tactics[i]) for i in usual.rejected}
-        self.rejected |= {i for i, t in enumerate(self.tactics) if str(t) in wrong}
+        self.drop(usual.wrong())
         ranked = sorted(usual.times, key=lambda i: (usual.times[i], i))[:SHORTLIST]
         if ranked and usual is not self and self.shortlist is None:
             names = [str(usual.tactics[i]) for i in ranked]
             kept = [i for i, t in enumerate(self.tactics) if str(t) in names or i < 2]
             self.shortlist = kept
+
+    def wrong(self) -> set[str]:
+        """The tactics rejected here."""
+        return {str(self.tactics[i]) for i in self.rejected}
+
+    def drop(self, wrong: set[str]) -> None:
+        """Rejects tactics that are wrong elsewhere, even those timed here."""
+        self.rejected |= {i for i, t in enumerate(self.tactics) if str(t) in wrong}
+        for i in self.rejected:
+            self.times.pop(i, None)
+
+    def sane(self) -> dict[str, bool]:
+        """For each tactic timed here, whether its time is within reach of the best one's."""
+        limit = HOPELESS * min(self.times.values(), default=0.0)
+        return {str(self.tactics[i]): seconds <= limit for i, seconds in self.times.items()}
 
     @property
     def guess(self) -> float:
@@ -152,24 +167,39 @@ class Tuner:
         """Tunes and chooses. `points` are sizes of the dimensions, the usual ones first."""
         start = time.monotonic()
         usual = points[0]
-        entries = [self._entry(task, usual) for task in tasks]
+        tasks = [task for task in tasks if self._runs_everywhere(task, points)]
+        entries = [self._entry(task, self._occupied(task, usual)) for task in tasks]
         share = USUAL_SHARE if len(points) > 1 else 1.0
         self._measure(entries, "tuning", start + share * self._budget)
         chosen = self._choose(tasks, entries)
         more = []
         for symbols in points[1:]:
             for task in chosen:
-                entry = self._entry(task, symbols)
-                entry.shorten(self._entry(task, usual))
+                entry = self._entry(task, self._occupied(task, symbols))
+                entry.shorten(self._entry(task, self._occupied(task, usual)))
                 more.append(entry)
         self._measure(more, "tuning other sizes", start + self._budget)
         self._settle()
         steps = tuple(self._step(task, points) for task in self._ordered(chosen))
         self.result.seconds = time.monotonic() - start
         self.result.host_steps = [
-            s.task.name for s in steps if isinstance(s.choices[0].tactic, ReferenceTactic)
+            step.task.name
+            for step in steps
+            if isinstance(step.choices[0].tactic, ReferenceTactic)
+            and not self._does_nothing(step.task, usual)
         ]
         return Plan(self._graph, steps)
+
+    def _runs_everywhere(self, task: Task, points: Sequence[Mapping[str, int]]) -> bool:
+        """Whether kernels that run a task at one point also run it, perhaps others, at all points.
+
+        A batch of one hides broadcasts that no kernel can do at a larger one; the parts of such a
+        task are better off alone. Single nodes stay, so that there is a cover.
+        """
+        if len(task.nodes) == 1:
+            return True
+        entries = [self._entry(task, self._occupied(task, symbols)) for symbols in points]
+        return len({bool(entry.tactics) for entry in entries}) == 1
 
     def _settle(self) -> None:
         """Remembers what this budget bought: the same build again has nothing left to measure."""
@@ -181,7 +211,7 @@ class Tuner:
 
     def _entry(self, task: Task, symbols: Mapping[str, int]) -> _Entry:
         """The entry of a task; equal tasks share one, but tactics hold the task they are for."""
-        binding = binding_of(self._placements, symbols, (*task.inputs, *task.outputs))
+        binding = self._binding(task, symbols)
         layouts = [binding.layout(v) for v in (*task.inputs, *task.outputs)]
         key = f"{self._target.timing_key} t{self._threads} {task.key} {layouts}"
         shared = self._entries.get(key)
@@ -204,6 +234,30 @@ class Tuner:
                 shared.shortlist = []
         return shared
 
+    def _occupied(self, task: Task, symbols: Mapping[str, int]) -> Mapping[str, int]:
+        """The sizes, or multiples of them where these would leave a tensor of the task empty.
+
+        Kernels do not run on empty tensors, and a tactic is wanted for when there is something.
+        """
+        for factor in FACTORS:
+            larger = {
+                name: min(size * factor, max(size, self._graph.ranges[name].max))
+                if name in self._graph.ranges
+                else size * factor
+                for name, size in symbols.items()
+            }
+            if not self._binding(task, larger).has_empty(task):
+                return larger
+        return symbols
+
+    def _does_nothing(self, task: Task, symbols: Mapping[str, int]) -> bool:
+        """Whether no result of the task has an element, at these sizes or larger ones."""
+        binding = self._binding(task, self._occupied(task, symbols))
+        return all(0 in binding.shape(v) for v in task.outputs)
+
+    def _binding(self, task: Task, symbols: Mapping[str, int]) -> Binding:
+        return binding_of(self._placements, symbols, (*task.inputs, *task.outputs))
+
     def _fits(self, tactic: Tactic, binding: Binding) -> bool:
         return self._max_workspace is None or tactic.workspace(binding) <= self._max_workspace
 
@@ -224,7 +278,9 @@ class Tuner:
     def _measure_all(
         self, wanted: Sequence[tuple[_Entry, int]], what: str, deadline: float
     ) -> bool:
-        """Measures tactics in order, a batch compiled at a time; False if time ran out."""
+        """Measures tactics in order, a batch compiled at a time; False if time ran out before the
+        last one.
+        """
         owner: _Entry | None = None
         bench: Bench | None = None
         for start in range(0, len(wanted), BATCH):
@@ -239,8 +295,10 @@ class Tuner:
                 # measuring the tactic in question finds it again, and only that one is out
                 log.debug("a kernel does not compile: %s", error)
             fresh = []
+            in_time = True
             for done, (entry, i) in enumerate(batch, start + 1):
                 if time.monotonic() > deadline:
+                    in_time = False
                     break
                 if bench is None or owner is not entry:
                     owner = entry
@@ -258,7 +316,9 @@ class Tuner:
                 fresh.append((f"{entry.key} {entry.tactics[i]}", outcome.seconds))
                 self.result.measured += 1
             self._cache.put(fresh)
-        return time.monotonic() <= deadline or not wanted
+            if not in_time:
+                return False
+        return True
 
     @staticmethod
     def _try(bench: Bench, tactic: Tactic, best: float) -> Measurement:
@@ -287,8 +347,15 @@ class Tuner:
 
     def _step(self, task: Task, points: Sequence[Mapping[str, int]]) -> PlanStep:
         choices: list[Choice] = []
-        for symbols in points:
-            entry = self._entry(task, symbols)
+        sizes = [self._occupied(task, symbols) for symbols in points]
+        entries = [self._entry(task, symbols) for symbols in sizes]
+        wrong = {name for entry in entries for name in entry.wrong()}
+        sane: dict[str, bool] = {}
+        for entry in entries:
+            entry.drop(wrong)
+            for name, fast in entry.sane().items():
+                sane[name] = fast or sane.get(name, False)
+        for symbols, entry in zip(sizes, entries, strict=True):
             tactic, seconds = entry.best()
             if tactic.task is not task:
                 tactic = (
@@ -299,7 +366,8 @@ class Tuner:
             if isinstance(tactic, ReferenceTactic) and choices:
                 continue
             choices.append(Choice(tuple(sorted(symbols.items())), tactic, seconds))
-        return PlanStep(task, tuple(choices))
+        slow = (name for name, fast in sane.items() if not fast)
+        return PlanStep(task, tuple(choices), tuple(sorted(wrong)), tuple(sorted(slow)))
 
     def _ordered(self, chosen: Sequence[Task]) -> list[Task]:
         """Tasks in the order of their last node: every input is ready when a task runs."""

@@ -2,8 +2,6 @@ import numpy as np
 import pytest
 
 import tensorflow as tf
-from planish.errors import UnsupportedOpError
-from planish.frontends.tensorflow.convert import import_graph_def
 
 
 def boxes_and_scores(rng, batch, count, classes):
@@ -57,13 +55,3 @@ def test_soft(check, rng, sigma):
         )
 
     check(build, boxes[0, :, 0], scores[0, :, 0])
-
-
-def test_unpadded_is_refused():
-    with tf.Graph().as_default() as graph:
-        boxes = tf.compat.v1.placeholder("float32", [9, 4], "boxes")
-        scores = tf.compat.v1.placeholder("float32", [9], "scores")
-        tf.identity(tf.image.non_max_suppression(boxes, scores, 5), name="y")
-    with pytest.raises(UnsupportedOpError, match="number of boxes") as caught:
-        import_graph_def(graph.as_graph_def(), ["boxes", "scores"], ["y"])
-    assert "combined_non_max_suppression" in caught.value.cure

@@ -107,9 +107,45 @@ def test_data_formats(check):
     check(lambda x: raw.DataFormatDimMap(x=x - 3, **formats), x, shapes=["static"])
 
 
-@pytest.mark.parametrize("build", [lambda x: tf.where(x > 0), lambda x: tf.unique(x)[0]])
-def test_sizes_that_depend_on_data_are_refused(build):
+def test_sizes_that_depend_on_data_are_refused():
     with tf.Graph().as_default() as graph:
-        tf.identity(build(tf.compat.v1.placeholder("float32", [6], "x")), name="y")
+        x = tf.compat.v1.placeholder("float32", [6], "x")
+        tf.identity(raw.ListDiff(x=x, y=x[:2]).out, name="y")
     with pytest.raises(UnsupportedOpError, match="depends on the values"):
         import_graph_def(graph.as_graph_def(), ["x"], ["y"])
+
+
+@pytest.mark.parametrize("op", ["Split", "Unpack"])
+def test_more_pieces_than_memory_are_refused(op):
+    """A few bytes of a damaged file can ask for them."""
+    count = 2**31 - 1
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, (2, 2), "x")
+        y = tf.split(x, 2, axis=0) if op == "Split" else tf.unstack(x, 2, axis=0)
+        tf.identity(y[0], "y")
+    damaged = graph.as_graph_def()
+    for node in damaged.node:
+        if node.op in ("Split", "Unpack"):
+            node.attr["num_split" if op == "Split" else "num"].i = count
+        if node.op == "Placeholder":
+            node.attr["shape"].shape.dim[0].size = count
+    with pytest.raises(UnsupportedOpError, match=op):
+        import_graph_def(damaged, ["x:0"], ["y:0"])
+
+
+def test_more_axes_than_memory_are_refused():
+    """A constant of one repeated element needs few bytes; as many are not gone through."""
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder("float32", [2, 2], "x")
+        tf.reduce_mean(x, tf.constant([0], name="axes"), name="y")
+    damaged = graph.as_graph_def()
+    for node in damaged.node:
+        if node.name == "axes":
+            tensor = node.attr["value"].tensor
+            tensor.tensor_shape.dim[0].size = 1 << 20
+            tensor.ClearField("tensor_content")
+            tensor.int_val[:] = [0]
+    with pytest.raises(UnsupportedOpError, match="Mean") as caught:
+        import_graph_def(damaged, ["x"], ["y"])
+    assert "1048576 elements" in caught.value.why

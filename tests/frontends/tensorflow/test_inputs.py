@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from planish.errors import InputError, ModelError
-from planish.frontends.tensorflow.inputs import ANY_SIZE, ModelInput, input_types
+from planish.frontends.tensorflow.inputs import ANY_SIZE, ModelInput, equal_sizes, input_types
 from planish.graph.dims import symbol
 from planish.graph.graph import DimRange
 from planish.graph.types import DType
@@ -77,3 +77,13 @@ def test_inputs_that_cannot_be():
     with pytest.raises(ModelError, match="element type"):
         input_types([image(dtype=None)])
     assert input_types([image(shape=None)], {"image/in": (1, None)})[0]["image/in"].rank == 2
+
+
+def test_equal_sizes():
+    tokens, mask = image("tokens", (None, None)), image("mask", (None, None, 1))
+    assert equal_sizes([tokens, mask]) == {
+        "tokens": (None, "length_1"),
+        "mask": (None, "length_1", 1),
+    }
+    assert equal_sizes([tokens, mask], {"mask": (4, 5, 1)}) is None
+    assert equal_sizes([tokens, image("score", (None, 7))]) is None

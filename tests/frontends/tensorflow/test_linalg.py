@@ -78,9 +78,18 @@ def test_einsum_of_one(check, rng):
         check(lambda x, e=equation: raw.Einsum(inputs=[x], equation=e), x)
 
 
-def test_diagonals_are_refused():
+@pytest.mark.parametrize(
+    ("equation", "shape"),
+    [("aa->a", (3, 3)), ("abab->ba", (2, 3, 2, 3)), ("aaa->", (4, 4, 4)), ("a->aaa", (3,))],
+)
+def test_diagonals(check, rng, equation, shape):
+    x = rng.normal(size=shape).astype("f")
+    check(lambda x: raw.Einsum(inputs=[x], equation=equation), x, shapes=["static"])
+
+
+def test_diagonals_of_unknown_size_are_refused():
     with tf.Graph().as_default() as graph:
-        x = tf.compat.v1.placeholder("float32", [3, 3], "x")
+        x = tf.compat.v1.placeholder("float32", [None, None], "x")
         raw.Einsum(inputs=[x], equation="aa->a", name="y")
     with pytest.raises(UnsupportedOpError, match="diagonal"):
         import_graph_def(graph.as_graph_def(), ["x"], ["y"])

@@ -3,7 +3,6 @@ import pytest
 from tensorflow.python.framework import op_def_library
 
 import tensorflow as tf
-from planish.errors import UnsupportedOpError
 from planish.frontends.tensorflow.convert import import_graph_def
 from planish.graph.interpret import interpret
 
@@ -53,15 +52,22 @@ def test_conv_2d_unknown_size(rng):
     np.testing.assert_allclose(valid, tf.nn.conv2d(x, w, 2, "VALID"), atol=1e-4)
 
 
-def test_same_padding_of_unknown_size_needs_stride_1(rng):
+@pytest.mark.parametrize(("window", "stride"), [(3, 2), (2, 2), (1, 2), (2, 3), (5, 3)])
+@pytest.mark.parametrize("size", [6, 7, 8])
+def test_same_padding_of_unknown_size(rng, window, stride, size):
+    x = rng.normal(size=(1, size, size + 1, 3)).astype("f")
+    w, shortcut = filters(rng, window, window, 3, 4), filters(rng, 1, 1, 3, 4)
+
+    def build(x):
+        # the sizes of both branches must be known to be equal
+        return tf.nn.conv2d(x, w, stride, "SAME") + tf.nn.conv2d(x, shortcut, stride, "SAME")
+
     with tf.Graph().as_default() as graph:
-        x = tf.compat.v1.placeholder("float32", [None, None, 8, 3], "x")
-        tf.nn.conv2d(x, filters(rng, 3, 3, 3, 4), 2, "SAME", name="conv")
-    with pytest.raises(UnsupportedOpError, match="x_1") as caught:
-        import_graph_def(graph.as_graph_def(), ["x"], ["conv"])
-    assert caught.value.where == "conv (Conv2D)"
-    assert "stride 2" in caught.value.why
-    assert caught.value.cure
+        tf.identity(build(tf.compat.v1.placeholder("float32", [None, None, None, 3], "x")), "sum")
+    imported = import_graph_def(graph.as_graph_def(), ["x"], ["sum"])
+    assert f", {stride})" in str(imported.outputs[0].shape[1])
+    (result,) = interpret(imported, {"x": x})
+    np.testing.assert_allclose(result, build(x), atol=1e-4)
 
 
 def channels_first(build, x, w, **attributes):
@@ -212,10 +218,30 @@ def test_transposed_2d_of_unknown_size(rng):
     np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
-def test_transposed_3d(check, rng):
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(("window", "stride"), [(3, 1), (3, 2), (2, 3)])
+def test_transposed_3d(check, rng, padding, window, stride):
     x = rng.normal(size=(1, 2, 3, 2, 3)).astype("f")
-    w = filters(rng, 3, 3, 3, 2, 3)
-    check(lambda x: tf.nn.conv3d_transpose(x, w, [1, 4, 6, 4, 2], 2, "SAME"), x, shapes=["static"])
+    w = filters(rng, window, window, window, 2, 3)
+    sizes = [n * stride if padding == "SAME" else (n - 1) * stride + window for n in (2, 3, 2)]
+
+    def build(x):
+        return tf.nn.conv3d_transpose(x, w, [1, *sizes, 2], stride, padding)
+
+    check(build, x, shapes=["static"])
+
+
+def test_transposed_with_dilations_and_explicit_padding(check, rng):
+    x = rng.normal(size=(2, 4, 5, 3)).astype("f")
+    w = filters(rng, 3, 2, 4, 3)
+    padding = [[0, 0], [1, 2], [0, 1], [0, 0]]
+    check(lambda x: tf.nn.conv2d_transpose(x, w, [2, 6, 9, 4], 2, padding), x, shapes=["static"])
+
+
+def test_transposed_1d(check, rng):
+    x = rng.normal(size=(2, 5, 3)).astype("f")
+    w = filters(rng, 4, 2, 3)
+    check(lambda x: tf.nn.conv1d_transpose(x, w, [2, 10, 2], 2, "SAME"), x)
 
 
 def test_transposed_with_computed_filters(check, rng):

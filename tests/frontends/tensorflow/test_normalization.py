@@ -88,14 +88,32 @@ def test_layer_norm_by_batch_norm(rng):
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
-def test_statistics_of_the_batch_are_no_output(rng):
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_statistics_of_the_batch(check, rng, factor):
+    x = rng.normal(size=(2, 4, 4, 3)).astype("f")
+    old = np.float32([1, 2, 3]) if factor != 1 else np.zeros(0, "f")
+
+    def build(x):
+        return raw.FusedBatchNormV3(
+            x=x,
+            scale=[1.0] * 3,
+            offset=[0.0] * 3,
+            mean=old,
+            variance=old,
+            exponential_avg_factor=factor,
+        )[:3]
+
+    check(build, x, shapes=("static", "batch"), tolerance=5e-6)
+
+
+def test_reserved_results_are_not_available():
     with tf.Graph().as_default() as graph:
         x = tf.compat.v1.placeholder("float32", [2, 4, 4, 3], "x")
         raw.FusedBatchNormV3(
             x=x, scale=[1.0] * 3, offset=[0.0] * 3, mean=[], variance=[], name="norm"
         )
-    with pytest.raises(UnsupportedOpError, match="Output 1 of norm"):
-        import_graph_def(graph.as_graph_def(), ["x"], ["norm:1"])
+    with pytest.raises(UnsupportedOpError, match="Output 3 of norm"):
+        import_graph_def(graph.as_graph_def(), ["x"], ["norm:3"])
 
 
 def test_channels_first(rng):

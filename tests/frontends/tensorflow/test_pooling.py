@@ -30,6 +30,33 @@ def test_pool_3d(check, rng, padding):
     )
 
 
+@pytest.mark.parametrize(("window", "stride"), [(3, 2), (2, 2), (1, 2), (2, 3)])
+@pytest.mark.parametrize("size", [6, 7, 8])
+def test_same_padding_of_unknown_size(check, rng, window, stride, size):
+    x = rng.normal(size=(1, size, size + 1, 3)).astype("f")
+    check(
+        lambda x: (
+            tf.nn.max_pool2d(x, window, stride, "SAME"),
+            tf.nn.avg_pool2d(x, window, stride, "SAME"),
+        ),
+        x,
+        shapes=["everything"],
+    )
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("include_batch", [False, True])
+def test_max_pool_with_argmax(check, rng, padding, include_batch):
+    x = rng.normal(size=(2, 7, 9, 3)).astype("f")
+    check(
+        lambda x: tf.nn.max_pool_with_argmax(
+            x, 3, 2, padding, include_batch_in_index=include_batch, output_dtype=tf.int64
+        ),
+        x,
+    )
+    check(lambda x: tf.nn.max_pool_with_argmax(x, 2, 2, padding, output_dtype=tf.int32), x)
+
+
 def test_window_as_input_and_explicit_padding(check, rng):
     x = rng.normal(size=(2, 7, 8, 3)).astype("f")
     ones = {"ksize": [1, 3, 2, 1], "strides": [1, 2, 2, 1]}

@@ -114,7 +114,7 @@ class ModelFiles:
     def _export_keras(self, path: Path) -> PeerModel:
         """The SavedModel of a Keras file; its ends are named by position, as Keras orders them."""
         from planish.frontends.tensorflow.keras_model import read_keras_file
-        from planish.frontends.tensorflow.load import tensorflow
+        from planish.frontends.tensorflow.model import tensorflow
 
         tf = tensorflow()
         model = read_keras_file(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,7 @@ class PeerProcess:
                 stderr=self._errors,
                 env=environment,
                 text=True,
+                start_new_session=True,
             )
         except OSError as error:
             self._clean()
@@ -148,6 +150,9 @@ class PeerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        # OpenVINO forks processes of its own, which outlive it; they are in the peer's session
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         if self._process.stdout:
             self._process.stdout.close()
         self._clean()

@@ -10,7 +10,9 @@ import numpy as np
 import onnx
 
 from planish.errors import ModelError, PlanishError, ShapeError, UnsupportedOpError
+from planish.frontends.onnx.items import Item
 from planish.frontends.onnx.limits import Limits
+from planish.frontends.onnx.narrow import NarrowTypes
 from planish.frontends.onnx.tensors import sparse_array, tensor_array
 from planish.graph import Dim, DimLike, DType, Graph, Node, Value
 from planish.ops.base import Op, normalize_axis
@@ -72,7 +74,7 @@ class Conversion:
     Attributes
     ----------
     node : onnx.NodeProto
-        The node; `inputs` are its inputs as values, None where an optional one is left out.
+        The node; `inputs` are its inputs, None where an optional one is left out.
     opset : int
         The version of the node's operator set.
     name, origin : str
@@ -82,25 +84,31 @@ class Conversion:
         returns its outputs.
     limits : Limits
         What the model demands of its symbolic dimensions.
+    narrow : NarrowTypes
+        The values that have a narrow type in the model.
+    result_shapes : sequence of shapes
+        The shapes of the outputs, where a converter knows them and leaves the node to the fallback.
     """
 
     def __init__(
         self,
         graph: Graph,
         node: onnx.NodeProto,
-        inputs: Sequence[Value | None],
+        inputs: Sequence[Item | None],
         *,
         opset: int,
         name: str,
         known: KnownValues,
         folder: Path | None,
         limits: Limits,
-        inline: Callable[[onnx.GraphProto, str, Sequence[Value]], list[Value]],
+        narrow: NarrowTypes,
+        inline: Callable[[onnx.GraphProto, str, Sequence[Item]], list[Item]],
     ) -> None:
         self.graph, self.node, self.inputs = graph, node, tuple(inputs)
         self.opset, self.name = opset, name
-        self.inline, self.limits = inline, limits
+        self.inline, self.limits, self.narrow = inline, limits, narrow
         self.origin = f"{name} ({node.op_type})"
+        self.result_shapes: Sequence[Sequence[DimLike]] = ()
         self._known, self._folder = known, folder
         self._attributes = {a.name: a for a in node.attribute}
 
@@ -125,8 +133,17 @@ class Conversion:
         return value
 
     def optional(self, index: int) -> Value | None:
-        """An input, or None where it is left out."""
-        return self.inputs[index] if index < len(self.inputs) else None
+        """An input, or None where it is left out.
+
+        Raises
+        ------
+        UnsupportedOpError
+            It is a sequence or an optional without an element.
+        """
+        item = self.inputs[index] if index < len(self.inputs) else None
+        if item is None or isinstance(item, Value):
+            return item
+        raise self.unsupported(f"its input {index} is {item}, not a tensor")
 
     def present(self) -> list[Value]:
         """All inputs that are given, for operators of any number of inputs."""
@@ -155,6 +172,29 @@ class Conversion:
         if isinstance(value, list):
             return tuple(v.decode(errors="replace") if isinstance(v, bytes) else v for v in value)
         return value
+
+    def subgraph(self, name: str) -> onnx.GraphProto:
+        """A required attribute that is a graph.
+
+        Raises
+        ------
+        ModelError
+            The node does not have it.
+        """
+        graph = self.attr(name)
+        if not isinstance(graph, onnx.GraphProto):
+            raise ModelError(
+                f"The node {self.name!r} is malformed",
+                where=self.origin,
+                why=f"it lacks the graph {name!r}",
+                cure="export the model again, or check it with onnx.checker.check_model",
+            )
+        return graph
+
+    def tensor_type(self, name: str) -> int:
+        """The ``TensorProto.DataType`` of an attribute that is a tensor, else 0."""
+        attribute = self._attributes.get(name)
+        return attribute.t.data_type if attribute is not None and attribute.HasField("t") else 0
 
     def axis(self, rank: int, default: int | None = None, name: str = "axis") -> int:
         """An axis attribute, counted from the front.

@@ -23,9 +23,22 @@ from planish.frontends.onnx import converters  # noqa: F401 (fills the registry)
 from planish.frontends.onnx.context import Conversion, KnownValues, NoFallbackError
 from planish.frontends.onnx.fallback import fallback_op, run_reference
 from planish.frontends.onnx.functions import bound_nodes, schema_function
-from planish.frontends.onnx.inputs import InputShape, declare_inputs, unknown_name
+from planish.frontends.onnx.inputs import (
+    InputShape,
+    declare_inputs,
+    tensor_type,
+    unknown_name,
+)
+from planish.frontends.onnx.items import Absent, Item, TensorSequence
 from planish.frontends.onnx.limits import Limits
-from planish.frontends.onnx.load import ModelSource, OpenModel, open_model, opset_versions
+from planish.frontends.onnx.load import (
+    ModelSource,
+    OpenModel,
+    check_version,
+    open_model,
+    opset_versions,
+)
+from planish.frontends.onnx.narrow import MOVING, NarrowTypes
 from planish.frontends.onnx.order import conversion_order, node_label, subgraph_names
 from planish.frontends.onnx.registry import find_converter
 from planish.frontends.onnx.tensors import sparse_array, tensor_array
@@ -47,7 +60,7 @@ def import_model(
     name: str | None = None,
     allow_fallback: bool = True,
 ) -> Graph:
-    """Converts an ONNX model (opset 7 or newer) into a graph.
+    """Converts an ONNX model into a graph.
 
     Parameters
     ----------
@@ -71,7 +84,8 @@ def import_model(
         Inputs have the model's names, shapes and layouts. A dimension the model names keeps its
         name (as an identifier), an unnamed batch dimension is ``N``, any other unnamed one
         ``<input>_<axis>``; `Graph.ranges` has the range of each, narrowed where the model itself
-        demands it (see `limits`).
+        demands it (see `limits`). Inputs and outputs of element types of less than 8 bits are
+        8-bit integers, those of 8-bit floats are float32 (see `narrow`).
 
     Raises
     ------
@@ -92,7 +106,10 @@ def import_model(
     except ShapeError:
         if not importer.limits.refused:
             raise
-    return _Importer(opened, Graph(label), allow_fallback, assume_limits=True).run(inputs, outputs)
+    again = _Importer(
+        opened, Graph(label), allow_fallback, assume_limits=True, weights=importer.weights
+    )
+    return again.run(inputs, outputs)
 
 
 class _Scope:
@@ -102,7 +119,7 @@ class _Scope:
         self, importer: _Importer, graph: onnx.GraphProto | None, parent: _Scope | None = None
     ) -> None:
         self._importer, self._parent = importer, parent
-        self.values: dict[str, Value] = {}
+        self.values: dict[str, Item] = {}
         self._dense = {t.name: t for t in graph.initializer} if graph else {}
         self._sparse = {s.values.name: s for s in graph.sparse_initializer} if graph else {}
 
@@ -115,44 +132,65 @@ class _Scope:
             return True
         return self._parent is not None and self._parent.has(name)
 
-    def find(self, name: str) -> Value:
+    def find(self, name: str) -> Item:
         if name in self.values:
             return self.values[name]
-        folder = self._importer.folder
+        code = 0
         if name in self._dense:
-            array = tensor_array(self._dense[name], folder)
+            array = self._importer.weight(self._dense[name], shared=self._parent is None)
+            code = self._dense[name].data_type
         elif name in self._sparse:
-            array = sparse_array(self._sparse[name], folder)
+            array = sparse_array(self._sparse[name], self._importer.folder)
         elif self._parent is not None:
             return self._parent.find(name)
         else:
             raise ModelError(f"Nothing produces the tensor {name!r}", where=f"tensor {name!r}")
-        self.values[name] = self._importer.constant(array, name)
-        return self.values[name]
+        value = self._importer.constant(array, name)
+        self.values[name] = self._importer.narrow.mark(value, code)
+        return value
 
 
 class _Importer:
     def __init__(
-        self, opened: OpenModel, graph: Graph, allow_fallback: bool, *, assume_limits: bool
+        self,
+        opened: OpenModel,
+        graph: Graph,
+        allow_fallback: bool,
+        *,
+        assume_limits: bool,
+        weights: dict[str, np.ndarray] | None = None,
     ) -> None:
         self.proto, self.graph, self.folder = opened.proto, graph, opened.folder
         self.opened, self.allow_fallback = opened, allow_fallback
-        self.known = KnownValues()
+        self.known, self.narrow = KnownValues(), NarrowTypes()
         self.limits = Limits(graph.ranges, assume_limits)
         self.functions = {
             (_domain(f.domain), f.name, f.overload): f for f in opened.proto.functions
         }
         self.depth = 0
+        self.weights: dict[str, np.ndarray] = {} if weights is None else weights
+        """The model's own initializers by name, so that a second import reads none again."""
+
+    def weight(self, tensor: onnx.TensorProto, *, shared: bool) -> np.ndarray:
+        """The elements of an initializer; `shared` if it is one of the model's own graph."""
+        if shared and tensor.name in self.weights:
+            return self.weights[tensor.name]
+        array = tensor_array(tensor, self.folder)
+        if shared:
+            self.weights[tensor.name] = array
+        return array
 
     def run(self, inputs: Mapping[str, InputShape] | None, outputs: Sequence[str] | None) -> Graph:
         main = self.proto.graph
         scope = _Scope(self, main)
         declared = [info for info in main.input if info.name not in scope.stored]
         scope.values |= declare_inputs(self.graph, declared, inputs)
+        for info, value in zip(declared, self.graph.inputs, strict=True):
+            self.narrow.mark(value, tensor_type(info).elem_type)
         wanted = self._wanted(outputs, scope)
         self.convert_nodes(list(main.node), wanted, scope, self.opened.opsets, "")
         for name in wanted:
-            self.graph.mark_output(scope.find(name), name)
+            self.graph.mark_output(_tensor(scope.find(name), f"output {name!r}"), name)
         self.graph.tidy()
         return self.graph
 
@@ -200,12 +238,22 @@ class _Importer:
     ) -> None:
         """Converts the nodes that `outputs` need and leaves their values in the scope."""
         for node in conversion_order(nodes, outputs, scope.has):
-            values = self._convert(node, scope, opsets, prefix)
+            results = self._convert(node, scope, opsets, prefix)
+            values = [self._settled(item, node, scope) for item in results]
             scope.values |= {name: v for name, v in zip(node.output, values, strict=False) if name}
+
+    def _settled(self, item: Item, node: onnx.NodeProto, scope: _Scope) -> Item:
+        """A result, with what is known of it taken note of."""
+        if not isinstance(item, Value) or item.is_constant:
+            return item
+        source = scope.find(node.input[0]) if node.op_type in MOVING and node.input else None
+        if isinstance(source, Value) and (code := self.narrow.of(source)):
+            self.narrow.mark(item, code)
+        return item
 
     def _convert(
         self, node: onnx.NodeProto, scope: _Scope, opsets: Mapping[str, int], prefix: str
-    ) -> Sequence[Value]:
+    ) -> Sequence[Item]:
         domain = _domain(node.domain)
         inputs = [scope.find(name) if name else None for name in node.input]
         label = prefix + node_label(node)
@@ -217,6 +265,8 @@ class _Importer:
                 where=f"{label} ({node.op_type})",
                 cure="export the model again, or check it with onnx.checker.check_model",
             )
+        if not domain:
+            check_version(node, opsets[domain], f"{label} ({node.op_type})")
         conversion = Conversion(
             self.graph,
             node,
@@ -226,6 +276,7 @@ class _Importer:
             known=self.known,
             folder=self.folder,
             limits=self.limits,
+            narrow=self.narrow,
             inline=lambda graph, suffix, values: self._inline(
                 graph, values, scope, opsets, f"{label}/{suffix}/"
             ),
@@ -246,7 +297,7 @@ class _Importer:
                 raise type(error)(
                     error.what, where=conversion.origin, why=error.why, cure=error.cure
                 ) from error
-            except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+            except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
                 # attributes of the wrong kind can fail anywhere inside a converter
                 raise ModelError(
                     f"The node {label!r} is malformed",
@@ -254,7 +305,7 @@ class _Importer:
                     why=str(error)[:500],
                     cure="export the model again, or check it with onnx.checker.check_model",
                 ) from error
-        elif function := schema_function(node, domain, conversion.opset, inputs):
+        elif function := _defined(node, domain, conversion.opset, inputs):
             return self._expand(function, node, inputs, label, opsets)
         captured = [scope.find(name) for name in subgraph_names(node)]
         return self._fall_back(conversion, domain, captured, reason)
@@ -263,10 +314,10 @@ class _Importer:
         self,
         function: onnx.FunctionProto,
         node: onnx.NodeProto,
-        inputs: Sequence[Value | None],
+        inputs: Sequence[Item | None],
         label: str,
         opsets: Mapping[str, int],
-    ) -> Sequence[Value]:
+    ) -> Sequence[Item]:
         scope = _Scope(self, None)
         given = dict(zip(function.input, inputs, strict=False))
         scope.values |= {name: value for name, value in given.items() if value is not None}
@@ -274,6 +325,14 @@ class _Importer:
         nodes = bound_nodes(function, node)
         for inner in nodes:  # an optional input that the call leaves out is left out inside too
             inner.input[:] = ["" if name in absent else name for name in inner.input]
+        if any(node.output[len(function.output) :]):
+            raise ModelError(
+                f"The node {label!r} is malformed",
+                where=f"{label} ({node.op_type})",
+                why=f"it names {len(node.output)} outputs and is defined with "
+                f"{len(function.output)}",
+                cure="export the model again, or check it with onnx.checker.check_model",
+            )
         wanted = [
             inner for inner, outer in zip(function.output, node.output, strict=False) if outer
         ]
@@ -285,11 +344,11 @@ class _Importer:
     def _inline(
         self,
         graph: onnx.GraphProto,
-        inputs: Sequence[Value],
+        inputs: Sequence[Item],
         outer: _Scope,
         opsets: Mapping[str, int],
         prefix: str,
-    ) -> list[Value]:
+    ) -> list[Item]:
         scope = _Scope(self, graph, outer)
         scope.values |= {info.name: v for info, v in zip(graph.input, inputs, strict=True)}
         outputs = [o.name for o in graph.output]
@@ -306,9 +365,9 @@ class _Importer:
         self,
         conversion: Conversion,
         domain: str,
-        captured: Sequence[Value],
+        captured: Sequence[Item],
         reason: UnsupportedOpError | None,
-    ) -> Sequence[Value]:
+    ) -> Sequence[Item]:
         node, where = conversion.node, conversion.origin
         why = reason.why if reason else "no converter knows the operator"
         if not self.allow_fallback:
@@ -316,11 +375,20 @@ class _Importer:
                 f"{node.op_type} of domain {domain or 'ai.onnx'} cannot be converted",
                 where=where,
                 why=why,
-                cure=(reason.cure if reason else "") or "allow fallbacks, or replace the operator",
+                cure=(reason.cure if reason else "")
+                or "allow_fallback=True runs it by ONNX's reference; or replace the operator",
             ) from reason
         try:
-            op = fallback_op(node, domain, conversion.opset, conversion.inputs)
-            given = [v for v in conversion.inputs if v is not None] + list(captured)
+            given = [_tensor(v, "an input", where) for v in conversion.inputs if v is not None]
+            given += [_tensor(v, "a tensor of its subgraph", where) for v in captured]
+            if any(self.narrow.of(v) for v in given):
+                raise UnsupportedOpError(
+                    f"{node.op_type} cannot be converted",
+                    why="an input has an element type of fewer bits than any that it is run with",
+                    cure="cast the input to float or int8 before",
+                )
+            shapes = conversion.result_shapes
+            op = fallback_op(node, domain, conversion.opset, conversion.inputs, shapes)
             arrays = [self.known.get(v) for v in given]
             known = [a for a in arrays if a is not None]
             if node.op_type in DATA_DEPENDENT and len(known) == len(given):
@@ -360,8 +428,28 @@ class _Nesting:
         self._importer.depth -= 1
 
 
-def _outputs(conversion: Conversion, result: Value | Sequence[Value]) -> Sequence[Value]:
-    values = (result,) if isinstance(result, Value) else tuple(result)
+def _tensor(item: Item, what: str, where: str = "") -> Value:
+    """The item itself, if it is a tensor."""
+    if isinstance(item, Value):
+        return item
+    raise UnsupportedOpError(
+        f"{what[0].upper()}{what[1:]} is not a tensor",
+        where=where or what,
+        why=f"it is {item}, and an engine computes with tensors",
+        cure="cut the model with outputs= where it has tensors",
+    )
+
+
+def _defined(
+    node: onnx.NodeProto, domain: str, opset: int, inputs: Sequence[Item | None]
+) -> onnx.FunctionProto | None:
+    """The body of the operator in ONNX's specification, if it has one for these inputs."""
+    tensors = [v for v in inputs if v is None or isinstance(v, Value)]
+    return schema_function(node, domain, opset, tensors) if len(tensors) == len(inputs) else None
+
+
+def _outputs(conversion: Conversion, result: Item | Sequence[Item]) -> Sequence[Item]:
+    values = (result,) if isinstance(result, Value | TensorSequence | Absent) else tuple(result)
     for index in range(len(values), len(conversion.node.output)):
         if conversion.wants(index):
             raise conversion.unsupported(
@@ -370,7 +458,7 @@ def _outputs(conversion: Conversion, result: Value | Sequence[Value]) -> Sequenc
     return values
 
 
-def _aligned(node: onnx.NodeProto, values: Sequence[Value]) -> Sequence[Value]:
+def _aligned(node: onnx.NodeProto, values: Sequence[Item]) -> Sequence[Item]:
     """The values of the outputs that have names, each at the place of its name."""
     rest = iter(values)
     return [next(rest) if name else values[0] for name in node.output]

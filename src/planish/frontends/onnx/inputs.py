@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import onnx
 
 from planish.errors import InputError, ModelError, UnsupportedOpError
+from planish.frontends.onnx.narrow import dtype_of
 from planish.graph import DimLike, DimRange, DType, Graph, TensorType, Value, symbol
 
 MAX_DIMENSION = 2**31 - 1
@@ -114,14 +115,7 @@ def unknown_name(kind: str, name: str, names: Iterable[str]) -> InputError:
 
 def _declared_shape(info: onnx.ValueInfoProto) -> _Declared | None:
     """Integers, names, or None where unknown; None if even the rank is unknown."""
-    if info.type.WhichOneof("value") != "tensor_type":
-        raise UnsupportedOpError(
-            f"Input {info.name!r} is not a tensor",
-            where=f"input {info.name!r}",
-            why=f"it is a {info.type.WhichOneof('value') or 'value of no type'}",
-            cure="export a model whose inputs are tensors",
-        )
-    tensor = info.type.tensor_type
+    tensor = tensor_type(info)
     if not tensor.HasField("shape"):
         return None
     dims: list[int | str | None] = []
@@ -133,11 +127,26 @@ def _declared_shape(info: onnx.ValueInfoProto) -> _Declared | None:
     return tuple(dims)
 
 
+def tensor_type(info: onnx.ValueInfoProto) -> onnx.TypeProto.Tensor:
+    """An input's type; an optional tensor is a tensor, as an engine is given all its inputs."""
+    proto = info.type
+    if proto.HasField("optional_type"):
+        proto = proto.optional_type.elem_type
+    if not proto.HasField("tensor_type"):
+        kind = info.type.WhichOneof("value") or "value of no type"
+        raise UnsupportedOpError(
+            f"Input {info.name!r} is not a tensor",
+            where=f"input {info.name!r}",
+            why=f"it is {'an' if kind[0] in 'aeiou' else 'a'} {kind.removesuffix('_type')}",
+            cure="export a model whose inputs are tensors",
+        )
+    return proto.tensor_type
+
+
 def _dtype(info: onnx.ValueInfoProto) -> DType:
     try:
-        code = info.type.tensor_type.elem_type
-        return DType.of(onnx.helper.tensor_dtype_to_np_dtype(code))
-    except (KeyError, TypeError, ValueError) as error:
+        return dtype_of(tensor_type(info).elem_type)
+    except TypeError as error:
         raise UnsupportedOpError(
             f"Input {info.name!r} has an element type that is not supported",
             where=f"input {info.name!r}",

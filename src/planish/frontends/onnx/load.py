@@ -16,10 +16,15 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-from planish.errors import InputError, ModelError
+from planish.errors import InputError, ModelError, UnsupportedOpError
 from planish.frontends.onnx.tensors import tensor_array
 
-OLDEST_OPSET = 7
+OLDEST_OPSET = 6
+"""Models of older operator sets can be read as far as their operators have not changed since."""
+
+NEWEST_CONCEIVABLE = (1 << 31) - 1
+"""Greatest version of an operator set that ``onnx.defs`` can be asked for."""
+
 PROTOBUF_LIMIT = (1 << 31) - 1
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
@@ -116,7 +121,12 @@ def _read(path: Path) -> bytes:
 
 def _parse(data: bytes, label: str) -> onnx.ModelProto:
     if not data:
-        raise ModelError("The model is empty", where=label, cure="export or download it again")
+        raise ModelError(
+            "The model is empty",
+            where=label,
+            why="it has no bytes",
+            cure="export or download it again",
+        )
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -139,12 +149,49 @@ def _check(opened: OpenModel) -> None:
             why="it has no graph" if not model.HasField("graph") else "it names no operator set",
             cure="pass the .onnx file that the exporter wrote",
         )
-    version = opened.opsets.get("")
-    if version is not None and version < OLDEST_OPSET:
-        raise ModelError(
-            f"The model uses opset {version}; the oldest that can be read is {OLDEST_OPSET}",
-            where=opened.label,
-            cure="upgrade it with onnx.version_converter.convert_version, or export it again",
+    for imports in (model.opset_import, *(f.opset_import for f in model.functions)):
+        for imported in imports:
+            if not 0 <= imported.version <= NEWEST_CONCEIVABLE:
+                raise ModelError(
+                    f"There is no operator set {imported.domain or 'ai.onnx'!r} of version "
+                    f"{imported.version}",
+                    where=opened.label,
+                    why="the file is damaged, or was not written by an exporter",
+                    cure="export or download the model again",
+                )
+    for text in _texts(model):
+        if isinstance(text, bytes):  # what protobuf gives for text that is none
+            raise ModelError(
+                "The model is damaged",
+                where=opened.label,
+                why=f"the name {text[:100]!r} is not UTF-8 text",
+                cure="export or download it again",
+            )
+
+
+def check_version(node: onnx.NodeProto, opset: int, where: str) -> None:
+    """Refuses a node of an operator set that is older than what the converters know.
+
+    Raises
+    ------
+    UnsupportedOpError
+        The operator had another definition then.
+    """
+    if opset >= OLDEST_OPSET or opset < 1:
+        return
+    try:
+        old, new = (
+            onnx.defs.get_schema(node.op_type, version, "").since_version
+            for version in (opset, OLDEST_OPSET)
+        )
+    except onnx.defs.SchemaError:
+        return  # unknown operators have an error of their own
+    if old != new:
+        raise UnsupportedOpError(
+            f"{node.op_type} of opset {opset} cannot be converted",
+            where=where,
+            why=f"the oldest definition of it that can be read is that of opset {OLDEST_OPSET}",
+            cure="upgrade the model with onnx.version_converter, or export it again",
         )
 
 
@@ -153,6 +200,37 @@ def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
     for function in model.functions:
         for node in function.node:
             yield from _node_tensors(node)
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[str | bytes]:
+    """All names that the import looks at."""
+    yield from (o.domain for o in model.opset_import)
+    yield from _graph_texts(model.graph)
+    for function in model.functions:
+        yield from (function.name, function.domain, function.overload)
+        yield from (*function.input, *function.output, *function.attribute)
+        yield from (o.domain for o in function.opset_import)
+        for node in function.node:
+            yield from _node_texts(node)
+
+
+def _graph_texts(graph: onnx.GraphProto) -> Iterator[str | bytes]:
+    yield graph.name
+    for named in (*graph.input, *graph.output, *graph.initializer):
+        yield named.name
+    for info in graph.input:
+        yield from (d.dim_param for d in info.type.tensor_type.shape.dim)
+    yield from (sparse.values.name for sparse in graph.sparse_initializer)
+    for node in graph.node:
+        yield from _node_texts(node)
+
+
+def _node_texts(node: onnx.NodeProto) -> Iterator[str | bytes]:
+    yield from (node.name, node.op_type, node.domain, node.overload, *node.input, *node.output)
+    for attribute in node.attribute:
+        yield from (attribute.name, attribute.ref_attr_name)
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from _graph_texts(graph)
 
 
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from planish.graph import Value
+from planish.frontends.onnx.items import Item
 
 if TYPE_CHECKING:
     from planish.frontends.onnx.context import Conversion
 
-Converter = Callable[["Conversion"], "Value | Sequence[Value]"]
+Converter = Callable[["Conversion"], "Item | Sequence[Item]"]
 """Adds the ops for one ONNX node to the graph and returns the node's output(s)."""
 
 _CONVERTERS: dict[tuple[str, str], list[tuple[int, Converter]]] = {}

@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from planish.errors import ModelError, UnsupportedOpError
+from planish.frontends.onnx.narrow import widened
 
 MAX_BYTES_FROM_NOTHING = 1 << 32
 """Largest array made from a description (a sparse tensor) that is smaller than the array."""
@@ -28,11 +29,10 @@ _PER_BYTE = {
     for name, count in _PACKED.items()
     if name in TensorProto.DataType.keys()  # noqa: SIM118 (an enum wrapper, not a dict)
 }
-_WIDENED = {"int4": np.int8, "int2": np.int8, "uint4": np.uint8, "uint2": np.uint8}
 
 
 def tensor_array(tensor: TensorProto, folder: Path | None) -> np.ndarray:
-    """The elements of a tensor; integers of less than 8 bits are widened to 8.
+    """The elements of a tensor; those of narrow types in the wider one (see `narrow`).
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def tensor_array(tensor: TensorProto, folder: Path | None) -> np.ndarray:
             array = numpy_helper.to_array(tensor)
         except (ValueError, TypeError) as error:
             raise ModelError("A tensor is damaged", where=where, why=str(error)) from error
-    return _widened(array)
+    return widened(array)
 
 
 def sparse_array(sparse: onnx.SparseTensorProto, folder: Path | None) -> np.ndarray:
@@ -261,8 +261,3 @@ def _open_contained(folder: Path, location: str, where: str) -> int:
         os.close(descriptor)
         raise refuse(reason)
     return descriptor
-
-
-def _widened(array: np.ndarray) -> np.ndarray:
-    wide = _WIDENED.get(array.dtype.name)
-    return array if wide is None else array.astype(wide)

@@ -17,9 +17,10 @@ from planish.frontends.tensorflow import graphdef
 from planish.frontends.tensorflow.convert import Importer
 from planish.frontends.tensorflow.graphdef import Tensor
 from planish.frontends.tensorflow.inputs import ModelInput, input_types, placeholder
-from planish.frontends.tensorflow.load import tensorflow
+from planish.frontends.tensorflow.model import tensorflow
+from planish.frontends.tensorflow.weights import Weights
 from planish.graph.dims import symbol
-from planish.graph.graph import Value
+from planish.graph.graph import Graph, Value
 from planish.graph.types import TensorType
 
 
@@ -29,6 +30,8 @@ class Analysis:
 
     Attributes
     ----------
+    graph : Graph
+        What all nodes became that could be converted; their origins name TensorFlow's.
     reasons : dict of str to str
         The nodes that cannot be converted, by name, each with the reason.
     tensors : dict of Tensor to Value
@@ -38,12 +41,17 @@ class Analysis:
         dimensions share the symbol of the batch, although nothing says that they are equal.
     """
 
+    graph: Graph
     reasons: dict[str, str] = field(default_factory=dict)
     tensors: dict[Tensor, Value] = field(default_factory=dict)
     sources: dict[str, list[tuple[Tensor, int]]] = field(default_factory=dict)
 
 
-def unsupported(graph_def: Any, types: Mapping[str, TensorType] | None = None) -> dict[str, str]:
+def unsupported(
+    graph_def: Any,
+    types: Mapping[str, TensorType] | None = None,
+    weights: Weights | None = None,
+) -> dict[str, str]:
     """The nodes of a graph that cannot be converted, each with the reason.
 
     Parameters
@@ -51,6 +59,8 @@ def unsupported(graph_def: Any, types: Mapping[str, TensorType] | None = None) -
     graph_def : GraphDef
     types : mapping of str to TensorType, optional
         Types of placeholders, by node name, instead of those that they declare.
+    weights : Weights, optional
+        The arrays of nodes that only stand for them.
 
     Returns
     -------
@@ -62,20 +72,25 @@ def unsupported(graph_def: Any, types: Mapping[str, TensorType] | None = None) -
     ModelError
         The graph itself is damaged.
     """
-    return analyze(graph_def, types).reasons
+    return analyze(graph_def, types, weights).reasons
 
 
 def analyze(
-    graph_def: Any, types: Mapping[str, TensorType] | None = None, *, distinct: bool = False
+    graph_def: Any,
+    types: Mapping[str, TensorType] | None = None,
+    weights: Weights | None = None,
+    *,
+    distinct: bool = False,
 ) -> Analysis:
     """Converts every node of a graph on its own; see `unsupported` for arguments and errors.
 
     `distinct` gives every unknown dimension a symbol of its own, also the batches.
     """
-    importer = Importer(graph_def, "analysis")
-    result = Analysis(tensors=importer.tensors)
+    importer = Importer(graph_def, "analysis", weights)
+    result = Analysis(importer.graph, tensors=importer.tensors)
     shapes = _TensorFlowShapes(graph_def, types or {})
     placeholders = {n.name for n in graph_def.node if n.op in ("Placeholder", "PlaceholderV2")}
+    placeholders -= importer.weights.keys()
 
     def introduce(tensor: Tensor, kind: TensorType | None, name: str) -> None:
         if kind is None:
@@ -157,8 +172,20 @@ class _TensorFlowShapes:
         """The types of a node's outputs, None where even the rank is unknown."""
         if self._graph is None:
             return []
-        outputs = self._graph.get_operation_by_name(node).outputs
-        return [_type_of((node, i), tensor) for i, tensor in enumerate(outputs)]
+        op = self._graph.get_operation_by_name(node)
+        return [
+            _type_of((node, i), _shape_of(op, i, self._declared.get(node)), tensor.dtype)
+            for i, tensor in enumerate(op.outputs)
+        ]
+
+    @cached_property
+    def _declared(self) -> dict[str, Any]:
+        """Shapes that the nodes themselves declare; TensorFlow ignores them."""
+        return {
+            n.name: n.attr[graphdef.SHAPES].list.shape
+            for n in self._graph_def.node
+            if graphdef.SHAPES in n.attr
+        }
 
     @cached_property
     def _graph(self) -> Any:
@@ -179,9 +206,19 @@ class _TensorFlowShapes:
         return graph
 
 
-def _type_of(tensor: Tensor, found: Any) -> TensorType | None:
-    shape = tuple(found.shape.as_list()) if found.shape.rank is not None else None
-    dtype = graphdef.dtype_of(found.dtype.as_datatype_enum)
+def _shape_of(op: Any, index: int, declared: Any) -> tuple[int | None, ...] | None:
+    """The shape of an op's output, where TensorFlow knows it or could."""
+    found = op.outputs[index].shape
+    if found.rank is None and op.type == "LookupTableFindV2":
+        keys, default = op.inputs[1:]
+        found = keys.shape.concatenate(default.shape)  # which has the shape of one value
+    if found.rank is not None:
+        return tuple(found.as_list())
+    return graphdef.shape_of(declared[index]) if declared and index < len(declared) else None
+
+
+def _type_of(tensor: Tensor, shape: tuple[int | None, ...] | None, kind: Any) -> TensorType | None:
+    dtype = graphdef.dtype_of(kind.as_datatype_enum)
     if shape is None or dtype is None:
         return None
     name = f"{tensor[0]}_{tensor[1]}"

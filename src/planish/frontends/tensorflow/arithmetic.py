@@ -16,7 +16,7 @@ _SAME_NAME = (
     "BitwiseOr", "BitwiseXor", "Ceil", "Cos", "Cosh", "Div", "Equal", "Erf", "Exp", "Expm1",
     "Floor", "FloorDiv", "FloorMod", "Greater", "GreaterEqual", "IsFinite", "LeftShift", "Less",
     "LessEqual", "Log", "Log1p", "LogicalAnd", "LogicalNot", "LogicalOr", "Maximum", "Minimum",
-    "Mul", "Neg", "NotEqual", "Pow", "Reciprocal", "Relu", "Round", "Rsqrt", "Selu", "Sigmoid",
+    "Mul", "Neg", "NotEqual", "Pow", "Reciprocal", "Relu", "Rsqrt", "Selu", "Sigmoid",
     "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Square", "SquaredDifference", "Sub",
     "Tan", "Tanh",
 )
@@ -32,7 +32,6 @@ _OTHER_NAME = {
     "RealDiv": ew.Div,
     "RightShift": ew.RightShift,
     "Rint": ew.Round,
-    "TruncateDiv": ew.Div,
     "TruncateMod": ew.TruncMod,
 }
 
@@ -48,6 +47,18 @@ for _name in _SAME_NAME:
     CONVERTERS[_name] = _direct(getattr(ew, _name)())
 for _name, _kind in _OTHER_NAME.items():
     CONVERTERS[_name] = _direct(_kind())
+
+
+@converter("Round")
+def _round(ctx: Context, x: Value) -> Value:
+    return ctx.add(ew.Round(), x) if x.dtype.is_float else x
+
+
+@converter("TruncateDiv")
+def _truncate_div(ctx: Context, x: Value, y: Value) -> Value:
+    if not x.dtype.is_float:
+        return ctx.add(ew.Div(), x, y)
+    return ctx.add(ew.Trunc(), ctx.add(ew.Div(), x, y, part="quotient"))
 
 
 def activation(name: str, attributes: dict[str, Any]) -> Op | None:
@@ -135,7 +146,7 @@ def _unless_zero(ctx: Context, x: Value, value: Value) -> Value:
 @converter("ClipByValue")
 def _clip_by_value(ctx: Context, x: Value, low: Value, high: Value) -> Value:
     if x.dtype.is_float and all(v.data is not None and v.data.size == 1 for v in (low, high)):
-        limits = ctx.number(low, "lower limit"), ctx.number(high, "upper limit")
+        limits = (float(v.data.reshape(())[()]) for v in (low, high) if v.data is not None)
         if low.type.rank <= x.type.rank and high.type.rank <= x.type.rank:
             return ctx.add(Clip(*limits), x)
     return ctx.add(ew.Maximum(), ctx.add(ew.Minimum(), x, high, part="minimum"), low)

@@ -212,7 +212,19 @@ def _pad(ctx: Context, x: Value, paddings: Value) -> Value:
 
 @converter("PadV2")
 def _pad_v2(ctx: Context, x: Value, paddings: Value, value: Value) -> Value:
-    return ctx.add(Pad(_padding(ctx, paddings), "constant", ctx.number(value, "value")), x)
+    padding = _padding(ctx, paddings)
+    known = small_array(value)
+    if known is not None and not _is_rounded(known):
+        return ctx.add(Pad(padding, "constant", float(known.reshape(())[()])), x)
+    padded = ctx.add(Pad(padding), x, part="pad")
+    everywhere = ctx.add(BroadcastTo(x.shape), ctx.constant(True), part="inside")
+    inside = ctx.add(Pad(padding), everywhere, part="mask")
+    return ctx.add(Select(), inside, padded, value)
+
+
+def _is_rounded(number: np.ndarray) -> bool:
+    """Whether a number is not the same as a float: attributes are floats."""
+    return number.dtype.kind in "iu" and int(float(number)) != int(number)
 
 
 @converter("MirrorPad")

@@ -40,6 +40,11 @@ def converter(*op_types: str) -> Callable[[Converter], Converter]:
     return register
 
 
+MOST_NUMBERS = 1 << 16
+"""Elements of axes, sizes and the like. A constant of one repeated element needs few bytes in a
+file, however many elements a damaged one says it has."""
+
+
 class Context:
     """One NodeDef being converted: its attributes, and building with name and origin filled in.
 
@@ -162,7 +167,10 @@ class Context:
 
     def ints(self, x: Value, what: str) -> tuple[int, ...]:
         """The elements of a vector or scalar of integers that must not depend on the data."""
-        return tuple(int(i) for i in self.array(x, what).reshape(-1))
+        array = self.array(x, what)
+        if array.size > MOST_NUMBERS:
+            raise self.unsupported(f"its {what} has {array.size} elements")
+        return tuple(int(i) for i in array.reshape(-1))
 
     def integer(self, x: Value, what: str) -> int:
         """The only element of an integer tensor that must not depend on the data."""

@@ -6,20 +6,30 @@ tensors; `unsupported` tells, op by op, what could not be converted.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from planish.errors import InputError, ModelError, PlanishError, UnsupportedOpError
-from planish.frontends.tensorflow import families, graphdef
+from planish.errors import (
+    InputError,
+    ModelError,
+    PlanishError,
+    ShapeError,
+    UnsupportedOpError,
+)
+from planish.frontends.tensorflow import families, graphdef, passing
 from planish.frontends.tensorflow.context import CONVERTERS, Context
 from planish.frontends.tensorflow.graphdef import Tensor
-from planish.frontends.tensorflow.inputs import ModelInput, placeholder
+from planish.frontends.tensorflow.inputs import ModelInput, equal_sizes, placeholder
 from planish.frontends.tensorflow.inputs import input_types as types_of_inputs
 from planish.frontends.tensorflow.load import load_graph_def
+from planish.frontends.tensorflow.weights import Weights
 from planish.graph.graph import Graph, Value
 from planish.graph.types import TensorType
 
 __all__ = ["Importer", "import_graph_def", "import_model"]
+
+log = logging.getLogger("planish")
 
 families.load()
 
@@ -40,7 +50,9 @@ def import_model(
     source
         What `load_graph_def` takes: a path, a GraphDef, a Keras model.
     inputs : mapping of str to shape or profile, optional
-        Overrides the shapes that the model declares; see `input_types`.
+        Overrides the shapes that the model declares; see `input_types`. A PlaceholderWithDefault
+        that is named here becomes an input; it is its default otherwise. Where the model joins
+        inputs of unknown sizes, as tokens and their mask, these are taken to be equal.
     outputs : sequence of str, optional
         Names of the model's outputs or of any tensors in it (``"node"``, ``"node:1"``); by default
         all outputs of the model. Inputs that these do not need are left out.
@@ -72,21 +84,39 @@ def import_model(
                 why=f"its outputs are {', '.join(map(repr, known))}",
                 cure="use one of these, or the name of a node",
             )
-    declared: Sequence[ModelInput] = model.inputs
+    declared = [*model.inputs, *_defaults_named(nodes, model.inputs, inputs or {})]
     if outputs or not model.has_signature:
         given = {i.name.removesuffix(":0") for i in declared} & {
             n.removesuffix(":0") for n in inputs or {}
         }
         declared = _needed(nodes, declared, wanted.values(), given)
-    types, ranges = types_of_inputs(declared, inputs)
-    graph = import_graph_def(
-        model.graph_def,
-        {i.name: i.tensor for i in declared},
-        wanted,
-        input_types=types,
-        graph_name=name or model.name,
-    )
-    graph.ranges.update(ranges)
+
+    def imported(shapes: Mapping[str, Any] | None) -> Graph:
+        types, ranges = types_of_inputs(declared, shapes)
+        graph = import_graph_def(
+            model.graph_def,
+            {i.name: i.tensor for i in declared},
+            wanted,
+            input_types=types,
+            graph_name=name or model.name,
+            weights=model.weights,
+        )
+        graph.ranges.update(ranges)
+        return graph
+
+    try:
+        return imported(inputs)
+    except ShapeError:
+        alike = equal_sizes(declared, inputs)
+        if alike is None:
+            raise
+        try:
+            graph = imported(alike)
+        except PlanishError:
+            graph = None
+        if graph is None:
+            raise
+    log.info("unknown dimensions of %s are taken to be equal, axis by axis", ", ".join(alike))
     return graph
 
 
@@ -97,6 +127,7 @@ def import_graph_def(
     *,
     input_types: Mapping[str, TensorType] | None = None,
     graph_name: str = "graph",
+    weights: Weights | None = None,
 ) -> Graph:
     """The part of a GraphDef that computes `outputs` from `inputs`.
 
@@ -109,6 +140,8 @@ def import_graph_def(
     input_types : mapping of str to TensorType, optional
         By user's name. What it lacks is taken from the placeholder.
     graph_name : str
+    weights : Weights, optional
+        The arrays of nodes that only stand for them.
 
     Raises
     ------
@@ -119,7 +152,7 @@ def import_graph_def(
     ShapeError
         Shapes do not fit inside the model.
     """
-    importer = Importer(graph_def, graph_name)
+    importer = Importer(graph_def, graph_name, weights)
     importer.add_inputs(inputs, input_types)
     wanted = {n: graphdef.tensor_name(t) for n, t in _by_name(outputs).items()}
     for node in graphdef.ancestors(importer.nodes, wanted.values(), importer.tensors):
@@ -133,7 +166,8 @@ def import_graph_def(
 class Importer:
     """A graph in the making, and the values of the tensors converted so far."""
 
-    def __init__(self, graph_def: Any, name: str) -> None:
+    def __init__(self, graph_def: Any, name: str, weights: Weights | None = None) -> None:
+        self.weights = weights or {}
         self.nodes = graphdef.nodes_by_name(graph_def)
         self.graph = Graph(name)
         self.tensors: dict[Tensor, Value] = {}
@@ -171,16 +205,28 @@ class Importer:
         ShapeError
             Shapes do not fit.
         """
+        if node.name in self.weights:
+            array = self.weights[node.name]
+            self.tensors[node.name, 0] = self.graph.constant(array, node.name)
+            return
         function = CONVERTERS.get(node.op)
         context = Context(self.graph, node)
         if function is None:
+            foreign = _foreign_types(node)
             raise UnsupportedOpError(
                 f"There is no conversion of the op {node.op}",
                 where=context.origin,
-                why="it is a custom op, or one that this version does not know",
+                why=f"it works on values of type {foreign}, which only TensorFlow has"
+                if foreign
+                else "it is a custom op, or one that this version does not know",
                 cure="let TensorFlow run it, or name outputs= that do not need it",
             )
-        inputs = [self.value(t, context.origin) for t in graphdef.data_inputs(node)]
+        try:
+            inputs = [self.value(t, context.origin) for t in graphdef.data_inputs(node)]
+        except UnsupportedOpError:
+            if node.op in passing.REFUSED:  # whatever its inputs are
+                function(context)
+            raise
         try:
             results = function(context, *inputs)
         except PlanishError as error:
@@ -231,6 +277,21 @@ class Importer:
         return placeholder(node, user_name)
 
 
+def _defaults_named(
+    nodes: Mapping[str, Any], declared: Sequence[ModelInput], named: Mapping[str, Any]
+) -> list[ModelInput]:
+    """The placeholders with defaults that the user names: they become inputs, too."""
+    known = {i.name.removesuffix(":0") for i in declared}
+    wanted = {name: nodes.get(name.removesuffix(":0")) for name in named}
+    return [
+        placeholder(node, name.removesuffix(":0"))
+        for name, node in wanted.items()
+        if node is not None
+        and node.op == "PlaceholderWithDefault"
+        and name.removesuffix(":0") not in known
+    ]
+
+
 def _needed(
     nodes: Mapping[str, Any],
     declared: Sequence[ModelInput],
@@ -248,6 +309,20 @@ def _needed(
 
 def _by_name(names: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
     return dict(names) if isinstance(names, Mapping) else {n: n for n in names}
+
+
+def _foreign_types(node: Any) -> str:
+    """The element types of a node's arguments that we do not have, as words."""
+    from tensorflow.python.framework import op_def_registry
+
+    op_def = op_def_registry.get(node.op)
+    found: dict[str, None] = {}
+    for argument in (*op_def.input_arg, *op_def.output_arg) if op_def else ():
+        codes = [argument.type] if argument.type else [node.attr[argument.type_attr].type]
+        if argument.type_list_attr:
+            codes = list(node.attr[argument.type_list_attr].list.type)
+        found.update((graphdef.dtype_text(c), None) for c in codes if not graphdef.dtype_of(c))
+    return " and ".join(found)
 
 
 def _located(error: PlanishError, origin: str) -> PlanishError:

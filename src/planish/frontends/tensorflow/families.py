@@ -15,7 +15,9 @@ FAMILIES = (
     "reduction",
     "linalg",
     "image",
+    "resampling",
     "detection",
+    "data_dependent",
     "quantization",
 )
 

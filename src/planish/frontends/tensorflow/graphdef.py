@@ -66,6 +66,9 @@ _FIELDS = {
 }
 """The field of a TensorProto that lists elements of a type."""
 
+SHAPES = "_planish_shapes"
+"""An attribute for the shapes of a node's results, where no shape function can find them."""
+
 MAX_ELEMENTS = 2**31 - 1
 _MAX_COPIED = 2**20
 """A repeated element is written out up to this many times, and is a view of one above."""

@@ -1,10 +1,11 @@
-"""Resizing of images."""
+"""Resizing of images, also of boxes cut out of them."""
 
 from __future__ import annotations
 
 from planish.frontends.tensorflow.context import Context, converter
 from planish.graph.graph import Value
 from planish.graph.types import DType
+from planish.ops.sampling import CropAndResize
 from planish.ops.spatial import Resize
 
 
@@ -36,8 +37,17 @@ def _resize_bicubic(ctx: Context, x: Value, size: Value) -> Value:
         coordinates,
         cubic_coeff=-0.5 if half else -0.75,
         exclude_outside=half,
+        steps=1024,  # entries of the table of weights
     )
     return ctx.add(op, ctx.cast(x, DType.FLOAT32))
+
+
+@converter("CropAndResize")
+def _crop_and_resize(ctx: Context, image: Value, boxes: Value, images: Value, size: Value) -> Value:
+    """Computes in float32 whatever the image's dtype."""
+    mode = {"bilinear": "linear"}.get(ctx.attr("method"), ctx.attr("method"))
+    op = CropAndResize(ctx.dims(size, "size"), mode, ctx.attr("extrapolation_value"))
+    return ctx.add(op, ctx.cast(image, DType.FLOAT32), boxes, images)
 
 
 def _coordinates(ctx: Context) -> str:

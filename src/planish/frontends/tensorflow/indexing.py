@@ -7,12 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from planish.frontends.tensorflow.context import Context, converter
-from planish.graph.dims import DimLike
+from planish.graph.dims import DimLike, bounds, symbols
 from planish.graph.graph import Value
+from planish.graph.types import DType
 from planish.ops.base import normalize_axis
 from planish.ops.elementwise import ew
 from planish.ops.indexing import Gather, GatherNd, OneHot, ScatterNd
 from planish.ops.shape import BroadcastTo, Concat, Slice, index_begin, slice_bounds
+
+MOST_PIECES = 1 << 14
+"""Outputs of one op that splits; more would be a graph too large to be of use."""
 
 
 def cut(ctx: Context, x: Value, axis: int, begin: DimLike, size: DimLike, part: str = "") -> Value:
@@ -78,7 +82,8 @@ def _strided_slice(ctx: Context, x: Value, begin: Value, end: Value, strides: Va
         else:
             first = None if _bit(masks["begin"], i) else begins[i]
             last = None if _bit(masks["end"], i) else ends[i]
-            start, size = slice_bounds(dim, first, last, step)
+            certain = _certain_slice(ctx, dim, first, last) if step == 1 else None
+            start, size = certain or slice_bounds(dim, first, last, step)
             shape.append(size)
         starts.append(start)
         sizes.append(size)
@@ -94,6 +99,29 @@ def _strided_slice(ctx: Context, x: Value, begin: Value, end: Value, strides: Va
     return ctx.reshape(sliced, final, part="")
 
 
+def _certain_slice(
+    ctx: Context, dim: DimLike, first: DimLike | None, last: DimLike | None
+) -> tuple[DimLike, DimLike] | None:
+    """Begin and size of ``x[first:last]`` where a dimension of unknown size surely has as many.
+
+    An unknown dimension is at least 1, unless it is counted: ``x[:1]`` and ``x[-1:]`` have one
+    element, where in general the least of 1 and the dimension would have to be said.
+    """
+    unknown = symbols(dim)
+    if isinstance(dim, int) or not unknown.isdisjoint(ctx.graph.counts):
+        return None
+    least, _ = bounds(dim, dict.fromkeys(unknown, (1, 2**31)))
+    if (
+        isinstance(last, int)
+        and isinstance(first, int | None)
+        and 0 <= (first or 0) < last <= least
+    ):
+        return first or 0, last - (first or 0)
+    if last is None and isinstance(first, int) and -least <= first < 0:
+        return dim + first, -first
+    return None
+
+
 def _bit(mask: int, position: int) -> bool:
     return bool(mask >> position & 1)
 
@@ -105,6 +133,7 @@ def _split(ctx: Context, axis: Value, x: Value) -> Sequence[Value]:
     dim = x.shape[position]
     if dim % count != 0:
         raise ctx.unsupported(f"dimension {position} of size {dim} may not split into {count}")
+    _check_count(ctx, count)
     return _pieces(ctx, x, position, [dim // count] * count)
 
 
@@ -117,6 +146,12 @@ def _split_v(ctx: Context, x: Value, sizes: Value, axis: Value) -> Sequence[Valu
         if size != -1:
             rest = rest - size
     return _pieces(ctx, x, position, [rest if size == -1 else size for size in given])
+
+
+def _check_count(ctx: Context, count: int) -> None:
+    """A few bytes of a damaged file can ask for more pieces than there is memory."""
+    if count > MOST_PIECES:
+        raise ctx.unsupported(f"it has {count} outputs, and at most {MOST_PIECES} are converted")
 
 
 def _pieces(ctx: Context, x: Value, axis: int, sizes: Sequence[DimLike]) -> list[Value]:
@@ -134,6 +169,7 @@ def _pieces(ctx: Context, x: Value, axis: int, sizes: Sequence[DimLike]) -> list
 def _unpack(ctx: Context, x: Value) -> Sequence[Value]:
     axis = normalize_axis(ctx.attr("axis"), x.type.rank)
     shape = (*x.shape[:axis], *x.shape[axis + 1 :])
+    _check_count(ctx, ctx.attr("num"))
     pieces = _pieces(ctx, x, axis, [1] * ctx.attr("num"))
     return [ctx.reshape(p, shape, part=f"{i}/squeeze") for i, p in enumerate(pieces)]
 
@@ -152,6 +188,8 @@ def _roll(ctx: Context, x: Value, shift: Value, axis: Value) -> Value:
     for i, (places, position) in enumerate(zip(shifts, axes, strict=True)):
         position = normalize_axis(position, x.type.rank)
         dim = x.shape[position]
+        if dim == 0:
+            continue
         head = dim - places % dim  # the elements that move to the end
         if head == dim:
             continue
@@ -179,6 +217,8 @@ def _gather(ctx: Context, x: Value, indices: Value) -> Value:
 
 @converter("GatherNd")
 def _gather_nd(ctx: Context, x: Value, indices: Value) -> Value:
+    if indices.type.rank and indices.shape[-1] == 0:  # at every place the whole of `x`
+        return ctx.add(BroadcastTo((*indices.shape[:-1], *x.shape)), x)
     return ctx.add(GatherNd(), x, indices)
 
 
@@ -187,7 +227,7 @@ def _scatter_nd(ctx: Context, indices: Value, updates: Value, shape: Value) -> V
     """Into zeros; updates of one place are added up."""
     zero = ctx.constant(0, updates.dtype)
     zeros = ctx.add(BroadcastTo(ctx.dims(shape)), zero, part="zeros")
-    return ctx.add(ScatterNd("add"), zeros, indices, updates)
+    return _scatter(ctx, "add", zeros, indices, updates)
 
 
 _REDUCTIONS = {
@@ -203,7 +243,18 @@ _REDUCTIONS = {
 def _tensor_scatter(ctx: Context, x: Value, indices: Value, updates: Value) -> Value:
     if ctx.node.op == "TensorScatterSub":
         updates = ctx.add(ew.Neg(), updates, part="negative")
-    return ctx.add(ScatterNd(_REDUCTIONS[ctx.node.op]), x, indices, updates)
+    return _scatter(ctx, _REDUCTIONS[ctx.node.op], x, indices, updates)
+
+
+def _scatter(ctx: Context, reduction: str, x: Value, indices: Value, updates: Value) -> Value:
+    """Sums of halves are made in float32 and rounded once; those of bools are whether any is."""
+    dtype = x.dtype
+    half = dtype.is_float and dtype.size == 2
+    if reduction == "add" and (half or dtype is DType.BOOL):
+        wide = DType.FLOAT32 if half else DType.INT32
+        x, updates = ctx.cast(x, wide, "widen_data"), ctx.cast(updates, wide, "widen_updates")
+        return ctx.cast(ctx.add(ScatterNd("add"), x, indices, updates, part="sum"), dtype, "")
+    return ctx.add(ScatterNd(reduction), x, indices, updates)
 
 
 @converter("OneHot")
@@ -227,7 +278,7 @@ def _data_format(ctx: Context, x: Value) -> Value:
     return ctx.add(Gather(0, 0), x, order)
 
 
-@converter("Where", "Unique", "UniqueV2", "DynamicPartition", "SetDiff1d", "ListDiff")
+@converter("SetDiff1d", "ListDiff")
 def _data_dependent(ctx: Context, *inputs: Value) -> Value:
     raise ctx.unsupported(
         "the shape of its result depends on the values of its input",

@@ -7,6 +7,7 @@ symbol `BATCH`; another dimension is called after its input and axis.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -86,6 +87,29 @@ def input_types(
         shape = namer.shape(item, wanted.get(item.name))
         types[item.name] = TensorType(shape, item.dtype)
     return types, namer.ranges
+
+
+def equal_sizes(
+    declared: Sequence[ModelInput], given: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Shapes in which unknown dimensions of the same axis have one name, whatever the input.
+
+    Inputs that are given keep their shapes, and so do batches. None where nothing is shared.
+    """
+    named = {name.removesuffix(":0") for name in given or {}}
+    free = {
+        item.name: item.shape
+        for item in declared
+        if item.shape is not None and item.name.removesuffix(":0") not in named
+    }
+    counts = Counter(a for s in free.values() for a, d in enumerate(s) if a and d is None)
+    shared = {axis for axis, count in counts.items() if count > 1}
+    shapes = {
+        name: tuple(f"length_{a}" if d is None and a in shared else d for a, d in enumerate(s))
+        for name, s in free.items()
+        if any(d is None and a in shared for a, d in enumerate(s))
+    }
+    return {**(given or {}), **shapes} if shapes else None
 
 
 class _Namer:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from planish.errors import ModelError
 from planish.frontends.tensorflow.inputs import ModelInput
-from planish.frontends.tensorflow.load import LoadedModel, ModelOutput, tensorflow
+from planish.frontends.tensorflow.model import LoadedModel, ModelOutput, tensorflow
 from planish.frontends.tensorflow.saved_model import from_function
 
 
@@ -32,10 +34,13 @@ def read_keras_file(path: Path) -> Any:
     try:
         return keras.models.load_model(str(path), compile=False, custom_objects=custom)
     except Exception as error:  # whatever zipfile, h5py, json or Keras raise
+        why = f"{type(error).__name__}: {str(error)[:500]}"
+        if not legacy and not zipfile.is_zipfile(path):
+            why = "it is cut short, or not a .keras file, which is a zip archive"
         raise ModelError(
             f"{path.name} cannot be read as a Keras model",
             where=str(path),
-            why=f"{type(error).__name__}: {str(error)[:500]}",
+            why=why,
             cure="copy the file again; if it has custom layers, load it with "
             "keras.models.load_model(custom_objects=...) and pass the model",
         ) from error
@@ -94,7 +99,7 @@ def from_keras(model: Any, where: str = "") -> LoadedModel:
         ModelOutput(name, o.tensor)
         for name, o in zip(_output_names(model, len(loaded.outputs)), loaded.outputs, strict=True)
     )
-    return LoadedModel(loaded.graph_def, inputs, outputs, model.name, True)
+    return replace(loaded, inputs=inputs, outputs=outputs, name=model.name)
 
 
 def _output_names(model: Any, count: int) -> list[str]:

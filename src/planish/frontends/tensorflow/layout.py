@@ -12,8 +12,7 @@ from typing import Any
 from planish.frontends.tensorflow.context import Context
 from planish.graph.dims import DimLike
 from planish.graph.graph import Value
-
-Padding = tuple[tuple[int, int], ...]
+from planish.ops.conv import Padding, same_padding
 
 _CHANNELS_FIRST = {"NCHW", "NCDHW", "NCW"}
 _CHANNELS_LAST = {"NHWC", "NDHWC", "NWC"}
@@ -78,12 +77,7 @@ def window_padding(
     """Zeros around each spatial dimension by the node's `padding` attribute.
 
     `sizes` are the spatial dimensions of the larger side (the input; of a transposed convolution
-    the output).
-
-    Raises
-    ------
-    UnsupportedOpError
-        SAME padding would depend on a symbolic dimension.
+    the output). Where they are symbolic, so may the padding be.
     """
     padding = ctx.attr("padding")
     if padding == "VALID":
@@ -95,19 +89,6 @@ def window_padding(
     if padding != "SAME":
         raise ctx.unsupported(f"its padding is {padding}")
     return tuple(
-        _same(ctx, *dimension) for dimension in zip(sizes, window, strides, dilations, strict=True)
+        same_padding(*dimension)
+        for dimension in zip(sizes, window, strides, dilations, strict=True)
     )
-
-
-def _same(ctx: Context, size: DimLike, window: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Padding so that there are ``ceil(size / stride)`` outputs; the odd zero comes after."""
-    span = (window - 1) * dilation + 1
-    rest = size % stride  # all that matters of the size
-    if not isinstance(rest, int):
-        raise ctx.unsupported(
-            f"SAME padding with stride {stride} of a dimension of unknown size ({size}) depends "
-            "on that size",
-            "give this dimension a fixed size (inputs={name: shape}), or a multiple of the stride",
-        )
-    total = max(span - (rest or stride), 0)
-    return total // 2, total - total // 2

@@ -8,10 +8,11 @@ from planish.frontends.tensorflow.context import Context, converter
 from planish.frontends.tensorflow.nn import apply_fused
 from planish.graph.dims import DimLike, product
 from planish.graph.graph import Value
+from planish.graph.types import DType
 from planish.ops.base import broadcast_shapes
 from planish.ops.matmul import MatMul
 from planish.ops.reduce import ReduceSum
-from planish.ops.shape import BroadcastTo
+from planish.ops.shape import BroadcastTo, Pad, Slice
 
 
 @converter("MatMul")
@@ -38,11 +39,24 @@ def _fused_mat_mul(ctx: Context, a: Value, b: Value, *rest: Value) -> Value:
 @converter("Einsum")
 def _einsum(ctx: Context, *inputs: Value) -> Value:
     terms, target = _parse(ctx, ctx.attr("equation"), inputs)
-    if len(inputs) == 1:
-        return _arrange(ctx, inputs[0], terms[0], target)
-    if len(inputs) != 2:
+    dtype = inputs[0].dtype
+    once = "".join(dict.fromkeys(target))
+    pairs = [_diagonals(ctx, x, t, i) for i, (x, t) in enumerate(zip(inputs, terms, strict=True))]
+    values, terms = [x for x, _ in pairs], [t for _, t in pairs]
+    if _sums_alone(terms, once) and dtype.is_float and dtype.size == 2:  # rounded once, at the end
+        values = [ctx.cast(x, DType.FLOAT32, f"{i}/widen") for i, x in enumerate(values)]
+    if len(values) == 1:
+        result = _arrange(ctx, values[0], terms[0], once)
+    elif len(values) == 2:
+        result = _contract(ctx, values, terms, once)
+    else:
         raise ctx.unsupported(f"its equation has {len(inputs)} operands")
-    return _contract(ctx, inputs, terms, target)
+    return _embed(ctx, ctx.cast(result, dtype, "narrow"), once, target)
+
+
+def _sums_alone(terms: Sequence[str], target: str) -> bool:
+    """Whether one of two operands has a label that neither the other nor the result has."""
+    return len(terms) == 2 and bool((set(terms[0]) ^ set(terms[1])) - set(target))
 
 
 def _parse(ctx: Context, equation: str, inputs: Sequence[Value]) -> tuple[list[str], str]:
@@ -61,11 +75,56 @@ def _parse(ctx: Context, equation: str, inputs: Sequence[Value]) -> tuple[list[s
     terms = [t.replace("...", batch[len(batch) - n :]) for t, n in zip(terms, covered, strict=True)]
     target = target.replace("...", batch)
     for term, x in zip(terms, inputs, strict=True):
-        if len(set(term)) != len(term) or len(term) != x.type.rank:
-            raise ctx.unsupported(f"its equation {equation!r} takes a diagonal or does not fit")
-    if len(set(target)) != len(target) or not set(target) <= set("".join(terms)):
-        raise ctx.unsupported(f"its equation {equation!r} repeats or invents a dimension")
+        if len(term) != x.type.rank:
+            raise ctx.unsupported(f"its equation {equation!r} does not fit its operands")
+    if not set(target) <= set("".join(terms)):
+        raise ctx.unsupported(f"its equation {equation!r} invents a dimension")
     return terms, target
+
+
+def _diagonals(ctx: Context, x: Value, term: str, number: int) -> tuple[Value, str]:
+    """An operand with each label once: of repeated ones the elements where all are equal."""
+    for label in dict.fromkeys(term):
+        while term.count(label) > 1:
+            first, second = [i for i, c in enumerate(term) if c == label][:2]
+            others = [i for i in range(len(term)) if i not in (first, second)]
+            size = x.shape[first]
+            if not isinstance(size, int):
+                raise ctx.unsupported("it takes the diagonal of dimensions of unknown size")
+            x = ctx.transpose(x, (*others, first, second), f"{number}/last")
+            rest = x.shape[:-2]
+            x = ctx.reshape(x, (*rest, size * size), f"{number}/flat")
+            ends = (0,) * len(rest), (1,) * len(rest)
+            every = Slice((*ends[0], 0), (*rest, size), (*ends[1], size + 1))
+            x = ctx.add(every, x, part=f"{number}/diagonal")
+            term = "".join(term[i] for i in others) + label
+    return x, term
+
+
+def _embed(ctx: Context, x: Value, labels: str, target: str) -> Value:
+    """The result with the labels that the target repeats on diagonals, and zeros around them."""
+    if labels == target:
+        return x
+    for label in dict.fromkeys(target):
+        for _ in range(target.count(label) - 1):
+            place = labels.index(label)
+            size, rank = x.shape[place], x.type.rank
+            if not isinstance(size, int):
+                raise ctx.unsupported("it makes a diagonal of a dimension of unknown size")
+            others = [i for i in range(rank) if i != place]
+            x = ctx.transpose(x, (*others, place), "to_last")
+            rest = x.shape[:-1]
+            # a row of the element and `size` zeros, again and again, is the diagonal
+            x = ctx.reshape(x, (*rest, size, 1), "column")
+            x = ctx.add(Pad((*((0, 0),) * (rank), (0, size))), x, part="zeros")
+            x = ctx.reshape(x, (*rest, size * (size + 1)), "rows")
+            whole = Slice((0,) * rank, (*rest, size * size), (1,) * rank)
+            x = ctx.reshape(ctx.add(whole, x, part="cut"), (*rest, size, size), "square")
+            labels = "".join(labels[i] for i in others) + label * 2
+    order = []
+    for label in target:  # equal labels are interchangeable
+        order.append(next(i for i, c in enumerate(labels) if c == label and i not in order))
+    return ctx.transpose(x, order, "")
 
 
 def _arrange(ctx: Context, x: Value, term: str, target: str, part: str = "") -> Value:

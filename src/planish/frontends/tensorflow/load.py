@@ -1,62 +1,20 @@
-"""Reading models of every kind TensorFlow has into a frozen GraphDef with named ends.
+"""Reading models of every kind TensorFlow has: the way in, files of frozen graphs, bare graphs.
 
-TensorFlow is imported only here and where attributes have defaults, and only when needed.
+What has functions and variables is read by `saved_model` and `keras_model`.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from planish.errors import ModelError
-from planish.frontends.tensorflow import graphdef
-from planish.frontends.tensorflow.inline import Inlined
-from planish.frontends.tensorflow.inputs import ModelInput, placeholder
-
-
-class ModelOutput(NamedTuple):
-    """An output of a model: the user's name and the tensor's name in the graph."""
-
-    name: str
-    tensor: str
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model as a graph of constants and ops, with the names of its ends."""
-
-    graph_def: Any
-    inputs: tuple[ModelInput, ...]
-    outputs: tuple[ModelOutput, ...]
-    name: str = "graph"
-    has_signature: bool = False
-    """Whether the ends were declared, and not found by looking for loose ends."""
-
-
-def tensorflow() -> Any:
-    """The module tensorflow, imported quietly.
-
-    Raises
-    ------
-    ModelError
-        It is not installed.
-    """
-    if "tensorflow" not in sys.modules:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise ModelError(
-            "TensorFlow is needed to read this model",
-            why=str(error),
-            cure="pip install planish[tensorflow]",
-        ) from error
-    return tf
+from planish.frontends.tensorflow import graphdef, keras_model, saved_model
+from planish.frontends.tensorflow.inputs import placeholder
+from planish.frontends.tensorflow.model import LoadedModel, ModelOutput, inlined, tensorflow
 
 
 def load_graph_def(
@@ -84,13 +42,9 @@ def load_graph_def(
     if hasattr(source, "as_graph_def"):
         return from_graph_def(source.as_graph_def())
     if hasattr(source, "structured_outputs") and hasattr(source, "graph"):
-        from planish.frontends.tensorflow.saved_model import from_function
-
-        return from_function(source)
+        return saved_model.from_function(source)
     if any(base.__module__.split(".")[0] in _KERAS for base in type(source).__mro__):
-        from planish.frontends.tensorflow.keras_model import from_keras
-
-        return from_keras(source)
+        return keras_model.from_keras(source)
     raise ModelError(
         f"{type(source).__name__} is not a TensorFlow model",
         why="it is neither a path nor a GraphDef, Keras model or concrete function",
@@ -109,13 +63,9 @@ def _load_path(path: Path, tags: Sequence[str], signature: str) -> LoadedModel:
     if path.name == "saved_model.pb":
         path = path.parent
     if path.is_dir():
-        from planish.frontends.tensorflow.saved_model import from_saved_model
-
-        return from_saved_model(path, tags, signature)
+        return saved_model.from_saved_model(path, tags, signature)
     if path.suffix.lower() in (".keras", ".h5", ".hdf5"):
-        from planish.frontends.tensorflow.keras_model import from_keras_file
-
-        return from_keras_file(path)
+        return keras_model.from_keras_file(path)
     return _from_frozen(path)
 
 
@@ -168,18 +118,6 @@ def from_graph_def(graph_def: Any, name: str = "graph", where: str = "") -> Load
     return inlined(LoadedModel(graph_def, tuple(inputs), tuple(outputs), name))
 
 
-def inlined(model: LoadedModel) -> LoadedModel:
-    """The model without calls of functions in its library."""
-    if not model.graph_def.library.function:
-        return model
-    result = Inlined(model.graph_def)
-    return replace(
-        model,
-        graph_def=result.graph_def,
-        outputs=tuple(ModelOutput(o.name, result.tensor(o.tensor)) for o in model.outputs),
-    )
-
-
 def loose_ends(graph_def: Any) -> list[str]:
     """The tensors of nodes that no node reads, in the order of the graph.
 
@@ -196,6 +134,9 @@ def loose_ends(graph_def: Any) -> list[str]:
     return names
 
 
+MOST_OUTPUTS = 1 << 16
+"""No node of a real graph has more."""
+
 _NO_OUTPUT = {"Const", "NoOp", "Assert", "Placeholder", "PlaceholderV2", "SaveV2", "Print"}
 _PASSING = {"Identity", "PlaceholderWithDefault"}
 _ONE_USEFUL_OUTPUT = {"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"}
@@ -206,6 +147,17 @@ def _passes_input(node: Any, ops: dict[str, str]) -> bool:
     return node.op in _PASSING and all(
         ops.get(name) in ("Placeholder", "Const", None) for name, _ in sources
     )
+
+
+def _checked_count(node: Any, count: int) -> int:
+    if not 0 <= count <= MOST_OUTPUTS:
+        raise ModelError(
+            f"{node.op} cannot have {count:,} outputs",
+            where=f"{node.name} ({node.op})",
+            why="the graph is damaged",
+            cure="copy or freeze the model again",
+        )
+    return count
 
 
 def _output_count(node: Any) -> int:
@@ -220,7 +172,7 @@ def _output_count(node: Any) -> int:
     count = 0
     for output in op_def.output_arg:
         if output.number_attr:
-            count += node.attr[output.number_attr].i
+            count += _checked_count(node, node.attr[output.number_attr].i)
         elif output.type_list_attr:
             count += len(node.attr[output.type_list_attr].list.type)
         else:

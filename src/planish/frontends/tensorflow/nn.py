@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from planish.frontends.tensorflow.arithmetic import activation
 from planish.frontends.tensorflow.context import Context, converter
 from planish.frontends.tensorflow.layout import (
-    Padding,
     from_channels_last,
     is_channels_first,
     main_part,
@@ -19,10 +16,9 @@ from planish.frontends.tensorflow.layout import (
 )
 from planish.graph.dims import DimLike
 from planish.graph.graph import Value
-from planish.ops.conv import Conv
+from planish.ops.conv import Conv, ConvTranspose
 from planish.ops.elementwise import ew
 from planish.ops.normalization import BatchNorm
-from planish.ops.shape import Pad, Reshape, Slice
 
 
 @converter("Conv2D", "Conv3D")
@@ -63,91 +59,51 @@ def _depthwise_convolve(ctx: Context, x: Value, filters: Value, part: str | None
     return _convolve(ctx, x, grouped, part)
 
 
-@converter("Conv2DBackpropInput")
-def _conv_2d_backprop(ctx: Context, sizes: Value, filters: Value, x: Value) -> Value:
-    return _transposed(ctx, sizes, filters, x)
-
-
-@converter("Conv3DBackpropInputV2")
-def _conv_3d_backprop(ctx: Context, sizes: Value, filters: Value, x: Value) -> Value:
-    return _transposed(ctx, sizes, filters, x)
-
-
+@converter("Conv2DBackpropInput", "Conv3DBackpropInputV2", "Conv3DBackpropInput")
 def _transposed(ctx: Context, sizes: Value, filters: Value, x: Value) -> Value:
-    """Transposed convolution: a convolution of `x` with zeros put between its elements.
-
-    Dumoulin & Visin, "A guide to convolution arithmetic for deep learning", arXiv:1603.07285,
-    section 4: the filters are flipped and their channels exchanged.
-    """
+    """Transposed convolution; its filters are ``[*window, K / groups, C]``."""
     strides = spatial(ctx, ctx.attr("strides"), "strides")
     dilations = spatial(ctx, ctx.attr("dilations"), "dilations")
     x = to_channels_last(ctx, x)
-    target = _target_sizes(ctx, sizes, x)
+    target, channels = _target_sizes(ctx, sizes, x, filters)
     window = _window(ctx, filters.shape[:-2])
     padding = window_padding(ctx, target, window, strides, dilations)
-    spread = _spread(ctx, x, strides)
-    spans = [(k - 1) * d + 1 for k, d in zip(window, dilations, strict=True)]
-    around: list[tuple[int, int]] = []
-    for have, want, span, (before, _) in zip(
-        spread.shape[1:-1], target, spans, padding, strict=True
-    ):
-        after = want - have - (span - 1 - before) + span - 1
-        if not isinstance(after, int):
-            raise ctx.unsupported(f"its output size {want} does not follow from its input's {have}")
-        around.append((span - 1 - before, after))
-    spread, around_now = _crop(ctx, spread, around)
-    flipped = _exchange(ctx, filters)
-    op = Conv((1,) * len(window), around_now, dilations)
-    return from_channels_last(ctx, ctx.add(op, spread, flipped, part=main_part(ctx)))
+    per_group = filters.shape[-2]
+    groups = 1
+    if isinstance(channels, int) and isinstance(per_group, int) and per_group:
+        groups = max(channels // per_group, 1)
+    before = tuple(before for before, _ in padding)
+    op = ConvTranspose(target, strides, before, dilations, groups)
+    exchanged = _exchange(ctx, filters, groups)
+    return from_channels_last(ctx, ctx.add(op, x, exchanged, part=main_part(ctx)))
 
 
-def _target_sizes(ctx: Context, sizes: Value, x: Value) -> tuple[DimLike, ...]:
-    dims = ctx.dims(sizes, "output size")
+def _target_sizes(
+    ctx: Context, sizes: Value, x: Value, filters: Value
+) -> tuple[tuple[DimLike, ...], DimLike]:
+    """The spatial dimensions and the channels of a transposed convolution's result.
+
+    Where its sizes come from another tensor's shape, of which only the spatial ones matter, they
+    are the dimensions of that shape; else they must not depend on the data.
+    """
+    like = ctx.node.op == "Conv3DBackpropInput"  # the first version takes a tensor of that shape
+    dims = sizes.shape if like else ctx.dims(sizes, "output size")
     if len(dims) == x.type.rank - 2:
-        return dims
-    return dims[2:] if is_channels_first(ctx) else dims[1:-1]
+        return dims, filters.shape[-2]
+    return (dims[2:], dims[1]) if is_channels_first(ctx) else (dims[1:-1], dims[-1])
 
 
-def _spread(ctx: Context, x: Value, strides: Sequence[int]) -> Value:
-    """Puts ``stride - 1`` zeros after each element of the spatial dimensions."""
-    if all(s == 1 for s in strides):
-        return x
-    batch, *sizes, channels = x.shape
-    apart: list[DimLike] = [batch]
-    padding = [(0, 0)]
-    for size, stride in zip(sizes, strides, strict=True):
-        apart += [size, 1]
-        padding += [(0, 0), (0, stride - 1)]
-    padding.append((0, 0))
-    column = ctx.add(Reshape((*apart, channels)), x, part="apart")
-    padded = ctx.add(Pad(tuple(padding)), column, part="zeros")
-    spread = [size * stride for size, stride in zip(sizes, strides, strict=True)]
-    return ctx.add(Reshape((batch, *spread, channels)), padded, part="spread")
-
-
-def _crop(ctx: Context, x: Value, padding: Sequence[tuple[int, int]]) -> tuple[Value, Padding]:
-    """Cuts `x` where the padding is negative; what is left of the padding."""
-    begin: list[DimLike] = [0] * x.type.rank
-    size = list(x.shape)
-    for axis, (before, after) in enumerate(padding, start=1):
-        begin[axis] = max(-before, 0)
-        size[axis] = size[axis] - max(-before, 0) - max(-after, 0)
-    if tuple(size) != x.shape:
-        x = ctx.add(Slice(tuple(begin), tuple(size), (1,) * len(size)), x, part="crop")
-    return x, tuple((max(before, 0), max(after, 0)) for before, after in padding)
-
-
-def _exchange(ctx: Context, filters: Value) -> Value:
-    """Filters flipped in space, with input and output channels exchanged."""
+def _exchange(ctx: Context, filters: Value, groups: int) -> Value:
+    """``[*window, K / groups, C]`` as ``[*window, C / groups, K]``."""
     window = filters.type.rank - 2
-    order = (*range(window), window + 1, window)
-    if filters.data is not None:
-        flipped = np.flip(filters.data, tuple(range(window))).transpose(order)
-        return ctx.constant(np.ascontiguousarray(flipped), part="filters")
-    begin = (*(d - 1 for d in filters.shape[:window]), 0, 0)
-    steps = (-1,) * window + (1, 1)
-    reverse = ctx.add(Slice(begin, filters.shape, steps), filters, part="flip")
-    return ctx.transpose(reverse, order, part="filters")
+    *extents, per_group, channels = filters.shape
+    if groups == 1:
+        return ctx.transpose(filters, (*range(window), window + 1, window), part="filters")
+    apart = (*extents, per_group, groups, channels // groups)
+    grouped = ctx.reshape(filters, apart, part="groups")
+    order = (*range(window), window + 2, window + 1, window)
+    turned = ctx.transpose(grouped, order, part="exchanged")
+    return ctx.reshape(turned, (*extents, channels // groups, groups * per_group), part="filters")
 
 
 # ---- ops that TensorFlow's own optimizer has fused ---------------------------------------------

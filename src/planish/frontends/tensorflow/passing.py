@@ -49,12 +49,26 @@ def _placeholder(ctx: Context) -> Value:
     )
 
 
-@converter("ReadVariableOp", "VarHandleOp", "VariableV2", "Variable", "AutoReloadVariable")
+_VARIABLES = (
+    "ReadVariableOp",
+    "VarHandleOp",
+    "VariableV2",
+    "Variable",
+    "AutoReloadVariable",
+    "ResourceGather",
+    "ResourceGatherNd",
+    "AssignVariableOp",
+    "AssignAddVariableOp",
+    "AssignSubVariableOp",
+)
+
+
+@converter(*_VARIABLES)
 def _variable(ctx: Context, *inputs: Value) -> Value:
     raise ctx.unsupported(
-        "it holds a variable, and the weights of a model must be constants",
-        "freeze the model (convert_variables_to_constants_v2), or give the SavedModel folder or "
-        "the Keras model instead of the bare graph",
+        "it uses a variable whose value may change while the model runs, or is not in the graph",
+        "let TensorFlow run it; where the variable is never written, give the SavedModel folder or "
+        "the Keras model instead of the bare graph, or freeze that",
     )
 
 
@@ -75,6 +89,10 @@ _CONTROL_FLOW = (
     "StatelessCase",
     "For",
 )
+
+
+REFUSED = frozenset((*_VARIABLES, *_CONTROL_FLOW))
+"""Ops that are refused whatever their inputs are."""
 
 
 @converter(*_CONTROL_FLOW)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from planish.frontends.tensorflow.array import count_up
 from planish.frontends.tensorflow.context import Context, converter
 from planish.frontends.tensorflow.layout import (
     from_channels_last,
@@ -13,7 +14,10 @@ from planish.frontends.tensorflow.layout import (
     window_padding,
 )
 from planish.graph.graph import Value
-from planish.ops.pool import AvgPool, MaxPool
+from planish.graph.types import DType
+from planish.ops.elementwise import ew
+from planish.ops.pool import AvgPool, MaxPool, MaxPoolIndices
+from planish.ops.shape import Dims
 
 
 @converter("AvgPool", "AvgPool3D")
@@ -29,6 +33,27 @@ def _max_pool(ctx: Context, x: Value) -> Value:
 @converter("MaxPoolV2")
 def _max_pool_v2(ctx: Context, x: Value, window: Value, strides: Value) -> Value:
     return _pool(ctx, MaxPool, x, ctx.ints(window, "window"), ctx.ints(strides, "strides"))
+
+
+@converter("MaxPoolWithArgmax")
+def _max_pool_with_argmax(ctx: Context, x: Value) -> Sequence[Value]:
+    """Indices count the elements ``[H, W, C]`` of an image, or with the batch those of all."""
+    window, strides = (tuple(ctx.attr(name)[1:-1]) for name in ("ksize", "strides"))
+    if {*ctx.attr("ksize")[::3], *ctx.attr("strides")[::3]} != {1}:
+        raise ctx.unsupported("its windows reach over batch or channels")
+    ones = (1,) * len(window)
+    padding = window_padding(ctx, x.shape[1:-1], window, strides, ones)
+    op = MaxPoolIndices(window, strides, padding, ones)
+    values, places = ctx.add_node(op, x, part="max_pool")
+    batch, height, width, channels = x.shape
+    numbers = ctx.add(ew.Mul(), places, ctx.add(Dims(channels), part="channels"), part="pixels")
+    numbers = ctx.add(ew.Add(), numbers, count_up(ctx, channels, DType.INT64), part="elements")
+    if ctx.attr("include_batch_in_index"):
+        size = ctx.add(Dims(height * width * channels), part="size")
+        images = ctx.add(ew.Mul(), count_up(ctx, batch, DType.INT64, "images"), size, part="starts")
+        column = ctx.reshape(images, (batch, 1, 1, 1), part="image_starts")
+        numbers = ctx.add(ew.Add(), numbers, column, part="all_elements")
+    return values, ctx.cast(numbers, ctx.dtype("Targmax"))
 
 
 def _pool(

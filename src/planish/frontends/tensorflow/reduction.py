@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from planish.frontends.tensorflow.context import CONVERTERS, Context, Converter, converter
 from planish.graph.graph import Value
+from planish.graph.types import DType
 from planish.ops.base import Op, normalize_axis
 from planish.ops.elementwise import ew
 from planish.ops.reduce import (
@@ -56,7 +57,10 @@ for _name, _kind in _REDUCTIONS.items():
 def _euclidean_norm(ctx: Context, x: Value, axes: Value) -> Value:
     squares = ctx.add(ew.Square(), x, part="squares")
     total = ctx.add(ReduceSum(_axes(ctx, x, axes), ctx.attr("keep_dims")), squares, part="sum")
-    return ctx.add(ew.Sqrt(), total)
+    if x.dtype.is_float:
+        return ctx.add(ew.Sqrt(), total)
+    wide = ctx.cast(total, DType.FLOAT64, part="widen")
+    return ctx.cast(ctx.add(ew.Sqrt(), wide, part="root"), x.dtype, part="")
 
 
 @converter("ArgMax", "ArgMin")

@@ -1,11 +1,10 @@
-"""SavedModels and functions of TensorFlow 2: freezing variables and inlining functions.
+"""SavedModels and functions of TensorFlow 2, with the names of their signatures.
 
-TensorFlow itself does both; here the names of the signature are carried over.
+How their variables become weights is said in `freeze`.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 
 from planish.errors import ModelError, PlanishError
 from planish.frontends.tensorflow import graphdef
+from planish.frontends.tensorflow.freeze import freeze_function, freeze_session
 from planish.frontends.tensorflow.inputs import ModelInput
-from planish.frontends.tensorflow.load import LoadedModel, ModelOutput, inlined, tensorflow
+from planish.frontends.tensorflow.model import LoadedModel, ModelOutput, tensorflow
 
 
 def from_saved_model(folder: Path, tags: Sequence[str], signature: str) -> LoadedModel:
@@ -78,19 +78,10 @@ def _from_version_2(folder: Path, tags: Sequence[str], signature: str) -> Loaded
 
 def _from_version_1(folder: Path, tags: Sequence[str], signature: Any) -> LoadedModel:
     v1 = tensorflow().compat.v1
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_from_session_graph,
-    )
-
-    ends = [info.name for info in signature.outputs.values()]
+    ends = sorted(signature.outputs.items())
     with v1.Session(graph=tensorflow().Graph()) as session:
         v1.saved_model.loader.load(session, list(tags), str(folder))
-        with _quiet():
-            frozen = convert_variables_to_constants_from_session_graph(
-                session,
-                session.graph_def,
-                sorted({graphdef.tensor_name(t)[0] for t in ends}),
-            )
+        frozen = freeze_session(session, [info.name for _, info in ends])
     inputs = tuple(
         ModelInput(
             name,
@@ -101,37 +92,28 @@ def _from_version_1(folder: Path, tags: Sequence[str], signature: Any) -> Loaded
         for name, info in sorted(signature.inputs.items())
     )
     outputs = tuple(
-        ModelOutput(name, info.name) for name, info in sorted(signature.outputs.items())
+        ModelOutput(name, tensor) for (name, _), tensor in zip(ends, frozen.outputs, strict=True)
     )
-    return inlined(LoadedModel(frozen, inputs, outputs, folder.name, True))
+    return LoadedModel(frozen.graph_def, inputs, outputs, folder.name, True, frozen.weights)
 
 
 def from_function(function: Any, name: str = "graph") -> LoadedModel:
-    """A concrete function with its variables as constants and its calls inlined."""
-    frozen = freeze(function)
-    graph = frozen.graph.as_graph_def()
+    """A concrete function with its variables as weights and its calls inlined."""
+    frozen = freeze_function(function)
     users = {
         n.name: n.attr["_user_specified_name"].s.decode()
-        for n in graph.node
+        for n in frozen.graph_def.node
         if "_user_specified_name" in n.attr
     }
     inputs = []
-    for tensor in frozen.inputs:
-        node = tensor.name.rpartition(":")[0]
-        inputs.append(_declared(users.get(node, node), tensor))
-    names = _output_names(function.structured_outputs, [t.name for t in frozen.outputs])
-    outputs = [ModelOutput(n, t.name) for n, t in zip(names, frozen.outputs, strict=True)]
-    return inlined(LoadedModel(graph, tuple(inputs), tuple(outputs), name, True))
-
-
-def freeze(function: Any) -> Any:
-    """A concrete function without variables, and without calls of other functions."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    with _quiet():
-        return convert_variables_to_constants_v2(
-            function, lower_control_flow=False, aggressive_inlining=True
-        )
+    captured = {inner.name for _, inner in function.graph.captures}
+    for tensor in function.inputs:
+        if tensor.name not in captured:
+            node = graphdef.tensor_name(tensor.name)[0]
+            inputs.append(_declared(users.get(node, node), tensor))
+    names = _output_names(function.structured_outputs, [t.name for t in function.outputs])
+    outputs = [ModelOutput(n, t) for n, t in zip(names, frozen.outputs, strict=True)]
+    return LoadedModel(frozen.graph_def, tuple(inputs), tuple(outputs), name, True, frozen.weights)
 
 
 def _declared(name: str, tensor: Any) -> ModelInput:
@@ -171,15 +153,3 @@ def _as_model_error(folder: Path) -> Iterator[None]:
             why=f"{type(error).__name__}: {str(error)[:500]}",
             cure="check that its files are complete (saved_model.pb, variables/), or save it again",
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps TensorFlow's deprecation notes about its own internals from the user."""
-    logger = logging.getLogger("tensorflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

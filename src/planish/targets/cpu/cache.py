@@ -36,6 +36,7 @@ class KernelCache:
 
     def __init__(self, machine: Machine) -> None:
         self._memory: dict[str, bytes] = {}
+        self._warned = False
         self._folder = self._open(cache_root() / "kernels" / _version(machine))
 
     @staticmethod
@@ -46,10 +47,8 @@ class KernelCache:
             if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o022:
                 log.warning("kernel cache %s can be written by others and is not used", folder)
                 return None
-            if not os.access(folder, os.W_OK):
-                log.info("kernel cache %s cannot be written", folder)
         except OSError as error:
-            log.info("no kernel cache: %s", error)
+            log.warning("kernel cache %s is not used: %s", folder, error.strerror or error)
             return None
         return folder
 
@@ -71,12 +70,28 @@ class KernelCache:
         if not self._folder:
             return
         try:
-            handle, name = tempfile.mkstemp(dir=self._folder)
+            self._write(self._folder, f"{symbol}.o", code)
+        except OSError as error:
+            if not self._warned:  # one is enough
+                log.warning(
+                    "kernel cache %s cannot be written (%s): the next process compiles again what "
+                    "this one has compiled",
+                    self._folder,
+                    error.strerror or error,
+                )
+                self._warned = True
+
+    @staticmethod
+    def _write(folder: Path, name: str, code: bytes) -> None:
+        """Writes a file as a whole or not at all."""
+        handle, temporary = tempfile.mkstemp(dir=folder)
+        try:
             with os.fdopen(handle, "wb") as file:
                 file.write(hashlib.sha256(code).digest() + code)
-            os.replace(name, self._folder / f"{symbol}.o")
-        except OSError as error:
-            log.info("kernel not cached: %s", error)
+            os.replace(temporary, folder / name)
+        except BaseException:
+            os.unlink(temporary)
+            raise
 
 
 def _checked(data: bytes) -> bytes | None:

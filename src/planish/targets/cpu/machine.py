@@ -10,6 +10,12 @@ from pathlib import Path
 from planish.errors import DeviceError
 
 _LANES = {"avx512": 16, "avx2": 8, "neon": 4}
+_ARCHITECTURES = {"avx512": "x86_64", "avx2": "x86_64", "neon": "aarch64"}
+_BASE_FEATURES = {
+    "avx512": ("+avx512bw", "+avx512cd", "+avx512dq", "+avx512f", "+avx512vl"),
+    "avx2": ("+avx", "+avx2", "+bmi", "+bmi2", "+f16c", "+fma", "+lzcnt", "+movbe", "+popcnt"),
+    "neon": ("+fp-armv8", "+neon"),
+}
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 _AVX2 = {"avx2", "fma"}
 
@@ -53,6 +59,11 @@ class Machine:
         return 16 if self.isa == "avx2" else 32
 
     @property
+    def architecture(self) -> str:
+        """The first part of the triple: "x86_64" or "aarch64"."""
+        return self.triple.split("-")[0]
+
+    @property
     def code_key(self) -> str:
         """What generated code depends on."""
         return f"{self.triple} {self.isa} {' '.join(self.features)}"
@@ -75,6 +86,34 @@ class Machine:
         wide = ("+avx512", "+avx10", "+amx", "+evex")
         kept = tuple(f for f in self.features if not f.startswith(wide))
         return replace(self, isa=isa, features=kept)
+
+
+def generic(isa: str) -> Machine:
+    """A plain CPU of an instruction set, to generate code for that runs elsewhere.
+
+    "neon" is ARMv8.0: no arithmetic in float16, no dot products; "avx2" and "avx512" are the third
+    and the fourth level of x86-64.
+
+    Raises
+    ------
+    DeviceError
+        There is no such instruction set.
+    """
+    if isa not in _LANES:
+        raise DeviceError(
+            f"There are no kernels for the instruction set {isa!r}",
+            cure=f"choose one of {', '.join(_LANES)}",
+        )
+    features = _BASE_FEATURES[isa] + (_BASE_FEATURES["avx2"] if isa == "avx512" else ())
+    return Machine(
+        triple=f"{_ARCHITECTURES[isa]}-unknown-linux-gnu",
+        isa=isa,
+        features=tuple(sorted(features)),
+        cores=4,
+        l1=32 << 10,
+        l2=512 << 10,
+        model=f"generic {isa}",
+    )
 
 
 @cache
@@ -130,13 +169,16 @@ def _cache_bytes(level: int, default: int) -> int:
     return default
 
 
-def _model_name() -> str:
+def _model_name(cpuinfo: str = "/proc/cpuinfo") -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        lines = Path(cpuinfo).read_text().splitlines()
     except OSError:
-        pass
+        lines = []
+    said = {key.strip(): text.strip() for key, _, text in (line.partition(":") for line in lines)}
+    if "model name" in said:
+        return said["model name"]
+    if "CPU part" in said:  # Arm's kernels name the core by numbers
+        return f"Arm {said.get('CPU implementer', '')} {said['CPU part']}"
     import platform
 
     return platform.processor() or platform.machine()

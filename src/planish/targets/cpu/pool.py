@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from planish.runtime import native
+from planish import native
 
 ALIGNMENT = 64
 FIRST_SLAB, LARGEST_SLAB = 4 << 20, 64 << 20

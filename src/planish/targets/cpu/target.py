@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
-from planish.runtime import native
+from planish import native
 from planish.targets.base import (
     Executable,
     Family,
@@ -18,7 +20,7 @@ from planish.targets.base import (
     Target,
 )
 from planish.targets.cpu.cache import KernelCache, generator_version
-from planish.targets.cpu.codegen.compile import Library
+from planish.targets.cpu.codegen.compile import Library, compile_assembly
 from planish.targets.cpu.kernels import FAMILIES
 from planish.targets.cpu.machine import Machine, host
 from planish.targets.cpu.pool import ConstantPool
@@ -34,9 +36,17 @@ class CpuTarget(Target):
         self.threads = self.machine.cores
         self.timing_key = f"{self.machine.timing_key} {generator_version()}"
         self._cache = KernelCache(self.machine)
+        self._families = tuple(family.on(self.machine) for family in FAMILIES)
+        self._loaded: WeakValueDictionary[str, Library] = WeakValueDictionary()
+        self.renew_locks()
+        native.renew_after_fork(self)
+
+    def renew_locks(self) -> None:
+        """See `planish.native.renew_after_fork`."""
+        self._lock = threading.Lock()
 
     def families(self) -> Sequence[Family]:
-        return FAMILIES
+        return self._families
 
     def prepare(
         self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None
@@ -59,9 +69,32 @@ class CpuTarget(Target):
             for s in schedule.launches
             if isinstance(s.launch.kernel, Kernel)
         }
-        self.prepare(kernels.values())
-        code = {symbol: self._cache.get(symbol) or b"" for symbol in kernels}
-        return CpuExecutable(schedule, Library(code, self.machine))
+        return CpuExecutable(schedule, self._load(kernels))
+
+    def _load(self, kernels: Mapping[str, Kernel]) -> dict[str, Library]:
+        """For each kernel a library that holds it: one that is in use, else one for all the rest.
+
+        Programs for other shapes of a network run mostly the same kernels, and loading code is most
+        of what binding shapes costs.
+        """
+        with self._lock:
+            found = {s: library for s in kernels if (library := self._loaded.get(s)) is not None}
+        missing = {symbol: kernel for symbol, kernel in kernels.items() if symbol not in found}
+        if missing:
+            self.prepare(missing.values())
+            code = {symbol: self._code(kernel) for symbol, kernel in missing.items()}
+            found.update(dict.fromkeys(missing, Library(code, self.machine)))
+            with self._lock:
+                self._loaded.update({symbol: found[symbol] for symbol in missing})
+        return found
+
+    def _code(self, kernel: Kernel) -> bytes:
+        """The object code of a kernel, compiled here if the cache has lost it."""
+        code = self._cache.get(kernel.symbol)
+        if code is None:
+            code = compile_assembly(kernel.assembly(self.machine), self.machine)
+            self._cache.put(kernel.symbol, code)
+        return code
 
     def arena(self, size: int) -> native.Arena:
         return native.Arena(max(size, 64))
@@ -73,7 +106,7 @@ class CpuTarget(Target):
 class CpuExecutable(Executable):
     """A program of the C executor."""
 
-    def __init__(self, schedule: Schedule, library: Library) -> None:
+    def __init__(self, schedule: Schedule, libraries: Mapping[str, Library]) -> None:
         hosts: list[native.HostKernel] = []
         steps: list[native.Step] = []
         scratch = 0
@@ -84,7 +117,7 @@ class CpuExecutable(Executable):
                 scratch = max(scratch, launch.scratch)
                 steps.append(
                     native.Step(
-                        library.addresses[launch.kernel.symbol],
+                        libraries[launch.kernel.symbol].addresses[launch.kernel.symbol],
                         launch.tasks,
                         launch.grain,
                         pointers,
@@ -102,7 +135,7 @@ class CpuExecutable(Executable):
             output_count=schedule.output_count,
             arena_bytes=schedule.arena_bytes,
             scratch_bytes=scratch + 64,
-            keep=(schedule.keep, library, hosts),
+            keep=(schedule.keep, set(libraries.values()), hosts),
         )
 
     @property

@@ -43,9 +43,7 @@ def compile_kernels(
             done(kernel, compile_assembly(kernel.assembly(machine), machine))
         return
     idle: SimpleQueue[_Worker] = SimpleQueue()
-    workers = [_Worker(machine) for _ in range(min(processes, len(kernels)))]
-    for worker in workers:
-        idle.put(worker)
+    workers: list[_Worker] = []
 
     def run(kernel: Kernel) -> tuple[Kernel, bytes]:
         worker = idle.get()
@@ -54,8 +52,11 @@ def compile_kernels(
         finally:
             idle.put(worker)
 
-    pool = ThreadPoolExecutor(len(workers))
+    pool = ThreadPoolExecutor(min(processes, len(kernels)))
     try:
+        for _ in range(min(processes, len(kernels))):
+            workers.append(_Worker(machine))
+            idle.put(workers[-1])
         for future in as_completed([pool.submit(run, kernel) for kernel in kernels]):
             done(*future.result())
     finally:

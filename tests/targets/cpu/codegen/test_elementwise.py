@@ -21,6 +21,7 @@ from planish.ops.elementwise import (
     Select,
     ew,
 )
+from planish.ops.quantization import Dequantize
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.compile import emit_text
 from planish.targets.cpu.codegen.elementwise import emit
@@ -42,7 +43,7 @@ OPS_WITH_ATTRIBUTES = [
 SIMPLE = [
     op()
     for op in OPS.values()
-    if issubclass(op, Elementwise) and not fields(op) and op is not Select
+    if issubclass(op, Elementwise) and not fields(op) and op not in (Select, Dequantize)
 ]
 HALVES = (DType.FLOAT16, DType.BFLOAT16)
 

@@ -14,7 +14,7 @@ from planish.targets.cpu.machine import host
 
 
 def geometry(rows: int, columns: int, depth: int, channels: int, window: int = 1) -> Geometry:
-    place = Place(rows * columns * depth, columns * depth, depth)
+    place = Place(rows * columns * depth, 0, columns * depth, depth)
     return Geometry(
         batch=1,
         rows=rows,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.machines import restricted
 from helpers.tactics import check_tactics, random_array, row_padded
 from planish.errors import PlanError
 from planish.fusion.task import Task, make_task
@@ -14,7 +15,6 @@ from planish.ops.conv import Conv
 from planish.ops.elementwise import Clip, ew
 from planish.targets.base import Binding, Layout
 from planish.targets.cpu.kernels.depthwise import Depthwise, DepthwiseFamily
-from planish.targets.cpu.machine import host
 from planish.targets.cpu.run import run_tactic
 
 FAMILY = DepthwiseFamily()
@@ -65,7 +65,7 @@ def test_shapes(case, rng):
 
 @pytest.mark.parametrize("case", ["stride 1", "stride 2, uneven padding"])
 def test_avx2(case, rng):
-    machine = host().restricted("avx2")
+    machine = restricted("avx2")
     check_tactics(FAMILY, depthwise(**CASES[case]), rng, tolerance=1e-4, machine=machine, limit=3)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.machines import restricted
 from helpers.tactics import check_tactics, strided
 from planish.errors import PlanError
 from planish.fusion.task import Task, make_task
@@ -13,7 +14,6 @@ from planish.ops.base import Op
 from planish.ops.detection import CombinedNonMaxSuppression, NonMaxSuppression
 from planish.targets.base import Binding
 from planish.targets.cpu.kernels.detection import CombinedSuppressionFamily, SuppressionFamily
-from planish.targets.cpu.machine import host
 
 COMBINED, SINGLE = CombinedSuppressionFamily(), SuppressionFamily()
 FLOATS = [DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16, DType.FLOAT64]
@@ -67,7 +67,7 @@ def test_combined(dtype, own_boxes, rng):
 )
 @pytest.mark.parametrize("scores", ["equal", "different"])
 def test_combined_of_many(op, scores, machine, rng):
-    chosen = host().restricted("avx2") if machine == "avx2" else None
+    chosen = restricted("avx2") if machine == "avx2" else None
     s = equal_scores(rng, 1, 700, 20) if scores == "equal" else rng.random((1, 700, 20)) ** 4
     task, arrays = task_for(op, boxes(rng, 1, 700, 1, size=0.5), s)
     check_tactics(COMBINED, task, rng, arrays=arrays, machine=chosen)

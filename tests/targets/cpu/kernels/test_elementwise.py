@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.machines import restricted
 from helpers.tactics import check_tactics, random_array, row_padded, strided, task_of
 from planish.errors import PlanError
 from planish.fusion.task import make_task
@@ -29,7 +30,7 @@ def machine(request) -> Machine:
         return host()
     if host().isa not in ("avx2", "avx512"):
         pytest.skip("this machine has no AVX2")
-    return host().restricted("avx2")
+    return restricted("avx2")
 
 
 def test_families():

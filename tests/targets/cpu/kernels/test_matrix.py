@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.machines import restricted
 from planish.fusion.task import Task, make_task
 from planish.graph import DType, Graph, TensorType
 from planish.ops.conv import Conv
-from planish.ops.elementwise import Clip, ew
+from planish.ops.elementwise import Cast, Clip, ew
 from planish.ops.matmul import MatMul
 from planish.targets.base import Binding, Layout, dense_strides
 from planish.targets.cpu.kernels import matrix
@@ -64,13 +65,14 @@ def conv_task(
     return make_task(nodes, anchor)
 
 
-def matmul_task(rng, a, b, *, transpose_b=False, constant_b=True) -> Task:
+def matmul_task(rng, a, b, *, transpose_b=False, constant_b=True, other=None) -> Task:
     graph = Graph()
     x = graph.input("x", TensorType(a, DType.FLOAT32))
     w = constant(graph, rng, *b) if constant_b else graph.input("w", TensorType(b, DType.FLOAT32))
     y = graph.add(MatMul(False, transpose_b), x, w)
     anchor = y.producer
-    y = graph.add(ew.Add(), y, constant(graph, rng, y.shape[-1]))
+    addend = graph.input("z", TensorType(other, DType.FLOAT32)) if other else None
+    y = graph.add(ew.Add(), y, addend or constant(graph, rng, y.shape[-1]))
     graph.mark_output(y, "y")
     return make_task([anchor, y.producer], anchor)
 
@@ -129,7 +131,7 @@ def test_conv_avx2(case) -> None:
     if host().isa == "neon":
         pytest.skip("an x86-64 instruction set")
     rng = np.random.default_rng(2)
-    check(conv_task(rng, **case), rng, most=2, machine=host().restricted("avx2"))
+    check(conv_task(rng, **case), rng, most=2, machine=restricted("avx2"))
 
 
 @pytest.mark.parametrize(
@@ -141,11 +143,81 @@ def test_conv_avx2(case) -> None:
         ((2, 3, 7, 40), (2, 3, 50, 40), True, False),
         ((4, 9, 8), (8, 5), False, False),
         ((5, 1), (1, 70), False, True),
+        ((2, 3, 7, 40), (2, 3, 40, 50), False, True),
+        ((2, 3, 7, 40), (3, 50, 40), True, True),
+        ((2, 3, 7, 40), (2, 1, 40, 50), False, False),
+        ((2, 1, 7, 40), (2, 3, 40, 50), False, False),
+        ((7, 40), (2, 3, 40, 50), False, False),
+        ((2, 3, 7, 40), (3, 40, 50), False, False),
     ],
 )
 def test_matmul(a, b, transpose_b, constant_b) -> None:
     rng = np.random.default_rng(3)
     check(matmul_task(rng, a, b, transpose_b=transpose_b, constant_b=constant_b), rng)
+
+
+@pytest.mark.parametrize("other", [(2, 1, 7, 50), (1, 3, 7, 50), (2, 3, 1, 1), (3, 1, 50)])
+def test_operands_of_a_stack_of_products(other) -> None:
+    """Attention masks are broadcast over the heads, position biases over the batch."""
+    rng = np.random.default_rng(8)
+    check(matmul_task(rng, (2, 3, 7, 40), (2, 3, 40, 50), constant_b=False, other=other), rng)
+
+
+@pytest.mark.parametrize("transpose_b", [False, True])
+def test_heads_are_read_and_written_where_they_lie(transpose_b) -> None:
+    """``[batch, heads, row, column]`` may lie in memory as ``[batch, row, heads, column]``."""
+    rng = np.random.default_rng(9)
+    b = (2, 3, 50, 40) if transpose_b else (2, 3, 40, 50)
+    task = matmul_task(rng, (2, 3, 7, 40), b, transpose_b=transpose_b, constant_b=False)
+    layouts = {}
+    for value in (*task.inputs[:2], task.output):
+        n, heads, rows, columns = value.type.bind({})
+        strides = dense_strides((n, rows, heads, columns))
+        layouts[value] = Layout((n, heads, rows, columns), tuple(strides[i] for i in (0, 2, 1, 3)))
+    check(task, rng, binding=Binding({}, layouts))
+
+
+def test_no_more_than_two_levels_of_batches() -> None:
+    rng = np.random.default_rng(10)
+    task = matmul_task(rng, (2, 3, 4, 5, 8), (2, 1, 4, 8, 9), constant_b=False)
+    assert not list(FAMILY.tactics(task, Binding({})))
+
+
+def test_one_dimensional_convolution_with_a_prologue() -> None:
+    rng = np.random.default_rng(11)
+    graph = Graph()
+    x = graph.input("x", TensorType((2, 9, 6), DType.FLOAT32))
+    scale = graph.input("scale", TensorType((2, 9, 6), DType.FLOAT32))
+    scaled = graph.add(ew.Mul(), x, scale)
+    op = Conv((1,), ((1, 1),), (1,), 2)
+    y = graph.add(op, scaled, constant(graph, rng, 3, 3, 8))
+    graph.mark_output(y, "y")
+    check(make_task([scaled.producer, y.producer], y.producer), rng)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "window", "stride", "pad"),
+    [(DType.UINT8, 3, 2, 1), (DType.UINT8, 1, 1, 0), (DType.FLOAT16, 1, 2, 0)],
+)
+def test_inputs_of_other_types_through_a_cast(dtype, window, stride, pad) -> None:
+    """As where the bytes of an image are scaled before the first convolution."""
+    rng = np.random.default_rng(12)
+    graph = Graph()
+    x = graph.input("x", TensorType((2, 9, 11, 19), dtype))
+    cast = graph.add(Cast(DType.FLOAT32), x)
+    scaled = graph.add(ew.Mul(), cast, constant(graph, rng, 19))
+    op = Conv((stride, stride), ((pad, pad), (pad, pad)), (1, 1), 1)
+    y = graph.add(op, scaled, constant(graph, rng, window, window, 19, 24))
+    graph.mark_output(y, "y")
+    task = make_task([cast.producer, scaled.producer, y.producer], y.producer)
+    given = rng.integers(0, 256, (2, 9, 11, 19)).astype(dtype.numpy)
+    arrays = [v.data if v.is_constant else given for v in task.inputs]
+    (expected,) = task.evaluate(arrays)
+    tactics = list(FAMILY.tactics(task, Binding({})))
+    for tactic in tactics[:: max(len(tactics) // 2, 1)]:
+        (have,) = run_tactic(tactic, Binding({}), arrays, None)
+        scale = float(np.abs(expected).max())
+        np.testing.assert_allclose(have, expected, rtol=0, atol=1e-5 * scale, err_msg=str(tactic))
 
 
 def test_part_of_a_larger_tensor() -> None:

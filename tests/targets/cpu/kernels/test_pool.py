@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.machines import restricted
 from helpers.tactics import check_tactics, random_array, row_padded, strided, task_of
 from planish.errors import PlanError
 from planish.graph import DType
@@ -12,7 +13,6 @@ from planish.ops.elementwise import ew
 from planish.ops.pool import AvgPool, MaxPool
 from planish.targets.base import Binding
 from planish.targets.cpu.kernels.pool import PoolFamily
-from planish.targets.cpu.machine import host
 
 FAMILY = PoolFamily()
 F32 = DType.FLOAT32
@@ -51,7 +51,7 @@ def test_mean(count_include_pad, machine, rng):
         task,
         rng,
         tolerance=1e-5,
-        machine=host().restricted(machine) if machine == "avx2" else None,
+        machine=restricted(machine) if machine == "avx2" else None,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.machines import restricted
 from helpers.tactics import check_tactics, random_array, row_padded, strided, task_of
 from planish.errors import PlanError
 from planish.graph import DType
@@ -22,7 +23,6 @@ from planish.ops.reduce import (
 )
 from planish.targets.base import Binding
 from planish.targets.cpu.kernels.reduction import ReductionFamily
-from planish.targets.cpu.machine import host
 from planish.targets.cpu.run import run_tactic
 
 FAMILY = ReductionFamily()
@@ -141,7 +141,7 @@ def test_nan_wins(op, machine, rng):
     x[1, 7] = x[1, 30] = np.nan
     x[2] = -np.inf
     task = task_of((op, 1), inputs=[((3, 40), F32)])
-    chosen = host().restricted("avx2") if machine == "avx2" else None
+    chosen = restricted("avx2") if machine == "avx2" else None
     check_tactics(FAMILY, task, rng, arrays=[x], machine=chosen)
 
 
@@ -149,7 +149,7 @@ def test_nan_wins(op, machine, rng):
 @pytest.mark.parametrize("length", [3, 20, 40, 70])
 def test_tails(length, machine, rng):
     """Lanes that do not exist take no part."""
-    chosen = host().restricted("avx2") if machine == "avx2" else None
+    chosen = restricted("avx2") if machine == "avx2" else None
     task = task_of((ReduceProd((1,)), 1), inputs=[((3, length), F32)])
     check_tactics(
         FAMILY,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.machines import restricted
 from helpers.tactics import check_tactics, row_padded, strided, task_of
 from planish.errors import PlanError
 from planish.graph import DType
@@ -12,7 +13,6 @@ from planish.ops.elementwise import ew
 from planish.ops.spatial import COORDINATES, MODES, ROUNDINGS, Resize
 from planish.targets.base import Binding
 from planish.targets.cpu.kernels.resize import ResizeFamily
-from planish.targets.cpu.machine import host
 
 FAMILY = ResizeFamily()
 F32 = DType.FLOAT32
@@ -29,7 +29,7 @@ def tolerance(mode: str) -> float:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("coordinates", COORDINATES)
+@pytest.mark.parametrize("coordinates", sorted({*COORDINATES} - {"tf_crop_and_resize"}))
 def test_coordinates(mode, coordinates, rng):
     op = Resize((7, 9), mode, coordinates)
     task = task_of((op, 1), (ew.Relu(),), inputs=[((2, 5, 12, 5), F32)])
@@ -75,7 +75,7 @@ def test_layouts_and_operands(mode, rng):
 
 def test_cubic_options(rng):
     op = Resize((7, 9), "cubic", "align_corners", cubic_coeff=-0.5, exclude_outside=True)
-    machine = host().restricted("avx2")
+    machine = restricted("avx2")
     task = task_of((op, 1), inputs=[((2, 5, 4, 20), F32)])
     check_tactics(FAMILY, task, rng, tolerance=1e-5, machine=machine)
 

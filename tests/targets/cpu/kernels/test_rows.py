@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.machines import restricted
 from helpers.tactics import check_tactics, random_array, row_padded, strided, task_of
 from planish.errors import PlanError
 from planish.graph import DType
@@ -34,7 +35,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(params=["host", "avx2"])
 def machine(request) -> Machine:
-    return host() if request.param == "host" else host().restricted("avx2")
+    return host() if request.param == "host" else restricted("avx2")
 
 
 def positive(task, rng):

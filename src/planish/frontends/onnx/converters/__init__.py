@@ -1,7 +1,12 @@
 """The converters, one family of operators a file. Importing this package registers all of them."""
 
 from planish.frontends.onnx.converters import (
+    casting,
+    contrib,
+    contrib_attention,
+    control,
     convolution,
+    data_dependent,
     elementwise,
     generators,
     image,
@@ -10,14 +15,23 @@ from planish.frontends.onnx.converters import (
     normalization,
     pooling,
     quantization,
+    recurrent,
     reduction,
+    sampling,
+    sequences,
     shape,
+    signal,
     slicing,
     structure,
 )
 
 __all__ = [
+    "casting",
+    "contrib",
+    "contrib_attention",
+    "control",
     "convolution",
+    "data_dependent",
     "elementwise",
     "generators",
     "image",
@@ -26,8 +40,12 @@ __all__ = [
     "normalization",
     "pooling",
     "quantization",
+    "recurrent",
     "reduction",
+    "sampling",
+    "sequences",
     "shape",
+    "signal",
     "slicing",
     "structure",
 ]

@@ -1,4 +1,4 @@
-"""Operators that work element by element: arithmetic, comparisons, activations, casts."""
+"""Operators that work element by element: arithmetic, comparisons, activations."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from functools import reduce
 
 import numpy as np
-import onnx
 
 from planish.frontends.onnx.context import Conversion
+from planish.frontends.onnx.converters.layout import reshaped
 from planish.frontends.onnx.registry import converter
-from planish.graph import DType, Value
+from planish.graph import Value
 from planish.ops import Cast, Clip, Elu, Gelu, HardSigmoid, LeakyRelu, Select, ew
 
 # fmt: off
@@ -33,9 +33,31 @@ _SAME = {  # ONNX's name: ours, for operators without attributes that mean the s
 }
 
 
-@converter(*_SAME)
+_ALIGNED = ("Add", "Sub", "Mul", "Div", "And", "Or", "Xor", "Equal", "Less", "Greater")
+"""Before opset 7 their second input lies along an axis of the first."""
+
+
+@converter(*(set(_SAME) - set(_ALIGNED)))
+@converter(*_ALIGNED, since=7)
 def _same(c: Conversion) -> Value:
     return c.add(getattr(ew, _SAME[c.node.op_type])(), *c.present())
+
+
+@converter(*_ALIGNED)
+def _same_along_axis(c: Conversion) -> Value:
+    return c.add(getattr(ew, _SAME[c.node.op_type])(), c.input(0), _aligned(c))
+
+
+def _aligned(c: Conversion) -> Value:
+    """The second input with its first dimension at `axis` of the first one."""
+    a, b = c.input(0), c.input(1)
+    if not c.attr("broadcast", 0) or not c.has("axis"):
+        return b
+    axis = c.axis(a.type.rank)
+    behind = a.type.rank - axis - b.type.rank
+    if behind < 0:
+        raise c.shape_error(f"{c.node.op_type} of {a.type} and {b.type} along axis {axis}")
+    return reshaped(c, b, (*b.shape, *(1,) * behind))
 
 
 @converter("Sum")
@@ -67,6 +89,11 @@ def _mod(c: Conversion) -> Value:
 
 
 @converter("Pow")
+def _pow_along_axis(c: Conversion) -> Value:
+    return c.add(ew.Pow(), c.input(0), _aligned(c))
+
+
+@converter("Pow", since=7)
 def _pow(c: Conversion) -> Value:
     base, exponent = c.input(0), c.input(1)
     if base.dtype.is_integer and exponent.dtype.is_float:
@@ -90,26 +117,6 @@ def _bit_shift(c: Conversion) -> Value:
 @converter("Where")
 def _where(c: Conversion) -> Value:
     return c.add(Select(), *c.present())
-
-
-@converter("Cast")
-def _cast(c: Conversion) -> Value:
-    return _cast_to(c, int(c.attr("to", 0)))
-
-
-@converter("CastLike")
-def _cast_like(c: Conversion) -> Value:
-    x, like = c.input(0), c.input(1)
-    return x if x.dtype is like.dtype else c.add(Cast(like.dtype), x)
-
-
-def _cast_to(c: Conversion, code: int) -> Value:
-    try:
-        dtype = DType.of(onnx.helper.tensor_dtype_to_np_dtype(code))
-    except (KeyError, TypeError, ValueError) as error:
-        raise c.unsupported(f"element type {code} of ONNX is not supported") from error
-    x = c.input(0)
-    return x if x.dtype is dtype else c.add(Cast(dtype), x)
 
 
 @converter("Clip")
@@ -143,6 +150,14 @@ def _leaky_relu(c: Conversion) -> Value:
 
 
 @converter("PRelu")
+def _prelu_of_channels(c: Conversion) -> Value:
+    x, slope = c.input(0), c.input(1)
+    if slope.type.rank == 1 and slope.shape != (1,):
+        slope = reshaped(c, slope, (*slope.shape, *(1,) * (x.type.rank - 2)))
+    return c.add(ew.Prelu(), x, slope)
+
+
+@converter("PRelu", since=7)
 def _prelu(c: Conversion) -> Value:
     x, slope = c.input(0), c.input(1)
     if x.dtype.is_float:

@@ -9,6 +9,7 @@ import onnx
 
 from planish.frontends.onnx.context import KNOWN_LIMIT, Conversion
 from planish.frontends.onnx.converters.layout import iota, reshaped
+from planish.frontends.onnx.converters.sizes import size, sizes
 from planish.frontends.onnx.registry import converter
 from planish.graph import DimLike, DType, Value
 from planish.graph.dims import bounds, ceildiv, dim_max, symbols
@@ -18,10 +19,10 @@ from planish.ops import BroadcastTo, Cast, Reshape, Select, ew
 @converter("ConstantOfShape")
 def _constant_of_shape(c: Conversion) -> Value:
     value = np.asarray(c.attr("value", np.zeros(1, np.float32))).reshape(())
-    shape = c.dims(0, "the shape")
-    sizes = [d for d in shape if isinstance(d, int)]
-    if len(sizes) == len(shape) and math.prod(sizes) <= KNOWN_LIMIT:
-        return c.graph.constant(np.full(sizes, value), c.name)
+    shape = sizes(c, 0, "the shape")
+    known = [d for d in shape if isinstance(d, int)]
+    if len(known) == len(shape) and math.prod(known) <= KNOWN_LIMIT:
+        return c.graph.constant(np.full(known, value), c.name)
     return c.add(BroadcastTo(shape), c.constant(value))
 
 
@@ -32,6 +33,10 @@ def _range(c: Conversion) -> Value:
     numbers = [k.reshape(-1)[0].item() for k in known if k is not None and k.size]
     if len(numbers) == len(known):
         return _known_range(c, *numbers)
+    if any(
+        k is None and v.content is None for k, v in zip(known, (start, limit, delta), strict=True)
+    ):
+        return _measured_range(c, start, limit, delta)
     first, end, step = (_scalar(c, i) for i in range(3))
     if not isinstance(step, int) or step == 0:
         raise c.unsupported("its step depends on the shapes of the inputs")
@@ -42,6 +47,21 @@ def _range(c: Conversion) -> Value:
     if step != 1:
         places = c.aux(ew.Mul(), places, c.scalar_like(step, places))
     return c.add(ew.Add(), places, reshaped(c, start, ()))
+
+
+def _measured_range(c: Conversion, *bounds: Value) -> Value:
+    """A range whose length depends on the data."""
+    start, limit, delta = (reshaped(c, v, ()) for v in bounds)
+    span = c.aux(ew.Sub(), limit, start)
+    if start.dtype.is_float:
+        count = c.cast(c.aux(ew.Ceil(), c.aux(ew.Div(), span, delta)), DType.INT64)
+    else:
+        # the ceiling of a / b is -floor(-a / b)
+        count = c.aux(ew.Neg(), c.aux(ew.FloorDiv(), c.aux(ew.Neg(), span), delta))
+        count = c.cast(count, DType.INT64)
+    count = c.aux(ew.Maximum(), count, c.constant(0, DType.INT64))
+    places = c.cast(iota(c, size(c, count)), start.dtype)
+    return c.add(ew.Add(), c.aux(ew.Mul(), places, delta), start)
 
 
 def _known_range(c: Conversion, start: float, limit: float, delta: float) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from planish.frontends.onnx.context import Conversion
 from planish.frontends.onnx.converters.layout import channels_first, channels_last, reshaped
 from planish.frontends.onnx.registry import converter
-from planish.graph import DimLike, Value
+from planish.graph import DimLike, DType, Value
 from planish.graph.dims import floordiv
 from planish.ops import Resize, normalize_axis
 
@@ -31,6 +31,10 @@ class _Sampling:
     rounding: str = "round_prefer_floor"
     cubic_coeff: float = -0.75
     exclude_outside: bool = False
+    antialias: bool = False
+    region: tuple[tuple[float, float], ...] | None = None
+    """Of every axis, for tf_crop_and_resize."""
+    extrapolation: float = 0.0
 
 
 @converter("Upsample")
@@ -68,10 +72,6 @@ def _resize(c: Conversion) -> Value:
     coordinates = c.attr("coordinate_transformation_mode", "half_pixel")
     if coordinates == "half_pixel_symmetric" and exact:
         coordinates = "half_pixel"  # they differ only where the size was rounded
-    if coordinates in ("tf_crop_and_resize", "half_pixel_symmetric"):
-        raise c.unsupported(f"coordinate_transformation_mode {coordinates!r}")
-    if c.attr("antialias", 0) and mode != "nearest" and _shrinks(x.shape, size, scales):
-        raise c.unsupported("it shrinks with antialias")
     sampling = _Sampling(
         size,
         scales,
@@ -80,8 +80,24 @@ def _resize(c: Conversion) -> Value:
         c.attr("nearest_mode", "round_prefer_floor"),
         c.attr("cubic_coeff_a", -0.75),
         bool(c.attr("exclude_outside", 0)),
+        bool(c.attr("antialias", 0)) and mode != "nearest" and _shrinks(x.shape, size, scales),
     )
+    if coordinates == "tf_crop_and_resize":
+        region = _region(c, axes, x.type.rank)
+        extrapolation = c.attr("extrapolation_value", 0.0)
+        sampling = replace(sampling, region=region, extrapolation=extrapolation)
     return _resized(c, x, sampling)
+
+
+def _region(c: Conversion, axes: Sequence[int], rank: int) -> tuple[tuple[float, float], ...]:
+    """Start and end of every axis; the input holds those of `axes`, all starts first."""
+    given = c.constant_input(1, "the region of interest").reshape(-1).tolist()
+    if len(given) != 2 * len(axes):
+        raise c.shape_error(f"Resize along {len(axes)} axes has a region of {len(given)} numbers")
+    region = [(0.0, 1.0)] * rank
+    for axis, start, end in zip(axes, given[: len(axes)], given[len(axes) :], strict=True):
+        region[axis] = (start, end)
+    return tuple(region)
 
 
 def _mode(c: Conversion, mode: str) -> str:
@@ -168,9 +184,11 @@ def _shrinks(
 def _resized(c: Conversion, x: Value, s: _Sampling) -> Value:
     """Brings the axes that change between the first and the last, where our op has them."""
     rank = x.type.rank
-    changed = [i for i in range(rank) if s.size[i] != x.shape[i] or s.scales[i] not in (None, 1.0)]
+    changed = [i for i in range(rank) if _changes(s, i, x.shape[i])]
     if not changed:
         return x
+    if s.mode != "nearest" and not x.dtype.is_float:  # what is computed in floats is truncated
+        return c.cast(_resized(c, c.cast(x, DType.FLOAT32), s), x.dtype)
     if rank > 2 and set(changed) <= set(range(2, rank)):
         y = c.add(_op(s, x.shape, range(2, rank)), channels_last(c, x))
         return channels_first(c, y)
@@ -180,6 +198,11 @@ def _resized(c: Conversion, x: Value, s: _Sampling) -> Value:
     return reshaped(c, c.add(_op(s, x.shape, range(rank)), wide), s.size)
 
 
+def _changes(s: _Sampling, axis: int, dim: DimLike) -> bool:
+    crops = s.region is not None and s.region[axis] != (0.0, 1.0)
+    return crops or s.size[axis] != dim or s.scales[axis] not in (None, 1.0)
+
+
 def _op(s: _Sampling, shape: Sequence[DimLike], axes: Sequence[int]) -> Resize:
     size = tuple(s.size[a] for a in axes)
     picked = [s.scales[a] for a in axes]
@@ -187,4 +210,15 @@ def _op(s: _Sampling, shape: Sequence[DimLike], axes: Sequence[int]) -> Resize:
     if not all(_is_ratio(shape[a], s.size[a], s.scales[a]) for a in axes):
         # a scale is either stated for all axes or for those of a kept aspect ratio; others stay
         scales = tuple(1.0 if scale is None else scale for scale in picked)
-    return Resize(size, s.mode, s.coordinates, s.rounding, s.cubic_coeff, s.exclude_outside, scales)
+    return Resize(
+        size,
+        s.mode,
+        s.coordinates,
+        s.rounding,
+        s.cubic_coeff,
+        s.exclude_outside,
+        scales,
+        s.antialias,
+        None if s.region is None else tuple(s.region[a] for a in axes),
+        s.extrapolation,
+    )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from planish.frontends.onnx.context import Conversion
-from planish.frontends.onnx.converters.layout import reshaped, transposed
+from planish.frontends.onnx.converters.layout import broadcast, iota, reshaped, transposed
 from planish.frontends.onnx.registry import converter
 from planish.graph import DType, Value
 from planish.ops import (
@@ -23,9 +21,6 @@ from planish.ops import (
     ew,
     normalize_axis,
 )
-
-LARGEST_SCATTER = 1 << 22
-"""Elements for which ScatterElements may get a constant with the place of each."""
 
 
 @converter("Gather")
@@ -74,14 +69,13 @@ def _scatter_elements(c: Conversion) -> Value:
         raise c.shape_error(
             f"{c.node.op_type} into {data.type} at {indices.type} of {updates.type}: shapes differ"
         )
-    if not indices.type.is_static:
-        raise c.unsupported("the shape of its indices is symbolic")
-    shape: tuple[int, ...] = tuple(int(d) for d in indices.shape)  # type: ignore[arg-type]
-    if math.prod(shape) > LARGEST_SCATTER:
-        raise c.unsupported(f"it scatters more than {LARGEST_SCATTER} elements")
-    own = np.indices(shape, dtype=np.int64)[..., None]
-    picked = reshaped(c, c.cast(indices, DType.INT64), (*shape, 1))
-    columns = [picked if i == axis else c.constant(own[i]) for i in range(rank)]
+    columns = []
+    for place, dim in enumerate(indices.shape):
+        column = c.cast(indices, DType.INT64)
+        if place != axis:  # elements stay at their own index there
+            own = reshaped(c, iota(c, dim), (dim, *(1,) * (rank - place - 1)))
+            column = broadcast(c, own, indices.shape)
+        columns.append(reshaped(c, column, (*indices.shape, 1)))
     places = c.aux(Concat(rank), *columns) if rank > 1 else columns[0]
     return c.add(ScatterNd(c.attr("reduction", "none")), data, places, updates)
 
@@ -106,10 +100,7 @@ def _reverse_sequence(c: Conversion) -> Value:
     time, batch = c.attr("time_axis", 0), c.attr("batch_axis", 1)
     if {time, batch} != {0, 1}:
         raise c.unsupported(f"time_axis {time} and batch_axis {batch}")
-    steps = x.shape[time]
-    if not isinstance(steps, int):
-        raise c.unsupported("the length of the sequences is symbolic")
-    own = c.constant(np.arange(steps)[None, :], DType.INT64)
+    own = reshaped(c, iota(c, x.shape[time]), (1, x.shape[time]))
     ends = reshaped(c, lengths, (x.shape[batch], 1))
     mirrored = c.aux(ew.Sub(), c.aux(ew.Sub(), ends, c.constant(1, DType.INT64)), own)
     inside = c.aux(ew.Less(), own, ends)
@@ -119,3 +110,30 @@ def _reverse_sequence(c: Conversion) -> Value:
     swap = (1, 0, *range(2, x.type.rank))
     picked = c.aux(Gather(1, batch_dims=1), c.aux(Transpose(swap), x), places)
     return c.add(Transpose(swap), picked)
+
+
+@converter("TensorScatter")
+def _tensor_scatter(c: Conversion) -> Value:
+    """Writes rows of a cache, from an index on that each element of the batch has for itself."""
+    cache, update = c.input(0), c.input(1)
+    rank = cache.type.rank
+    axis = c.axis(rank, -2)
+    if axis == 0:
+        raise c.shape_error("TensorScatter along the batch dimension")
+    order = (0, axis, *(i for i in range(1, rank) if i != axis))
+    batch, count = update.shape[0], update.shape[axis]
+    rows = reshaped(c, iota(c, count), (1, count))
+    if (first := c.optional(2)) is not None:
+        start = reshaped(c, c.cast(first, DType.INT64), (batch, 1))
+        rows = c.aux(ew.Add(), start, rows)
+    if c.attr("mode", "linear") == "circular":
+        size = cache.shape[axis]
+        length = c.constant(size, DType.INT64) if isinstance(size, int) else c.aux(Dims(size))
+        rows = c.aux(ew.FloorMod(), rows, length)
+    element = reshaped(c, iota(c, batch), (batch, 1))
+    columns = [
+        reshaped(c, broadcast(c, v, (batch, count)), (batch, count, 1)) for v in (element, rows)
+    ]
+    places = c.aux(Concat(2), *columns)
+    written = c.add(ScatterNd(), transposed(c, cache, order), places, transposed(c, update, order))
+    return transposed(c, written, [order.index(i) for i in range(rank)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from planish.ops import (
     Lrn,
     Op,
     ReduceMax,
+    ReduceMean,
     ReduceSum,
     Reshape,
     Select,
@@ -27,18 +28,49 @@ from planish.ops import (
 )
 
 
-@converter("BatchNormalization")
+@converter("BatchNormalization", since=7)
 def _batch_norm(c: Conversion) -> Value:
+    return _batch_norm_of_channels(c)
+
+
+def _batch_norm_of_channels(c: Conversion) -> Value:
     if not c.attr("spatial", 1):
         raise c.unsupported("it has its own statistics for each position (spatial=0)")
     return _batch_norm_inference(c)
 
 
-@converter("BatchNormalization", since=14)
-def _batch_norm_14(c: Conversion) -> Value:
-    if c.attr("training_mode", 0):
+@converter("BatchNormalization")
+def _batch_norm_6(c: Conversion) -> Value:
+    if not c.attr("is_test", 0):
         raise c.unsupported("it is in training mode", cure="export the model in evaluation mode")
-    return _batch_norm_inference(c)
+    return _batch_norm_of_channels(c)
+
+
+@converter("BatchNormalization", since=14)
+def _batch_norm_14(c: Conversion) -> Sequence[Value]:
+    if c.attr("training_mode", 0):
+        return _batch_norm_training(c)
+    return [_batch_norm_inference(c)]
+
+
+def _batch_norm_training(c: Conversion) -> Sequence[Value]:
+    """Normalizes by the statistics of its input, and updates the running ones by them."""
+    x, momentum = c.input(0), c.attr("momentum", 0.9)
+    last = channels_last(c, x)
+    axes = tuple(range(last.type.rank - 1))
+    mean = c.aux(ReduceMean(axes), last)
+    spread = c.aux(ew.Square(), c.aux(ew.Sub(), last, mean))
+    variance = c.aux(ReduceMean(axes), spread)
+    scale, offset = (_parameter(c, x, c.input(i)) for i in (1, 2))
+    y = c.add(BatchNorm(c.attr("epsilon", 1e-5)), last, scale, offset, mean, variance)
+    running = []
+    for index, current in ((3, mean), (4, variance)):
+        old = c.input(index)
+        kept = c.aux(ew.Mul(), old, c.scalar_like(momentum, old))
+        added = c.cast(current, old.dtype)
+        added = c.aux(ew.Mul(), added, c.scalar_like(1 - momentum, old))
+        running.append(c.aux(ew.Add(), kept, added))
+    return [channels_first(c, y), *running]
 
 
 def _batch_norm_inference(c: Conversion) -> Value:
@@ -62,12 +94,27 @@ def _instance_norm(c: Conversion) -> Value:
 
 
 @converter("LayerNormalization")
-def _layer_norm(c: Conversion) -> Value:
+def _layer_norm(c: Conversion) -> Sequence[Value]:
     x, scale = c.input(0), _parameter(c, c.input(0), c.input(1))
     offset = c.optional(2)
     offset = c.constant(0, x.dtype) if offset is None else _parameter(c, x, offset)
-    op = LayerNorm(c.axis(x.type.rank, -1), c.attr("epsilon", 1e-5))
-    return c.add(op, x, scale, offset)
+    axis, epsilon = c.axis(x.type.rank, -1), c.attr("epsilon", 1e-5)
+    y = c.add(LayerNorm(axis, epsilon), x, scale, offset)
+    if not c.wants(1) and not c.wants(2):
+        return [y]
+    return [y, *_statistics(c, x, tuple(range(axis, x.type.rank)), epsilon)]
+
+
+def _statistics(
+    c: Conversion, x: Value, axes: tuple[int, ...], epsilon: float
+) -> tuple[Value, Value]:
+    """Mean and inverse of the standard deviation over axes, which stay as 1."""
+    wide = c.cast(x, DType.FLOAT32 if c.attr("stash_type", 1) == 1 else x.dtype)
+    mean = c.aux(ReduceMean(axes, True), wide)
+    spread = c.aux(ew.Square(), c.aux(ew.Sub(), wide, mean))
+    variance = c.aux(ReduceMean(axes, True), spread)
+    shifted = c.aux(ew.Add(), variance, c.scalar_like(epsilon, variance))
+    return mean, c.aux(ew.Rsqrt(), shifted)
 
 
 @converter("GroupNormalization")

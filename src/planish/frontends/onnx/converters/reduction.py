@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from planish.frontends.onnx.context import Conversion
+from planish.frontends.onnx.converters.layout import reshaped
+from planish.frontends.onnx.converters.sizes import sizes
 from planish.frontends.onnx.registry import converter
 from planish.graph import DType, Value
+from planish.graph.dims import product
 from planish.ops import (
     ArgMax,
     ArgMin,
     CumSum,
     OneHot,
     Op,
+    Pad,
     ReduceAll,
     ReduceAny,
     ReduceMax,
@@ -20,10 +24,14 @@ from planish.ops import (
     ReduceMin,
     ReduceProd,
     ReduceSum,
+    Slice,
     TopK,
     ew,
     normalize_axis,
 )
+
+LONGEST_PRODUCT = 1 << 14
+"""Elements along an axis for which CumProd is written out, in as many rounds as this has bits."""
 
 _Lowering = Callable[[Conversion, Value, tuple[int, ...], bool], Value]
 
@@ -55,11 +63,15 @@ def _l2(c: Conversion, x: Value, axes: tuple[int, ...], keep: bool) -> Value:
 
 
 def _log_sum(c: Conversion, x: Value, axes: tuple[int, ...], keep: bool) -> Value:
+    if x.dtype.is_integer:
+        return c.cast(_log_sum(c, c.cast(x, DType.FLOAT64), axes, keep), x.dtype)
     return c.aux(ew.Log(), c.add(ReduceSum(axes, keep), x))
 
 
 def _log_sum_exp(c: Conversion, x: Value, axes: tuple[int, ...], keep: bool) -> Value:
     """Shifted by the largest element, so that no exponential overflows; infinities stay put."""
+    if x.dtype.is_integer:
+        return c.cast(_log_sum_exp(c, c.cast(x, DType.FLOAT64), axes, keep), x.dtype)
     top = c.aux(ReduceMax(axes, True), x)
     finite = c.aux(ew.IsFinite(), top)
     shift = c.aux(ew.Mul(), c.cast(finite, x.dtype), c.aux(_finite(), top))
@@ -124,11 +136,14 @@ def _arg_extreme(c: Conversion) -> Value:
 
 @converter("Hardmax")
 def _hardmax_of_rows(c: Conversion) -> Value:
+    """Before opset 13 all axes from `axis` on are one."""
     x = c.input(0)
-    axis = c.axis(x.type.rank, 1)
-    if any(d != 1 for d in x.shape[axis + 1 :]):
-        raise c.unsupported("before opset 13 it works on several axes at once")
-    return _hardmax_along(c, x, axis)
+    rank = x.type.rank
+    axis = c.axis(rank, 1) if rank > 1 else 0
+    if all(d == 1 for d in x.shape[axis + 1 :]):
+        return _hardmax_along(c, x, axis)
+    rows = reshaped(c, x, (product(x.shape[:axis]), product(x.shape[axis:])))
+    return reshaped(c, _hardmax_along(c, rows, 1), x.shape)
 
 
 @converter("Hardmax", since=13)
@@ -148,6 +163,34 @@ def _cumulative_sum(c: Conversion) -> Value:
     return c.add(CumSum(axis, *flags), c.input(0))
 
 
+@converter("CumProd")
+def _cumulative_product(c: Conversion) -> Value:
+    """Each round doubles the number of elements that every product covers."""
+    x = c.input(0)
+    axis = normalize_axis(c.integers(1, "the axis")[0], x.type.rank)
+    count = x.shape[axis]
+    if not isinstance(count, int) or count > LONGEST_PRODUCT:
+        raise c.unsupported(f"it multiplies {count} elements, and {LONGEST_PRODUCT} are the limit")
+    backwards = bool(c.attr("reverse", 0))
+    if c.attr("exclusive", 0):
+        x = _shifted(c, x, axis, min(1, count), backwards)
+    distance = 1
+    while distance < count:
+        x = c.aux(ew.Mul(), x, _shifted(c, x, axis, distance, backwards))
+        distance *= 2
+    return x
+
+
+def _shifted(c: Conversion, x: Value, axis: int, distance: int, backwards: bool) -> Value:
+    """The elements `distance` places further along the axis, ones before them."""
+    rank, kept = x.type.rank, x.shape[axis] - distance
+    begin = tuple(distance if i == axis and backwards else 0 for i in range(rank))
+    size = tuple(kept if i == axis else d for i, d in enumerate(x.shape))
+    rest = c.aux(Slice(begin, size, (1,) * rank), x)
+    pair = (0, distance) if backwards else (distance, 0)
+    return c.aux(Pad(tuple(pair if i == axis else (0, 0) for i in range(rank)), value=1.0), rest)
+
+
 @converter("TopK")
 def _top_k_by_attribute(c: Conversion) -> Sequence[Value]:
     return c.add_node(TopK(c.attr("k"), c.attr("axis", -1)), c.input(0)).outputs
@@ -155,7 +198,8 @@ def _top_k_by_attribute(c: Conversion) -> Sequence[Value]:
 
 @converter("TopK", since=10)
 def _top_k(c: Conversion) -> Sequence[Value]:
-    (k,) = c.dims(1, "the number of elements")
+    x = c.input(0)
+    (k,) = sizes(c, 1, "the number of elements", x.shape[c.axis(x.type.rank, -1)])
     largest, in_order = bool(c.attr("largest", 1)), bool(c.attr("sorted", 1))
     op = TopK(k, c.attr("axis", -1), largest, in_order, DType.INT64)
     return c.add_node(op, c.input(0)).outputs

@@ -7,15 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from planish.frontends.onnx.context import Conversion
-from planish.frontends.onnx.converters.layout import reshaped
+from planish.frontends.onnx.converters.layout import broadcast, reshaped
+from planish.frontends.onnx.converters.sizes import items, reshape_target, size, sizes
 from planish.frontends.onnx.registry import converter
-from planish.graph import DimLike, Value
+from planish.graph import DimLike, DType, Value
 from planish.graph.dims import product
 from planish.ops import (
     BroadcastTo,
     Dims,
+    Gather,
     Pad,
     Reshape,
+    Select,
     Slice,
     Tile,
     Transpose,
@@ -34,9 +37,12 @@ def _reshape_to(c: Conversion, x: Value, shape: Sequence[DimLike]) -> Value:
 @converter("Reshape")
 def _reshape(c: Conversion) -> Value:
     x = c.input(0)
-    target = c.dims(1, "the shape")
+    target = items(c, 1, "the shape")
+    known = [item for item in target if not isinstance(item, Value)]
+    if len(known) < len(target):
+        return _reshape_to(c, x, reshape_target(c, x, target))
     zero_copies = not c.attr("allowzero", 0)
-    return _reshape_to(c, x, resolve_reshape(x.shape, target, zero_copies=zero_copies))
+    return _reshape_to(c, x, resolve_reshape(x.shape, known, zero_copies=zero_copies))
 
 
 @converter("Flatten")
@@ -78,13 +84,21 @@ def _transpose(c: Conversion) -> Value:
 @converter("Expand")
 def _expand(c: Conversion) -> Value:
     x = c.input(0)
-    shape = broadcast_shapes(x.shape, c.dims(1, "the shape"))
+    wanted = items(c, 1, "the shape")
+    if any(isinstance(item, Value) for item in wanted):
+        own = [1] * (len(wanted) - x.type.rank) + list(x.shape)
+        # a size that depends on the data is 1, or the tensor's own, where that is not 1
+        wanted = [
+            own[i - len(wanted)] if isinstance(w, Value) and own[i - len(wanted)] != 1 else w
+            for i, w in enumerate(wanted)
+        ]
+    shape = broadcast_shapes(x.shape, [size(c, item) for item in wanted])
     return x if shape == x.shape else c.add(BroadcastTo(shape), x)
 
 
 @converter("Tile")
 def _tile(c: Conversion) -> Value:
-    return c.add(Tile(c.dims(1, "the number of repeats")), c.input(0))
+    return c.add(Tile(sizes(c, 1, "the number of repeats")), c.input(0))
 
 
 @converter("Shape")
@@ -112,18 +126,16 @@ def _pad_by_attributes(c: Conversion) -> Value:
 
 @converter("Pad", since=11)
 def _pad(c: Conversion) -> Value:
-    value = 0.0
-    if (filler := c.optional(2)) is not None:
+    value: float | Value = 0.0
+    if (filler := c.optional(2)) is not None and filler.type.elements != 0:
         known = c.known(filler)
-        if known is None:
-            raise c.unsupported("the value to pad with depends on the data")
-        value = known.reshape(-1)[0].item() if known.size else 0.0
+        value = filler if known is None else known.reshape(-1)[0].item()
     axes = c.integers(3, "the list of axes") if c.optional(3) else None
     return _padded(c, c.dims(1, "the padding"), value, axes)
 
 
 def _padded(
-    c: Conversion, pads: Sequence[DimLike], value: float, axes: Sequence[int] | None
+    c: Conversion, pads: Sequence[DimLike], value: float | Value, axes: Sequence[int] | None
 ) -> Value:
     x, mode = c.input(0), c.attr("mode", "constant")
     rank = x.type.rank
@@ -132,7 +144,7 @@ def _padded(
         raise c.shape_error(
             f"Pad of {len(places)} axes needs {2 * len(places)} amounts, not {pads}"
         )
-    if mode not in ("constant", "reflect", "edge"):
+    if mode not in ("constant", "reflect", "edge", "wrap"):
         raise c.unsupported(f"mode {mode!r}")
     padding: list[tuple[DimLike, DimLike]] = [(0, 0)] * rank
     for i, axis in enumerate(places):
@@ -140,7 +152,29 @@ def _padded(
     x, grown = _cut(c, x, padding)
     if all(pair == (0, 0) for pair in grown):
         return x
+    if mode == "wrap":
+        return _wrapped(c, x, grown)
+    if isinstance(value, Value):
+        inside = c.aux(Pad(grown), broadcast(c, c.constant(True), x.shape))
+        filler = reshaped(c, value, ())
+        return c.add(Select(), inside, c.aux(Pad(grown), x), filler)
     return c.add(Pad(grown, mode, value), x)
+
+
+def _wrapped(c: Conversion, x: Value, padding: Sequence[tuple[DimLike, DimLike]]) -> Value:
+    """Continued on either side from the other end, which must be long enough."""
+    for axis, (before, after) in enumerate(padding):
+        dim = x.shape[axis]
+        if (before, after) == (0, 0):
+            continue
+        if not all(isinstance(d, int) for d in (dim, before, after)):
+            raise c.unsupported(f"it wraps a dimension of {dim}, which is not fixed")
+        assert isinstance(dim, int) and isinstance(before, int) and isinstance(after, int)
+        if dim == 0:
+            raise c.shape_error("Pad cannot wrap an empty dimension")
+        places = np.arange(-before, dim + after) % dim
+        x = c.aux(Gather(axis), x, c.constant(places, DType.INT64))
+    return x
 
 
 def _cut(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from planish.frontends.onnx.context import Conversion
+from planish.frontends.onnx.converters import sizes
+from planish.frontends.onnx.converters.sizes import Item, items
 from planish.frontends.onnx.registry import converter
 from planish.graph import Dim, DimLike, Value
 from planish.graph.dims import ceildiv, floordiv
@@ -29,13 +31,13 @@ def _slice_by_attributes(c: Conversion) -> Value:
 def _slice(c: Conversion) -> Value:
     axes = c.integers(3, "the list of axes") if c.optional(3) else None
     steps = c.integers(4, "the step") if c.optional(4) else None
-    return _sliced(c, c.dims(1, "the start"), c.dims(2, "the end"), axes, steps)
+    return _sliced(c, items(c, 1, "the start"), items(c, 2, "the end"), axes, steps)
 
 
 def _sliced(
     c: Conversion,
-    starts: Sequence[DimLike],
-    ends: Sequence[DimLike],
+    starts: Sequence[Item],
+    ends: Sequence[Item],
     axes: Sequence[int] | None,
     steps: Sequence[int] | None,
 ) -> Value:
@@ -51,7 +53,11 @@ def _sliced(
     size, strides = list(x.shape), [1] * x.type.rank
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place = normalize_axis(axis, x.type.rank)
-        begin[place], size[place] = _bounds(c, x.shape[place], start, end, step)
+        if isinstance(start, Value) or isinstance(end, Value):
+            found = sizes.slice_bounds(c, x.shape[place], start, end, step)
+        else:
+            found = _bounds(c, x.shape[place], start, end, step)
+        begin[place], size[place] = found
         strides[place] = step
     if tuple(size) == x.shape and not any(begin) and set(strides) <= {1}:
         return x

@@ -1,4 +1,4 @@
-"""Operators that only wire: constants, identities, dropout, conditionals."""
+"""Operators that only wire: constants, identities, dropout. Random numbers are refused."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import numpy as np
 
 from planish.frontends.onnx.context import Conversion, NoFallbackError
 from planish.frontends.onnx.converters.layout import broadcast
+from planish.frontends.onnx.items import Item
 from planish.frontends.onnx.registry import converter
 from planish.graph import DType, Value
-from planish.ops import Concat, Reshape
-
-UNROLL_LIMIT = 256
-"""Rounds of a loop; a longer one would make a graph too large to be of use."""
 
 
 @converter("Identity")
-def _identity(c: Conversion) -> Value:
-    return c.input(0)
+def _identity(c: Conversion) -> Item:
+    item = c.inputs[0] if c.inputs else None
+    return c.input(0) if item is None else item
 
 
 @converter("Constant")
@@ -37,7 +35,8 @@ def _constant(c: Conversion) -> Value:
                 DType.of(data.dtype)
             except TypeError as error:
                 raise c.unsupported(str(error)) from error
-            return c.graph.constant(data, c.name)
+            value = c.graph.constant(data, c.name)
+            return c.narrow.mark(value, c.tensor_type(name))
     raise c.unsupported("a constant of strings, or without a value")
 
 
@@ -45,8 +44,10 @@ def _constant(c: Conversion) -> Value:
 def _dropout(c: Conversion) -> Sequence[Value]:
     x, training = c.input(0), c.optional(2)
     if training is not None:
-        known = c.known(training)
-        if known is None or known.any():
+        known, ratio = c.known(training), c.optional(1)
+        share = None if ratio is None else c.known(ratio)
+        drops_nothing = share is not None and not share.any()
+        if not drops_nothing and (known is None or known.any()):
             raise NoFallbackError(
                 "Dropout in training mode gives another result on every run",
                 where=c.origin,
@@ -73,39 +74,3 @@ def _random(c: Conversion) -> Value:
         why="it gives another result on every run, and an engine must give the same",
         cure="make the random numbers outside the model and pass them as an input",
     )
-
-
-@converter("If")
-def _if(c: Conversion) -> Sequence[Value]:
-    branch = "then" if c.constant_input(0, "its condition").any() else "else"
-    return c.inline(c.attr(f"{branch}_branch"), branch, ())
-
-
-@converter("Loop")
-def _loop(c: Conversion) -> Sequence[Value]:
-    """Unrolls a loop whose number of rounds is known while it is converted."""
-    body, states = c.attr("body"), [c.input(i) for i in range(2, len(c.inputs))]
-    most = int(c.constant_input(0, "its number of rounds")) if c.optional(0) else None
-    going = bool(c.constant_input(1, "its condition").any()) if c.optional(1) else True
-    condition = c.constant(going)
-    collected: list[list[Value]] = [[] for _ in body.output[1 + len(states) :]]
-    turn = 0
-    while going and (most is None or turn < most):
-        if turn == UNROLL_LIMIT:
-            raise c.unsupported(f"it takes more than {UNROLL_LIMIT} rounds")
-        number = c.constant(turn, DType.INT64)
-        condition, *results = c.inline(body, str(turn), (number, condition, *states))
-        states, scanned = results[: len(states)], results[len(states) :]
-        for values, value in zip(collected, scanned, strict=True):
-            values.append(c.aux(Reshape((1, *value.shape)), value))
-        known = c.known(condition)
-        if known is None:
-            raise c.unsupported("whether it goes on depends on the data")
-        going, turn = bool(known.any()), turn + 1
-    if collected and not turn:
-        raise c.unsupported("it never runs, so the shapes of its outputs are not known")
-    return [*states, *(_stacked(c, values) for values in collected)]
-
-
-def _stacked(c: Conversion, values: list[Value]) -> Value:
-    return values[0] if len(values) == 1 else c.aux(Concat(0), *values)

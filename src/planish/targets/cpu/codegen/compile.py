@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
-from planish.errors import TuningError
+from planish import native
+from planish.errors import DeviceError, TuningError
 from planish.targets.cpu.machine import Machine
+
+
+@cache
+def binding() -> Any:
+    """LLVM. A fork waits for the call that another thread is in, or LLVM's lock would be held in
+    the child for good.
+    """
+    import llvmlite.binding as llvm
+    from llvmlite.binding import ffi
+
+    native.hold_over_forks(ffi.lib._lock)
+    return llvm
 
 
 def compile_assembly(assembly: str, machine: Machine) -> bytes:
@@ -19,7 +33,7 @@ def compile_assembly(assembly: str, machine: Machine) -> bytes:
     TuningError
         The assembly is invalid: a bug of a kernel generator.
     """
-    import llvmlite.binding as llvm
+    llvm = binding()
 
     target = _target_machine(machine)
     try:
@@ -42,7 +56,7 @@ def compile_assembly(assembly: str, machine: Machine) -> bytes:
 
 def emit_text(assembly: str, machine: Machine) -> str:
     """The machine's assembly text of a module, for people."""
-    import llvmlite.binding as llvm
+    llvm = binding()
 
     target = _target_machine(machine)
     module = llvm.parse_assembly(assembly)
@@ -52,11 +66,23 @@ def emit_text(assembly: str, machine: Machine) -> str:
 
 
 class Library:
-    """Machine code in memory. The addresses are valid as long as this object lives."""
+    """Machine code in memory. The addresses are valid as long as this object lives.
+
+    Raises
+    ------
+    DeviceError
+        The code is for another architecture.
+    """
 
     def __init__(self, objects: Mapping[str, bytes], machine: Machine) -> None:
-        import llvmlite.binding as llvm
+        llvm = binding()
 
+        if not is_native(machine):
+            raise DeviceError(
+                f"Code for {machine.architecture} cannot run here",
+                why=f"this process runs on {llvm.get_process_triple()}",
+                cure="run it on such a machine",
+            )
         # the engine owns its target machine, so it cannot be the cached one
         self._engine: Any = llvm.create_mcjit_compiler(
             llvm.parse_assembly(f'target triple = "{machine.triple}"'), _new_target(machine)
@@ -69,6 +95,13 @@ class Library:
         }
 
 
+def is_native(machine: Machine) -> bool:
+    """Whether this process can run code for the machine, as far as its architecture goes."""
+    llvm = binding()
+
+    return llvm.get_process_triple().split("-")[0] == machine.architecture
+
+
 _targets: dict[str, Any] = {}
 
 
@@ -79,10 +112,14 @@ def _target_machine(machine: Machine) -> Any:
 
 
 def _new_target(machine: Machine) -> Any:
-    import llvmlite.binding as llvm
+    llvm = binding()
 
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
+    if is_native(machine):
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+    else:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
     # LLVM would split 512-bit vectors on CPUs whose scheduling model prefers 256 bits
     extra = ["-prefer-256-bit"] if machine.isa == "avx512" else []
     return llvm.Target.from_triple(machine.triple).create_target_machine(

@@ -26,7 +26,7 @@ from planish.ops.elementwise import (
     HardSigmoid,
     LeakyRelu,
 )
-from planish.targets.cpu.codegen import integers, trigonometry
+from planish.targets.cpu.codegen import integers, quantization, trigonometry
 from planish.targets.cpu.codegen import math as functions
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.casts import cast, round_half
@@ -36,7 +36,7 @@ _HALVES = (DType.FLOAT16, DType.BFLOAT16)
 _JUMPS = {
     *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"),
     *("floor", "ceil", "trunc", "round", "floor_div", "floor_mod", "trunc_mod"),
-    *("is_inf", "is_finite", "cast"),
+    *("is_inf", "is_finite", "cast", "snap_to_levels"),
 }
 _KEEPS_ROUNDED = {
     *("neg", "abs", "sign", "relu", "maximum", "minimum", "select"),
@@ -78,6 +78,9 @@ def emit(
         source = expression.dtype(step.args[-1])
         if name == "cast":
             slots.append(cast(k, arguments[0], source, step.dtype, lanes))
+        elif name in quantization.RULES:
+            dtypes = [expression.dtype(i) for i in step.args]
+            slots.append(quantization.RULES[name](k, step.op, dtypes, lanes, *arguments))
         else:
             slots.append(_Emitter(k, step.op, source, lanes).run(arguments))
         rounded.append(name in _KEEPS_ROUNDED and all(rounded[i] for i in step.args))
@@ -339,6 +342,7 @@ _FLOAT: dict[str, _Rule] = {
     "sub": _method(Floats.sub),
     "mul": _method(Floats.mul),
     "div": _method(Floats.div),
+    "exact_div": _method(Floats.div),
     "floor_div": _floor_div,
     "floor_mod": _floor_mod,
     "trunc_mod": _method(functions.fmod),

@@ -50,6 +50,10 @@ class Box:
         """All tensors."""
         return [t for t in (*self.leaves, *self.others, *self.outputs) if t is not None]
 
+    def bound(self) -> tuple[Bound, Bound, Bound]:
+        """Leaves, others and outputs, bound."""
+        return bind(self.leaves), bind(self.others), bind(self.outputs)
+
     def rearranged(self, groups: Sequence[Sequence[int]]) -> Box:
         """A box with one axis per group: the group's axes together; all extents multiply."""
 

@@ -36,8 +36,8 @@ def choose_blocking(g: Geometry, pixels: int, vectors: int, machine: Machine) ->
     taps = g.window[0] * g.window[1]
     depth = g.depth * taps
     weight_bytes = 4 * blocks * vectors * lanes * depth
-    source_bytes = 4 * g.batch * g.height * g.width * g.depth
     outer = g.batch * g.groups
+    source_bytes = 4 * outer * g.height * g.width * g.depth
     work = g.operations // 2
     wanted = max(1, min(machine.cores * TASKS_PER_THREAD, work // SMALLEST_TASK))
 
@@ -48,7 +48,7 @@ def choose_blocking(g: Geometry, pixels: int, vectors: int, machine: Machine) ->
         rows, columns = _pixel_block(g, pixels, pixel_tasks, machine)
         row_tasks, column_tasks = ceil(g.rows, rows), ceil(g.columns, columns)
         cut = Blocking(rows, row_tasks, columns, column_tasks, per_task, ceil(blocks, per_task))
-        moved = weight_bytes * row_tasks * column_tasks * g.batch
+        moved = weight_bytes * row_tasks * column_tasks * outer
         moved += source_bytes * cut.channel_tasks
         tasks = max(row_tasks * column_tasks * cut.channel_tasks * outer, 1)
         idle = ceil(tasks, machine.cores) * machine.cores / tasks

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from planish.errors import PlanError
 from planish.fusion.task import Task
+from planish.graph.dims import evaluate
 from planish.graph.graph import Value
 from planish.ops.conv import Conv
 from planish.targets.base import Binding, Constant, Family, Launch, Tactic
@@ -24,6 +24,7 @@ from planish.targets.cpu.kernels.fused import (
     broadcast_strides,
     outputs_follow,
 )
+from planish.targets.cpu.kernels.restoring import FLAG, checked_parameters
 
 _WORK = 1 << 16
 """Multiplications a task has at least, if the convolution has as many."""
@@ -83,8 +84,8 @@ class Depthwise(Tactic):
         height, width = (1, source.shape[1]) if flat else source.shape[1:3]
         window = _two([int(n) for n in filters.shape[:-2]])  # type: ignore[arg-type]
         strides, dilations = _two(op.strides), _two(op.dilations)
-        padding = ((0, 0), *op.padding) if flat else op.padding
-        (pad_top, _), (pad_left, _) = padding
+        before = [evaluate(pair[0], binding.symbols) for pair in op.padding]
+        pad_top, pad_left = (0, *before) if flat else before
         source_row, pitch = (0, source.strides[1]) if flat else source.strides[1:3]
 
         def strides_of(value: Value) -> tuple[int, ...]:
@@ -238,20 +239,17 @@ class DepthwiseFamily(Family):
         yield from (*wide, *narrow) if even and moved > _DISTANT else (*narrow, *wide)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        allowed = {"columns": range(1, 17), "rows": range(1, 5), "vectors": range(1, 3)}
-        valid = (
-            _understood(task)
-            and set(parameters) == {*allowed, "channels_inner"}
-            and isinstance(parameters["channels_inner"], bool)
-            and all(type(parameters[n]) is int and parameters[n] in r for n, r in allowed.items())
+        values = checked_parameters(
+            self.name,
+            task,
+            parameters,
+            _understood(task),
+            columns=range(1, 17),
+            rows=range(1, 5),
+            vectors=range(1, 3),
+            channels_inner=FLAG,
         )
-        if not valid:
-            raise PlanError(
-                f"A plan asks for an impossible depthwise convolution: {dict(parameters)}",
-                where=task.name,
-                cure="build the plan again",
-            )
-        return Depthwise(task, **parameters)
+        return Depthwise(task, **values)
 
 
 FAMILIES: tuple[Family, ...] = (DepthwiseFamily(),)

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from planish.errors import PlanError
 from planish.fusion.task import Task
 from planish.graph.graph import Value
+from planish.ops.data_dependent import SelectBoxes
 from planish.ops.detection import CombinedNonMaxSuppression, NonMaxSuppression
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
 from planish.targets.cpu.kernels.fused import bind_values
 from planish.targets.cpu.kernels.overlaps import wide_float
+from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.kernels.sorting import key_bits
 from planish.targets.cpu.kernels.suppression import CLASSES, SuppressKernel
 from planish.targets.cpu.kernels.suppression_outputs import CombineKernel, ListKernel
@@ -24,7 +25,7 @@ _FIRST = 256
 
 
 @dataclass(frozen=True)
-class _Sizes:
+class SuppressionSizes:
     """Extents of a suppression, and what memory it takes."""
 
     images: int
@@ -50,7 +51,7 @@ class _Sizes:
         self,
         task: Task,
         binding: Binding,
-        op: CombinedNonMaxSuppression | NonMaxSuppression,
+        op: CombinedNonMaxSuppression | NonMaxSuppression | SelectBoxes,
         total: int,
     ) -> Launch:
         """The suppression within each class, where `total` boxes are wanted of an image."""
@@ -130,14 +131,14 @@ class CombinedSuppression(Tactic):
         assert isinstance(self.task.anchor.op, CombinedNonMaxSuppression)
         return self.task.anchor.op
 
-    def _sizes(self, binding: Binding) -> _Sizes:
+    def _sizes(self, binding: Binding) -> SuppressionSizes:
         images, boxes, classes = binding.shape(self.task.inputs[1])
         dtype = self.task.inputs[0].dtype
         # no more of a class can be kept than there are boxes, or come out than there is room for
         total = binding.shape(self.task.outputs[1])[1]
         limit = max(1, min(self._op.max_per_class, boxes, total))
         size = wide_float(dtype).size
-        return _Sizes(images, boxes, classes, limit, key_bits(dtype) // 4, size)
+        return SuppressionSizes(images, boxes, classes, limit, key_bits(dtype) // 4, size)
 
 
 @dataclass(frozen=True)
@@ -189,11 +190,11 @@ class Suppression(Tactic):
         assert isinstance(self.task.anchor.op, NonMaxSuppression)
         return self.task.anchor.op
 
-    def _sizes(self, binding: Binding) -> _Sizes:
+    def _sizes(self, binding: Binding) -> SuppressionSizes:
         (boxes,) = binding.shape(self.task.inputs[1])
         dtype = self.task.inputs[0].dtype
         size = wide_float(dtype).size
-        return _Sizes(1, boxes, 1, self._op.max_outputs, key_bits(dtype) // 4, size)
+        return SuppressionSizes(1, boxes, 1, self._op.max_outputs, key_bits(dtype) // 4, size)
 
 
 def _input_strides(value: Value, binding: Binding) -> tuple[int, ...]:
@@ -227,8 +228,8 @@ class CombinedSuppressionFamily(Family):
             yield CombinedSuppression(task)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        if not _understood(task, CombinedNonMaxSuppression) or parameters:
-            raise _impossible(task, parameters)
+        understood = _understood(task, CombinedNonMaxSuppression)
+        checked_parameters(self.name, task, parameters, understood)
         return CombinedSuppression(task)
 
 
@@ -242,17 +243,8 @@ class SuppressionFamily(Family):
             yield Suppression(task)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        if not _understood(task, NonMaxSuppression) or parameters:
-            raise _impossible(task, parameters)
+        checked_parameters(self.name, task, parameters, _understood(task, NonMaxSuppression))
         return Suppression(task)
-
-
-def _impossible(task: Task, parameters: Mapping[str, Any]) -> PlanError:
-    return PlanError(
-        f"A plan asks for an impossible non-maximum suppression: {dict(parameters)}",
-        where=task.name,
-        cure="build the plan again",
-    )
 
 
 FAMILIES: tuple[Family, ...] = (CombinedSuppressionFamily(), SuppressionFamily())

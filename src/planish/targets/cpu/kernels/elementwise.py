@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from planish.errors import PlanError
 from planish.fusion.task import Task
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.kernels.compose import Composer
 from planish.targets.cpu.kernels.loopnest import launch
+from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.kernels.space import is_heavy
 from planish.targets.cpu.kernels.views import View
 
@@ -58,26 +58,10 @@ class ElementwiseFamily(Family):
             yield ElementwiseTactic(task, unroll)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return ElementwiseTactic(task, restored_unroll(self.name, task, parameters))
-
-
-def restored_unroll(family: str, task: Task, parameters: Mapping[str, Any]) -> int:
-    """The only parameter of a loop nest's tactic.
-
-    Raises
-    ------
-    PlanError
-        It is missing or not one of `UNROLLS`.
-    """
-    unroll = parameters.get("unroll")
-    if unroll not in UNROLLS:
-        raise PlanError(
-            f"The plan asks for an impossible {family} kernel",
-            where=task.name,
-            why=f"it unrolls by {unroll!r}, which is none of {UNROLLS}",
-            cure="build the plan again",
+        understood = task.anchor is None
+        return ElementwiseTactic(
+            task, **checked_parameters(self.name, task, parameters, understood, unroll=UNROLLS)
         )
-    return unroll
 
 
 FAMILIES = (ElementwiseFamily(),)

@@ -88,6 +88,14 @@ class Bound:
     pointers: tuple[Pointer, ...]
     params: tuple[int, ...]
 
+    def __add__(self, other: Bound) -> Bound:
+        """Both, one after the other, as a launch passes them."""
+        return Bound(
+            self.accesses + other.accesses,
+            self.pointers + other.pointers,
+            self.params + other.params,
+        )
+
 
 def bind_leaves(task: Task, fused: Fused, strides_of: Callable[[Value], Sequence[int]]) -> Bound:
     """Binds what an expression reads; `strides_of` gives a value's strides in the kernel's axes."""
@@ -112,6 +120,31 @@ def bind_values(values: Iterable[Value], strides_of: Callable[[Value], Sequence[
     strides = [strides_of(v) for v in values]
     accesses = tuple(access(v, s) for v, s in zip(values, strides, strict=True))
     return Bound(accesses, values, tuple(n for s in strides for n in s))
+
+
+def bind_window(task: Task, binding: Binding, shape: Sequence[int]) -> tuple[Bound, Bound, Bound]:
+    """Binds a task whose kernel reads input 0 at places of its own, all else at each result's.
+
+    Parameters
+    ----------
+    task : Task
+    binding : Binding
+    shape : sequence of int
+        The anchor's result, to which the epilogue's operands broadcast.
+
+    Returns
+    -------
+    source, operands, outputs : Bound
+        Input 0, what the epilogue reads, what is written.
+    """
+
+    def strides_of(value: Value) -> tuple[int, ...]:
+        return broadcast_strides(binding.layout(value), shape)
+
+    # the source is not broadcast: a dimension of one element may have several output positions
+    source = bind_values(task.inputs[:1], binding.strides)
+    operands = bind_leaves(task, task.epilogue, strides_of)
+    return source, operands, bind_values(task.outputs, strides_of)
 
 
 def outputs_follow(task: Task, binding: Binding, shape: Sequence[int]) -> bool:

@@ -1,9 +1,10 @@
 """The matrix kernel: convolutions and matrix products as one generator.
 
-The output is seen as rows of pixels with channels innermost; a matrix product is one long row. A
-tile of `pixels` x `vectors` is accumulated in registers over the whole depth: broadcast elements of
-the activations against vectors of weights packed ``[block][tap rows][tap columns x depth][vectors x
-lanes]`` (zero padded). Then the epilogue runs on the registers and the tile is stored once.
+The output is seen as rows of pixels with channels innermost; a matrix product is one long row, and
+the batch dimensions of a stack of them are batches and groups. A tile of `pixels` x `vectors` is
+accumulated in registers over the whole depth: broadcast elements of the activations against vectors
+of weights packed ``[block][tap rows][tap columns x depth][vectors x lanes]``, zero padded. Then the
+epilogue runs on the registers and the tile is stored once.
 
 Activations are read where they lie if no padding is needed; otherwise, or where lying elsewhere
 makes them cheaper to read (strides that alias in the cache, a prologue), each task first packs the
@@ -46,7 +47,6 @@ PARAMS = (
     "weight_batch",
     "weight_group",
     "weight_block",
-    "output_group",
 )
 PACK_PARAMS = (
     "height",
@@ -93,6 +93,8 @@ class Pack:
         Applied to every element that is not padding.
     operands : tuple
         For each leaf of the prologue an `Operand`, or None for the element itself and constants.
+    dtype : DType
+        Of the source; only a prologue makes float32 of another one.
     """
 
     depth: int
@@ -102,6 +104,7 @@ class Pack:
     contiguous: bool
     prologue: Expression | None = None
     operands: tuple[Operand | None, ...] = ()
+    dtype: DType = F32
 
 
 @dataclass(frozen=True)
@@ -178,8 +181,8 @@ class _Writer:
         return self.k.pointer(self._next_pointer - 1)
 
     def _strides(self) -> list[ir.Value]:
-        self._next_param += 3
-        return [self.k.param(self._next_param - 3 + i) for i in range(3)]
+        self._next_param += 4
+        return [self.k.param(self._next_param - 4 + i) for i in range(4)]
 
     def _places(self, operands: Sequence[Operand | None]) -> list[_Place | None]:
         return [_Place(self._pointer(), *self._strides()) if o else None for o in operands]
@@ -203,7 +206,7 @@ class _Writer:
             source = k.offset(
                 self.source,
                 k.add(k.mul(self.batch, p["source_batch"]), k.mul(self.group, p["source_group"])),
-                F32,
+                self.kernel.pack.dtype if self.kernel.pack else F32,
             )
             if self.kernel.pack:
                 with k.when(k.b.icmp_signed("!=", place, loop.carried[0])):
@@ -263,7 +266,6 @@ class _Writer:
         if kernel.masked:
             left = k.sub(p["channels"], channel)
             masks = [k.tail_mask(k.sub(left, v * lanes), lanes) for v in range(kernel.vectors)]
-        channel = k.add(channel, k.mul(self.group, p["output_group"]))
         self._finish(pixels, row, column, channel, sums, masks)
 
     def _accumulate(self, pixels: int, source: ir.Value, weights: ir.Value) -> list[list[ir.Value]]:
@@ -351,7 +353,7 @@ class _Writer:
         lanes = k.lanes
         expression = kernel.epilogue
         starts = [
-            place and place.start(k, self.batch, row, column)
+            place and place.start(k, self.batch, self.group, row, column)
             for place in (*self.operands, *self.outputs)
         ]
 
@@ -422,7 +424,7 @@ class _Writer:
             start = k.add(start, k.mul(y, p["source_row"]))
             self._copy_pixels(
                 pack,
-                k.offset(source, start, F32),
+                k.offset(source, start, pack.dtype),
                 k.offset(row, k.mul(low, pack.pitch), F32),
                 k.sub(high, low),
                 y,
@@ -459,7 +461,7 @@ class _Writer:
             s = k.offset(
                 source,
                 k.mul(k.mul(pixels.index, pack.column_unit), p["source_pixel"]),
-                F32,
+                pack.dtype,
             )
             t = k.offset(target, k.mul(pixels.index, pack.pitch), F32)
             if pack.prologue is None:
@@ -483,15 +485,15 @@ class _Writer:
             if leaf.constant is not None:
                 leaves.append(None)
             elif operand is None or place is None:
-                leaves.append(k.load(k.offset(source, at, F32), F32, k.lanes, mask=mask))
+                pointer = k.offset(source, at, pack.dtype)
+                leaves.append(k.load(pointer, pack.dtype, k.lanes, mask=mask))
             else:
-                where = place.start(k, self.batch, y, x)
+                where = place.start(k, self.batch, self.group, y, x)
                 if operand.channel_stride == 0:
                     pointer = k.offset(place.pointer, where, operand.dtype)
                     leaves.append(k.splat(k.load(pointer, operand.dtype), k.lanes))
                     continue
-                where = k.add(k.add(where, at), k.mul(self.group, self.p["source_group"]))
-                pointer = k.offset(place.pointer, where, operand.dtype)
+                pointer = k.offset(place.pointer, k.add(where, at), operand.dtype)
                 leaves.append(k.load(pointer, operand.dtype, k.lanes, mask=mask))
         (result,) = emit(k, expression, leaves, k.lanes)
         k.store(result, k.offset(target, at, F32), F32, k.lanes, mask=mask)
@@ -517,14 +519,15 @@ class _Writer:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an operand or output lies: pointer, and strides of batch, row and column."""
+    """Where an operand or output lies: pointer, and strides of batch, group, row and column."""
 
     pointer: ir.Value
     batch: ir.Value
+    group: ir.Value
     row: ir.Value
     column: ir.Value
 
-    def start(self, k: KernelBuilder, batch: Any, row: Any, column: Any) -> ir.Value:
-        """The offset of a pixel's channel 0, in elements."""
-        outer = k.add(k.mul(self.batch, batch), k.mul(self.row, row))
-        return k.add(outer, k.mul(self.column, column))
+    def start(self, k: KernelBuilder, batch: Any, group: Any, row: Any, column: Any) -> ir.Value:
+        """The offset of channel 0 of a pixel, in elements."""
+        matrix = k.add(k.mul(self.batch, batch), k.mul(self.group, group))
+        return k.add(matrix, k.add(k.mul(self.row, row), k.mul(self.column, column)))

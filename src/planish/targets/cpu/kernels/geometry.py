@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from planish.fusion.task import ACCUMULATOR, Fused, Task
+from planish.graph.dims import evaluate
 from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.ops.conv import Conv
@@ -20,9 +19,10 @@ from planish.targets.cpu.kernels.gemm import Operand
 
 @dataclass(frozen=True)
 class Place:
-    """Strides of batch, rows and columns of something the kernel reads or writes."""
+    """Strides of batch, group, rows and columns of something the kernel reads or writes."""
 
     batch: int
+    group: int
     row: int
     column: int
 
@@ -31,7 +31,17 @@ class Place:
 class Geometry:
     """The problem in the matrix kernel's terms. Strides are in elements.
 
-    `weight_batch` is the stride between the weight matrices of batches, 0 where all share one.
+    A stack of matrix products has two levels of batch dimensions, `batch` and `groups`; the groups
+    of a convolution are the second one.
+
+    Attributes
+    ----------
+    weights : tuple of int
+        From the weight matrix of a batch, and of a group, to the next one: 0 where they share it.
+    matrices : int
+        How many weight matrices there are.
+    second : Place or None
+        Of matrix products, where B's matrices lie.
     """
 
     batch: int
@@ -50,7 +60,9 @@ class Geometry:
     source: Place
     outputs: tuple[Place, ...]
     operands: tuple[Place | None, ...]
-    shared_weights: bool = True
+    weights: tuple[int, int] = (0, 0)
+    matrices: int = 1
+    second: Place | None = None
 
     @property
     def is_matrix(self) -> bool:
@@ -76,7 +88,7 @@ class Geometry:
         if g.rows == 1 or all(p.row == g.columns * p.column for p in g._places()):
             n = g.rows * g.columns
             g = replace(g, rows=1, height=1, columns=n, width=n)
-        if not g.shared_weights:
+        if g.weights[0]:
             return g
         if g.rows > 1:
             if all(p.batch == g.rows * p.row for p in g._places()):
@@ -93,7 +105,7 @@ class Geometry:
 
     def _batches_as_rows(self) -> Geometry:
         def turned(place: Place) -> Place:
-            return Place(0, place.batch, place.column)
+            return Place(0, place.group, place.batch, place.column)
 
         return replace(
             self,
@@ -114,33 +126,35 @@ def conv_geometry(task: Task, binding: Binding) -> Geometry | None:
     op, (x, w) = anchor.op, anchor.inputs
     if x.dtype is not DType.FLOAT32 or w.data is None:
         return None
+    before = [evaluate(pair[0], binding.symbols) for pair in op.padding]
     source_value = task.inputs[0]
     source = _axes4(binding.shape(source_value), binding.strides(source_value))
     shape, strides = source
     if strides[-1] != 1 and shape[-1] != 1:
         return None
-    out_shape, _ = _axes4(anchor.output.type.bind(binding.symbols), None)
+    out_shape = anchor.output.type.bind(binding.symbols)
+    batch, rows, columns, _ = _axes4(out_shape, None)[0]
     extra = (2 - len(op.strides)) * (1,)
-    padding = (*(((0, 0),) * len(extra)), *op.padding)
-    outputs = _output_places(task, binding, _axes4_strides)
-    operands = _operand_places(task.epilogue, task, out_shape, binding, _axes4)
+    pads = (*((0,) * len(extra)), *before)
+    channels = out_shape[-1] // op.groups
+    outputs = _output_places(task, channels, binding)
+    operands = _operand_places(task.epilogue, task, out_shape, channels, binding)
     if outputs is None or operands is None:
         return None
-    channels = out_shape[-1] // op.groups
     window = (*extra, *w.data.shape[:-2])
     steps, spread = (*extra, *op.strides), (*extra, *op.dilations)
     # Padding counts only where it is read; a VALID convolution may carry none at all.
     last = [
-        (n - 1) * s + (t - 1) * d - p[0]
-        for n, s, t, d, p in zip(out_shape[1:3], steps, window, spread, padding, strict=True)
+        (n - 1) * s + (t - 1) * d - p
+        for n, s, t, d, p in zip((rows, columns), steps, window, spread, pads, strict=True)
     ]
-    padded = any(p[0] > 0 for p in padding) or any(
+    padded = any(p > 0 for p in pads) or any(
         end >= size for end, size in zip(last, shape[1:3], strict=True)
     )
     geometry = Geometry(
-        batch=out_shape[0],
-        rows=out_shape[1],
-        columns=out_shape[2],
+        batch=batch,
+        rows=rows,
+        columns=columns,
         groups=op.groups,
         depth=shape[3] // op.groups,
         channels=channels,
@@ -149,11 +163,13 @@ def conv_geometry(task: Task, binding: Binding) -> Geometry | None:
         window=window,
         strides=steps,
         dilations=spread,
-        pads=(padding[0][0], padding[1][0]),
+        pads=(pads[0], pads[1]),
         padded=padded,
-        source=Place(*strides[:3]),
+        source=_place(strides, shape[3] // op.groups),
         outputs=outputs,
         operands=operands,
+        weights=(0, 1 if op.groups > 1 else 0),
+        matrices=op.groups,
     )
     return geometry.flattened() if op.groups == 1 and task.prologue is None else geometry
 
@@ -161,7 +177,8 @@ def conv_geometry(task: Task, binding: Binding) -> Geometry | None:
 def matmul_geometry(task: Task, binding: Binding) -> Geometry | None:
     """The geometry of a matrix product of float32; None if it is none, or A is transposed.
 
-    The batch dimensions of A must be the output's, those of B the output's or absent.
+    The batch dimensions must reduce to two, along which every tensor has one stride: 0 where it is
+    broadcast.
     """
     anchor = task.anchor
     if anchor is None or not isinstance(anchor.op, MatMul) or task.prologue is not None:
@@ -169,39 +186,39 @@ def matmul_geometry(task: Task, binding: Binding) -> Geometry | None:
     op, (a, b) = anchor.op, anchor.inputs
     if a.dtype is not DType.FLOAT32 or op.transpose_a or a.type.rank < 2 or b.type.rank < 2:
         return None
-    a_shape, b_shape = binding.shape(a), binding.shape(b)
+    rows, depth = binding.shape(a)[-2:]
     out_shape = anchor.output.type.bind(binding.symbols)
-    shared = math.prod(b_shape[:-2]) == 1
-    if a_shape[:-2] != out_shape[:-2] or not (shared or b_shape[:-2] == out_shape[:-2]):
-        return None
-    folded = _fold_batches(a_shape, binding.strides(a))
-    if folded is None or (folded[-1] != 1 and a_shape[-1] != 1):
-        return None
-    outputs: list[Place] = []
-    operands: list[Place | None] = []
-    for value in task.outputs:
-        strides = _fold_batches(binding.shape(value), binding.strides(value))
-        if strides is None or (strides[-1] != 1 and out_shape[-1] != 1):
+    channels, lead = out_shape[-1], out_shape[:-2]
+    sources = [s for s in task.epilogue.sources if s is not None and s != ACCUMULATOR]
+    tensors = [a, b, *task.outputs, *(task.inputs[s] for s in sources)]
+    shapes = [(*lead, *binding.shape(v)[-2:]) for v in (a, b)]
+    shapes += [out_shape] * (len(tensors) - 2)
+    strides = []
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        spread = broadcast_strides(tensor, shape, binding)
+        if spread is None:
             return None
-        outputs.append(Place(strides[0], 0, strides[1]))
-    for source in task.epilogue.sources:
-        if source is None or source == ACCUMULATOR:
-            operands.append(None)
-            continue
-        value = task.inputs[source]
-        spread = broadcast_strides(value, out_shape, binding)
-        strides = _fold_batches(out_shape, spread) if spread else None
-        if strides is None or strides[-1] not in (0, 1):
-            return None
-        operands.append(Place(strides[0], 0, strides[1]))
-    rows = a_shape[-2]
+        strides.append(spread)
+    levels = _two_levels(lead, [s[:-2] for s in strides])
+    if levels is None:
+        return None
+    (batch, groups), steps = levels
+    places = [Place(*step, 0, s[-2]) for step, s in zip(steps, strides, strict=True)]
+    first_operand = 2 + len(task.outputs)
+    dense = [strides[0][-1] == 1 or depth == 1]
+    dense += [s[-1] == 1 or channels == 1 for s in strides[2:first_operand]]
+    dense += [s[-1] in (0, 1) for s in strides[first_operand:]]
+    if not all(dense):
+        return None
+    operands = iter(places[first_operand:])
+    own = batch if places[1].batch else 1, groups if places[1].group else 1
     geometry = Geometry(
-        batch=math.prod(out_shape[:-2]),
+        batch=batch,
         rows=1,
         columns=rows,
-        groups=1,
-        depth=a_shape[-1],
-        channels=out_shape[-1],
+        groups=groups,
+        depth=depth,
+        channels=channels,
         height=1,
         width=rows,
         window=(1, 1),
@@ -209,16 +226,23 @@ def matmul_geometry(task: Task, binding: Binding) -> Geometry | None:
         dilations=(1, 1),
         pads=(0, 0),
         padded=False,
-        source=Place(folded[0], 0, folded[1]),
-        outputs=tuple(outputs),
-        operands=tuple(operands),
-        shared_weights=shared,
+        source=places[0],
+        outputs=tuple(places[2:first_operand]),
+        operands=tuple(
+            None if s is None or s == ACCUMULATOR else next(operands) for s in task.epilogue.sources
+        ),
+        weights=(own[1] if own[0] > 1 else 0, 1 if own[1] > 1 else 0),
+        matrices=own[0] * own[1],
+        second=places[1],
     )
-    return geometry.flattened() if shared else geometry
+    return geometry.flattened()
 
 
 def operand_kinds(fused: Fused, task: Task, last_axis: int, binding: Binding) -> tuple:
-    """For each leaf an `Operand`, or None for the accumulator and constants."""
+    """For each leaf an `Operand`, or None for the accumulator and constants.
+
+    `last_axis` is the extent of the last axis that they broadcast to.
+    """
     kinds: list[Operand | None] = []
     for source in fused.sources:
         if source is None or source == ACCUMULATOR:
@@ -245,6 +269,20 @@ def broadcast_strides(
             return None
         result.append(0 if n == 1 else s)
     return tuple(result)
+
+
+def operand_place(
+    value: Value, shape: Sequence[int], channels: int, binding: Binding
+) -> Place | None:
+    """Where a value lies that is broadcast to an image ``[N, (rows,) columns, C]``.
+
+    None if it does not broadcast, or its channels do not lie side by side. A group has `channels`
+    of them.
+    """
+    spread = broadcast_strides(value, shape, binding)
+    if spread is None or spread[-1] not in (0, 1):
+        return None
+    return _place(_axes4(shape, spread)[1], channels)
 
 
 def pack_weights(
@@ -280,45 +318,55 @@ def _axes4(
     return tuple(shape), tuple(strides)
 
 
-def _axes4_strides(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
-    return _axes4(shape, strides)[1]
+def _place(strides: Sequence[int], channels: int) -> Place:
+    """From strides of batch, row, column and channel, and how many channels a group has."""
+    batch, row, column, channel = strides
+    return Place(batch, channels * channel, row, column)
 
 
-def _output_places(task: Task, binding: Binding, axes) -> tuple[Place, ...] | None:
+def _output_places(task: Task, channels: int, binding: Binding) -> tuple[Place, ...] | None:
     places = []
     for value in task.outputs:
-        strides = axes(binding.shape(value), binding.strides(value))
-        if strides[-1] != 1 and binding.shape(value)[-1] != 1:
+        shape, strides = _axes4(binding.shape(value), binding.strides(value))
+        if strides[-1] != 1 and shape[-1] != 1:
             return None
-        places.append(Place(*strides[:3]))
+        places.append(_place(strides, channels))
     return tuple(places)
 
 
 def _operand_places(
-    fused: Fused, task: Task, out_shape: tuple[int, ...], binding: Binding, axes
+    fused: Fused, task: Task, out_shape: Sequence[int], channels: int, binding: Binding
 ) -> tuple[Place | None, ...] | None:
     places: list[Place | None] = []
     for source in fused.sources:
         if source is None or source == ACCUMULATOR:
             places.append(None)
             continue
-        value = task.inputs[source]
-        rank = task.outputs[0].type.rank
-        shape = out_shape if rank == 4 else (out_shape[0], *out_shape[2:])
-        spread = broadcast_strides(value, shape, binding)
-        if spread is None:
+        place = operand_place(task.inputs[source], out_shape, channels, binding)
+        if place is None:
             return None
-        strides = axes(shape, spread)[1]
-        if strides[-1] not in (0, 1):
-            return None
-        places.append(Place(*strides[:3]))
+        places.append(place)
     return tuple(places)
 
 
-def _fold_batches(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...] | None:
-    """Strides of (all batches as one, row, column); None if the batches do not fold."""
-    lead = [(n, s) for n, s in zip(shape[:-2], strides[:-2], strict=True) if n != 1]
-    for (_, outer), (n, inner) in itertools.pairwise(lead):
-        if outer != n * inner:
-            return None
-    return (lead[-1][1] if lead else 0, *strides[-2:])
+def _two_levels(
+    lead: Sequence[int], strides: Sequence[Sequence[int]]
+) -> tuple[tuple[int, int], list[tuple[int, int]]] | None:
+    """Batch dimensions as two: their extents, and each tensor's strides; None if they are more.
+
+    Neighbours become one where every tensor steps through them evenly.
+    """
+    levels: list[tuple[int, list[int]]] = []
+    for axis, extent in enumerate(lead):
+        here = [s[axis] for s in strides]
+        if extent == 1:
+            continue
+        if levels and all(o == extent * i for o, i in zip(levels[-1][1], here, strict=True)):
+            levels[-1] = (levels[-1][0] * extent, here)
+        else:
+            levels.append((extent, here))
+    if len(levels) > 2:
+        return None
+    levels += [(1, [0] * len(strides))] * (2 - len(levels))
+    (batch, outer), (groups, inner) = levels
+    return (batch, groups), list(zip(outer, inner, strict=True))

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import llvmlite.ir as ir
 
-from planish.errors import PlanError
 from planish.fusion.expression import Expression
 from planish.fusion.task import Task
 from planish.graph.types import DType
@@ -24,15 +23,16 @@ from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.elementwise import emit
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.axes import bind, prologue_of, task_box, unravel
+from planish.targets.cpu.kernels.anchored import AnchoredTactic
+from planish.targets.cpu.kernels.axes import prologue_of, task_box, unravel
 from planish.targets.cpu.kernels.fused import (
     Accesses,
     Operands,
     Span,
     apply,
     for_spans,
-    outputs_follow,
 )
+from planish.targets.cpu.kernels.restoring import checked_parameters
 
 _GRAIN = 1 << 11
 """Elements a thread takes at a time, at least."""
@@ -121,25 +121,13 @@ class LrnKernel(CpuKernel):
 
 
 @dataclass(frozen=True)
-class LocalResponse(Tactic):
+class LocalResponse(AnchoredTactic):
     """Local response normalization, row by row."""
 
     family: ClassVar[str] = "lrn"
-    task: Task
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {}
-
-    def accepts(self, binding: Binding) -> bool:
-        assert self.task.anchor is not None
-        shape = self.task.anchor.output.type.bind(binding.symbols)
-        return outputs_follow(self.task, binding, shape)
 
     def launches(self, binding: Binding) -> list[Launch]:
-        task = self.task
-        assert task.anchor is not None
-        op, fed = task.anchor.op, task.anchor.inputs[0]
+        task, op, fed = self.task, self.anchor.op, self.anchor.inputs[0]
         assert isinstance(op, Lrn)
         shape = fed.type.bind(binding.symbols)
         if 0 in shape:
@@ -147,22 +135,23 @@ class LocalResponse(Tactic):
         box = task_box(task, binding, [len(shape) - 1])
         if shape[-1] > 1:  # the row itself must stay an axis
             box = box.simplified()
-        bound = bind(box.leaves), bind(box.others), bind(box.outputs)
+        leaves, operands, outputs = box.bound()
+        bound = leaves + operands + outputs
         kernel = LrnKernel(
             op=op,
             dtype=fed.dtype,
             outer=len(box.extents) - 1,
             prologue=prologue_of(task).expression,
-            leaves=bound[0].accesses,
+            leaves=leaves.accesses,
             epilogue=task.epilogue.expression,
-            operands=bound[1].accesses,
-            outputs=bound[2].accesses,
+            operands=operands.accesses,
+            outputs=outputs.accesses,
         )
         return [
             Launch(
                 kernel,
-                tuple(p for part in bound for p in part.pointers),
-                (*box.extents, *(n for part in bound for n in part.params)),
+                bound.pointers,
+                (*box.extents, *bound.params),
                 tasks=math.prod(box.extents[:-1]),
                 grain=max(1, _GRAIN // box.extents[-1]),
                 scratch=(box.extents[-1] + 2 * op.radius + _MARGIN) * max(4, fed.dtype.size),
@@ -184,13 +173,8 @@ class LrnFamily(Family):
             yield LocalResponse(task)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        if not _understood(task) or parameters:
-            raise PlanError(
-                f"A plan asks for an impossible normalization: {dict(parameters)}",
-                where=task.name,
-                cure="build the plan again",
-            )
-        return LocalResponse(task)
+        understood = _understood(task)
+        return LocalResponse(task, **checked_parameters(self.name, task, parameters, understood))
 
 
 FAMILIES: tuple[Family, ...] = (LrnFamily(),)

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from planish.errors import PlanError
 from planish.fusion.task import Task
 from planish.graph.graph import Value
+from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.matmul import MatMul
 from planish.targets.base import (
@@ -27,13 +27,14 @@ from planish.targets.cpu.kernels.blocking import ceil, choose_blocking
 from planish.targets.cpu.kernels.gemm import GemmKernel, Operand, Pack
 from planish.targets.cpu.kernels.geometry import (
     Geometry,
-    broadcast_strides,
     conv_geometry,
     matmul_geometry,
     operand_kinds,
+    operand_place,
     pack_weights,
 )
 from planish.targets.cpu.kernels.pack_matrix import PackMatrixKernel
+from planish.targets.cpu.kernels.restoring import FLAG, checked_parameters, impossible
 from planish.targets.cpu.machine import Machine, host
 
 FULL_UNROLL = 400
@@ -43,6 +44,9 @@ PREFETCH = 16
 """Steps of depth ahead that weights are asked for, where a block of them exceeds the first-level
 cache: inside a network they come from far away, once per inference.
 """
+
+LARGEST_TILE = 64
+"""Registers that a tile may take, at most, on any machine."""
 
 ALIASING = 1024
 """Pixels this many elements apart (or a multiple) compete for the same sets of the cache."""
@@ -84,8 +88,14 @@ class MatrixTactic(Tactic):
         assert self.task.anchor is not None and self._weights.data is not None
         op, data = self.task.anchor.op, self._weights.data
         if isinstance(op, MatMul):
-            matrix = data.reshape(data.shape[-2:])
-            return [pack_weights(matrix, 1, self.vectors, self.machine.lanes, op.transpose_b)]
+            return [
+                np.concatenate(
+                    [
+                        pack_weights(matrix, 1, self.vectors, self.machine.lanes, op.transpose_b)
+                        for matrix in data.reshape(-1, *data.shape[-2:])
+                    ]
+                )
+            ]
         assert isinstance(op, Conv)
         return [pack_weights(data, op.groups, self.vectors, self.machine.lanes)]
 
@@ -104,8 +114,7 @@ class MatrixTactic(Tactic):
         if self._weights is not None or g is None:
             return 0
         width = self.vectors * self.machine.lanes
-        matrices = 1 if g.shared_weights else g.batch
-        return 4 * matrices * g.depth * ceil(g.channels, width) * width
+        return 4 * g.matrices * g.depth * ceil(g.channels, width) * width
 
     def launches(self, binding: Binding) -> list[Launch]:
         g = _geometry(self.task, binding)
@@ -118,17 +127,16 @@ class MatrixTactic(Tactic):
         anchor = self.task.anchor
         assert anchor is not None and isinstance(anchor.op, MatMul)
         b = anchor.inputs[1]
-        strides = binding.strides(b)
-        down, along = strides[-2:]
+        down, along = binding.strides(b)[-2:]
         if anchor.op.transpose_b:
             down, along = along, down
         lanes = self.machine.lanes
         blocks = ceil(g.channels, self.vectors * lanes)
-        matrices = 1 if g.shared_weights else g.batch
-        between = _batch_stride(binding.shape(b), strides)
-        params = (blocks, g.depth, g.channels, between, down, along)
+        groups = g.weights[0] or g.matrices
+        assert g.second is not None
+        params = (blocks, g.depth, g.channels, groups, g.second.batch, g.second.group, down, along)
         kernel = PackMatrixKernel(self.vectors, contiguous=along == 1)
-        return Launch(kernel, (b, Workspace()), params, tasks=matrices * blocks)
+        return Launch(kernel, (b, Workspace()), params, tasks=g.matrices * blocks)
 
     def _main_launch(self, g: Geometry, binding: Binding) -> Launch:
         task, lanes = self.task, self.machine.lanes
@@ -149,6 +157,7 @@ class MatrixTactic(Tactic):
         steps = self.pixels * self.vectors
         blocks = ceil(g.channels, self.vectors * lanes)
         block = g.depth * window[0] * window[1] * self.vectors * lanes
+        last_axis = binding.shape(task.outputs[0])[-1]
         kernel = GemmKernel(
             pixels=self.pixels,
             vectors=self.vectors,
@@ -162,7 +171,7 @@ class MatrixTactic(Tactic):
             pixels_outer=self.pixels_outer,
             unroll=run if run * steps <= FULL_UNROLL else (4 if steps > 8 else 8),
             epilogue=task.epilogue.expression,
-            operands=operand_kinds(task.epilogue, task, g.channels * g.groups, binding),
+            operands=operand_kinds(task.epilogue, task, last_axis, binding),
             pack=pack,
             prefetch=PREFETCH if 8 * block > self.machine.l1 else 0,
         )
@@ -179,33 +188,32 @@ class MatrixTactic(Tactic):
             cut.column_tasks,
             g.groups,
             g.source.batch,
-            g.depth,
+            g.source.group,
             row_step,
             tap_row,
-            0 if g.shared_weights else blocks * block,
-            blocks * block,
+            g.weights[0] * blocks * block,
+            g.weights[1] * blocks * block,
             block,
-            g.channels,
             *pack_params,
         ]
         pointers: list[Pointer] = [task.inputs[0], Constant(0) if self._weights else Workspace()]
         pointers += task.outputs
         for output in g.outputs:
-            params += [output.batch, output.row, output.column]
+            params += [output.batch, output.group, output.row, output.column]
         for source, place in zip(task.epilogue.sources, g.operands, strict=True):
             if place:
                 assert source is not None
                 pointers.append(task.inputs[source])
-                params += [place.batch, place.row, place.column]
+                params += [place.batch, place.group, place.row, place.column]
         if pack and task.prologue:
             shape = binding.shape(task.inputs[0])
             for source, operand in zip(task.prologue.sources, pack.operands, strict=True):
                 if operand:
                     assert source is not None
                     pointers.append(task.inputs[source])
-                    strides = broadcast_strides(task.inputs[source], shape, binding)
-                    assert strides is not None
-                    params += strides[:3]
+                    place = operand_place(task.inputs[source], shape, g.depth, binding)
+                    assert place is not None
+                    params += [place.batch, place.group, place.row, place.column]
         tasks = g.batch * g.groups * cut.row_tasks * cut.column_tasks * cut.channel_tasks
         if g.pixels == 0:
             tasks = 0
@@ -244,6 +252,7 @@ class MatrixTactic(Tactic):
             and prologue is None,
             prologue=prologue,
             operands=operands,
+            dtype=self.task.inputs[0].dtype,
         )
         params = (
             g.height,
@@ -263,17 +272,31 @@ class MatrixTactic(Tactic):
         return pack, scratch, params, rows_per_row * scratch_row, dilations[0] * scratch_row
 
 
+def _understood(task: Task) -> bool:
+    """Whether a task is of the kernel's kind; shapes and layouts decide the rest (`_geometry`)."""
+    if task.anchor is None or task.anchor.inputs[0].dtype is not DType.FLOAT32:
+        return False
+    op, weights = task.anchor.op, task.anchor.inputs[1:2]
+    if isinstance(op, Conv):
+        return len(op.strides) in (1, 2) and weights[0].is_constant
+    return isinstance(op, MatMul) and not op.transpose_a and task.prologue is None
+
+
 @dataclass(frozen=True)
 class MatrixFamily(Family):
-    """Convolutions (not depthwise) and matrix products in float32."""
+    """Convolutions (not depthwise) and matrix products in float32, for this or another machine."""
 
     name: ClassVar[str] = "matrix"
+    machine: Machine | None = None
+
+    def on(self, machine: Machine) -> Family:
+        return MatrixFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         g = _geometry(task, binding)
         if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
             return
-        machine = host()
+        machine = self.machine or host()
         candidates = sorted(_candidates(g, task, machine), key=lambda c: estimate(g, c, machine))
         for tile in candidates:
             tactic = MatrixTactic(task, machine, *tile)
@@ -281,20 +304,22 @@ class MatrixFamily(Family):
                 yield tactic
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        try:
-            values: dict[str, Any] = {
-                "pixels": int(parameters["pixels"]),
-                "vectors": int(parameters["vectors"]),
-                "tail": int(parameters["tail"]),
-                "pixels_outer": bool(parameters["pixels_outer"]),
-                "packed": bool(parameters["packed"]),
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            raise PlanError("A matrix tactic lacks a parameter", why=str(error)) from error
-        tile = values["pixels"] * values["vectors"]
-        if not (0 < tile <= 64 and 0 <= values["tail"] <= values["pixels"]):
-            raise PlanError("A matrix tactic has an impossible tile", why=str(values))
-        return MatrixTactic(task, host(), **values)
+        values = checked_parameters(
+            self.name,
+            task,
+            parameters,
+            _understood(task),
+            pixels=range(1, LARGEST_TILE + 1),
+            vectors=range(1, LARGEST_TILE + 1),
+            tail=range(LARGEST_TILE + 1),
+            pixels_outer=FLAG,
+            packed=FLAG,
+        )
+        pixels, vectors, tail = values["pixels"], values["vectors"], values["tail"]
+        if pixels * vectors > LARGEST_TILE or 0 < pixels <= tail:
+            why = f"no tile has {pixels} pixels, {vectors} vectors and a tail of {tail}"
+            raise impossible(self.name, task, why)
+        return MatrixTactic(task, self.machine or host(), **values)
 
 
 Tile = tuple[int, int, int, bool, bool]
@@ -382,12 +407,6 @@ def _prologue_operands(task: Task, channels: int, binding: Binding) -> tuple[Ope
         None if source == 0 else kind
         for source, kind in zip(task.prologue.sources, kinds, strict=True)
     )
-
-
-def _batch_stride(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """The stride between matrices of a stack whose batch dimensions fold into one."""
-    lead = [s for n, s in zip(shape[:-2], strides[:-2], strict=True) if n != 1]
-    return lead[-1] if lead else 0
 
 
 FAMILIES = (MatrixFamily(),)

@@ -21,11 +21,12 @@ from planish.ops.base import Op, normalize_axis
 from planish.ops.elementwise import Cast, Elementwise, Select, ew
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace, dense_strides
 from planish.targets.cpu.kernels.compose import Composer
-from planish.targets.cpu.kernels.elementwise import restored_unroll
+from planish.targets.cpu.kernels.elementwise import UNROLLS
 from planish.targets.cpu.kernels.loopnest import launch
 from planish.targets.cpu.kernels.nest import Operand, Term
 from planish.targets.cpu.kernels.padding import Piece, pad_pieces
 from planish.targets.cpu.kernels.parameters import ParametersKernel
+from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.kernels.space import is_heavy
 from planish.targets.cpu.kernels.views import View
 
@@ -457,7 +458,10 @@ class MovementFamily(Family):
             yield MovementTactic(task, 2 if any(map(is_heavy, around)) else 4)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return MovementTactic(task, restored_unroll(self.name, task, parameters))
+        understood = task.anchor is not None and type(task.anchor.op) in PLANS
+        return MovementTactic(
+            task, **checked_parameters(self.name, task, parameters, understood, unroll=UNROLLS)
+        )
 
 
 FAMILIES = (MovementFamily(),)

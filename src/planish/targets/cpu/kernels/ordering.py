@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import llvmlite.ir as ir
 
-from planish.errors import PlanError
 from planish.fusion.expression import Expression
 from planish.fusion.task import Task
 from planish.graph.types import DType
@@ -24,7 +23,8 @@ from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import I64, KernelBuilder, register_type
 from planish.targets.cpu.codegen.elementwise import emit
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.axes import bind, prologue_of, task_box, unravel
+from planish.targets.cpu.kernels.anchored import AnchoredTactic
+from planish.targets.cpu.kernels.axes import prologue_of, task_box, unravel
 from planish.targets.cpu.kernels.fused import (
     Accesses,
     Operands,
@@ -32,9 +32,9 @@ from planish.targets.cpu.kernels.fused import (
     apply,
     bind_values,
     for_spans,
-    outputs_follow,
 )
 from planish.targets.cpu.kernels.reducers import make_reducer
+from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.kernels.sorting import (
     define_sort,
     for_bits,
@@ -226,20 +226,13 @@ class CumSumKernel(CpuKernel):
 
 
 @dataclass(frozen=True)
-class BestOfRows(Tactic):
+class BestOfRows(AnchoredTactic):
     """Top k, one row at a time."""
 
     family: ClassVar[str] = "topk"
-    task: Task
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {}
 
     def launches(self, binding: Binding) -> list[Launch]:
-        task = self.task
-        assert task.anchor is not None
-        op = task.anchor.op
+        task, op = self.task, self.anchor.op
         assert isinstance(op, TopK)
         source = binding.layout(task.inputs[0])
         shape = binding.shape(task.outputs[0])
@@ -264,14 +257,15 @@ class BestOfRows(Tactic):
             source=reads.accesses,
             outputs=writes.accesses,
         )
+        bound = reads + writes
         outer = [shape[a] for a in order[:-1]]
         capacity = min(extent + 1, max(2 * best, best + _SPARE))
         size = key_bits(dtype) // 4
         return [
             Launch(
                 kernel,
-                (*reads.pointers, *writes.pointers),
-                (*outer, extent, best, capacity, *reads.params, *writes.params),
+                bound.pointers,
+                (*outer, extent, best, capacity, *bound.params),
                 tasks=math.prod(outer),
                 grain=max(1, _GRAIN // extent),
                 scratch=16 * size + 2 * (capacity + 1) * size,
@@ -280,32 +274,21 @@ class BestOfRows(Tactic):
 
 
 @dataclass(frozen=True)
-class RunningSum(Tactic):
+class RunningSum(AnchoredTactic):
     """Running sums, with vectors along another axis where elements lie side by side there."""
 
     family: ClassVar[str] = "cumsum"
-    task: Task
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {}
-
-    def accepts(self, binding: Binding) -> bool:
-        assert self.task.anchor is not None
-        shape = self.task.anchor.output.type.bind(binding.symbols)
-        return outputs_follow(self.task, binding, shape)
 
     def launches(self, binding: Binding) -> list[Launch]:
-        task = self.task
-        assert task.anchor is not None
-        op, fed = task.anchor.op, task.anchor.inputs[0]
+        task, op, fed = self.task, self.anchor.op, self.anchor.inputs[0]
         assert isinstance(op, CumSum)
         shape = fed.type.bind(binding.symbols)
         if 0 in shape:
             return []
         axis = normalize_axis(op.axis, len(shape))
         box, kept, reduced, vector_reduced = task_box(task, binding, [axis]).simplified().ordered()
-        bound = bind(box.leaves), bind(box.others), bind(box.outputs)
+        leaves, operands, outputs = box.bound()
+        bound = leaves + operands + outputs
         kernel = CumSumKernel(
             dtype=fed.dtype,
             exclusive=op.exclusive,
@@ -314,10 +297,10 @@ class RunningSum(Tactic):
             reduced=reduced,
             vector_reduced=vector_reduced,
             prologue=prologue_of(task).expression,
-            leaves=bound[0].accesses,
+            leaves=leaves.accesses,
             epilogue=task.epilogue.expression,
-            operands=bound[1].accesses,
-            outputs=bound[2].accesses,
+            operands=operands.accesses,
+            outputs=outputs.accesses,
         )
         tasks = math.prod(box.extents[:kept])
         if not vector_reduced:
@@ -325,8 +308,8 @@ class RunningSum(Tactic):
         return [
             Launch(
                 kernel,
-                tuple(p for part in bound for p in part.pointers),
-                (*box.extents, *(n for part in bound for n in part.params)),
+                bound.pointers,
+                (*box.extents, *bound.params),
                 tasks=tasks,
                 grain=max(1, _GRAIN // max(1, math.prod(shape) // tasks)),
             )
@@ -343,9 +326,8 @@ class TopKFamily(Family):
             yield BestOfRows(task)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        if not _is_top_k(task) or parameters:
-            raise _impossible("top k", task, parameters)
-        return BestOfRows(task)
+        understood = _is_top_k(task)
+        return BestOfRows(task, **checked_parameters(self.name, task, parameters, understood))
 
 
 class CumSumFamily(Family):
@@ -358,9 +340,8 @@ class CumSumFamily(Family):
             yield RunningSum(task)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        if not _is_running_sum(task) or parameters:
-            raise _impossible("running sum", task, parameters)
-        return RunningSum(task)
+        understood = _is_running_sum(task)
+        return RunningSum(task, **checked_parameters(self.name, task, parameters, understood))
 
 
 def _is_top_k(task: Task) -> bool:
@@ -369,14 +350,6 @@ def _is_top_k(task: Task) -> bool:
 
 def _is_running_sum(task: Task) -> bool:
     return task.anchor is not None and isinstance(task.anchor.op, CumSum)
-
-
-def _impossible(what: str, task: Task, parameters: Mapping[str, Any]) -> PlanError:
-    return PlanError(
-        f"A plan asks for an impossible {what}: {dict(parameters)}",
-        where=task.name,
-        cure="build the plan again",
-    )
 
 
 FAMILIES: tuple[Family, ...] = (TopKFamily(), CumSumFamily())

@@ -17,7 +17,7 @@ class PackMatrixKernel(CpuKernel):
     """Matrices ``[depth, channels]`` to ``[block][depth][vectors x lanes]``, zero padded.
 
     A task is one block of one matrix. Pointers: source, target. Parameters: blocks, depth,
-    channels, strides between matrices, rows and columns.
+    channels, groups (matrices of a batch), strides between batches, groups, rows and columns.
     """
 
     family: ClassVar[str] = "pack_matrix"
@@ -25,14 +25,17 @@ class PackMatrixKernel(CpuKernel):
     contiguous: bool
 
     def write(self, k: KernelBuilder) -> None:
-        blocks, depth, channels, between, down, along = (k.param(i) for i in range(6))
+        blocks, depth, channels, groups = (k.param(i) for i in range(4))
+        per_batch, per_group, down, along = (k.param(i) for i in range(4, 8))
         source, target = k.pointer(0), k.pointer(1)
         width = self.vectors * k.lanes
         with k.loop(k.begin, k.end) as tasks:
             matrix, block = k.divmod(tasks.index, blocks)
             first = k.mul(block, width)
             left = k.sub(channels, first)
-            start = k.add(k.mul(matrix, between), k.mul(first, along))
+            batch, group = k.divmod(matrix, groups)
+            start = k.add(k.mul(batch, per_batch), k.mul(group, per_group))
+            start = k.add(start, k.mul(first, along))
             place = k.mul(k.mul(tasks.index, depth), width)
             masks = [k.tail_mask(k.sub(left, v * k.lanes), k.lanes) for v in range(self.vectors)]
             with k.loop(0, depth) as rows:

@@ -14,27 +14,25 @@ from typing import Any, ClassVar
 
 import llvmlite.ir as ir
 
-from planish.errors import PlanError
 from planish.fusion.expression import Expression
 from planish.fusion.task import Task
-from planish.graph.graph import Value
+from planish.graph.dims import evaluate
 from planish.graph.types import DType
 from planish.ops.pool import AvgPool, MaxPool
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import KernelBuilder, register_type
 from planish.targets.cpu.kernel import CpuKernel
+from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.fused import (
     Accesses,
     Operands,
     Span,
     apply,
-    bind_leaves,
-    bind_values,
-    broadcast_strides,
+    bind_window,
     for_spans,
-    outputs_follow,
 )
 from planish.targets.cpu.kernels.reducers import Reducer, make_reducer, wide_dtype
+from planish.targets.cpu.kernels.restoring import checked_parameters
 
 _WORK = 1 << 15
 """Input elements a thread takes at a time, at least."""
@@ -192,44 +190,27 @@ class PoolKernel(CpuKernel):
 
 
 @dataclass(frozen=True)
-class Pool(Tactic):
+class Pool(AnchoredTactic):
     """Pooling with `vectors` vectors of channels at a time."""
 
     family: ClassVar[str] = "pool"
-    task: Task
     vectors: int
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"vectors": self.vectors}
-
-    def accepts(self, binding: Binding) -> bool:
-        return outputs_follow(self.task, binding, _output_shape(self.task, binding))
-
     def launches(self, binding: Binding) -> list[Launch]:
-        task = self.task
-        assert task.anchor is not None
-        op = task.anchor.op
+        task, op = self.task, self.anchor.op
         assert isinstance(op, MaxPool | AvgPool)
-        shape = _output_shape(task, binding)
+        shape = self.result_shape(binding)
         if 0 in shape:
             return []
         source = binding.layout(task.inputs[0])
         spatial = len(op.window)
-
-        def strides_of(value: Value) -> tuple[int, ...]:
-            return broadcast_strides(binding.layout(value), shape)
-
-        # not broadcast: a dimension of one element may have several output positions
-        reads = bind_values(task.inputs[:1], lambda _: source.strides)
-        operands = bind_leaves(task, task.epilogue, strides_of)
-        writes = bind_values(task.outputs, strides_of)
+        reads, operands, writes = bind_window(task, binding, shape)
         kernel = PoolKernel(
             reduction="max" if isinstance(op, MaxPool) else "mean",
             dtype=task.inputs[0].dtype,
             window=op.window,
             strides=op.strides,
-            dilations=op.dilations if isinstance(op, MaxPool) else (1,) * spatial,
+            dilations=op.spread if isinstance(op, AvgPool) else op.dilations,
             count_padding=isinstance(op, AvgPool) and op.count_include_pad,
             vectors=self.vectors,
             source=reads.accesses,
@@ -237,39 +218,28 @@ class Pool(Tactic):
             accesses=operands.accesses,
             outputs=writes.accesses,
         )
+        bound = reads + operands + writes
         channels = shape[-1]
         blocks = -(-channels // _BLOCK)
         per_block = -(-channels // blocks)
         per_block += -per_block % 64  # whole vectors of every dtype
         blocks = -(-channels // per_block)
+        before = [int(evaluate(padding, binding.symbols)) for padding, _ in op.padding]
         dims = [
             n
             for axis in range(spatial)
-            for n in (source.shape[1 + axis], shape[1 + axis], op.padding[axis][0])
+            for n in (source.shape[1 + axis], shape[1 + axis], before[axis])
         ]
         work = shape[-2] * min(per_block, channels) * math.prod(op.window)
         return [
             Launch(
                 kernel,
-                (*reads.pointers, *operands.pointers, *writes.pointers),
-                (
-                    channels,
-                    blocks,
-                    per_block,
-                    *dims,
-                    *reads.params,
-                    *operands.params,
-                    *writes.params,
-                ),
+                bound.pointers,
+                (channels, blocks, per_block, *dims, *bound.params),
                 tasks=math.prod(shape[:-2]) * blocks,
                 grain=max(1, _WORK // work),
             )
         ]
-
-
-def _output_shape(task: Task, binding: Binding) -> tuple[int, ...]:
-    assert task.anchor is not None
-    return task.anchor.output.type.bind(binding.symbols)
 
 
 def _understood(task: Task) -> bool:
@@ -289,25 +259,18 @@ class PoolFamily(Family):
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _understood(task):
             return
-        channels = _output_shape(task, binding)[-1]
+        channels = Pool(task, 1).result_shape(binding)[-1]
         full = 64 // min(4, wide_dtype("max", task.inputs[0].dtype).size)
         for vectors in (4, 2, 1):
             if vectors == 1 or channels >= vectors * full:
                 yield Pool(task, vectors)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        if not (
-            _understood(task)
-            and set(parameters) == {"vectors"}
-            and type(parameters["vectors"]) is int
-            and 1 <= parameters["vectors"] <= 8
-        ):
-            raise PlanError(
-                f"A plan asks for an impossible pooling: {dict(parameters)}",
-                where=task.name,
-                cure="build the plan again",
-            )
-        return Pool(task, **parameters)
+        understood = _understood(task)
+        return Pool(
+            task,
+            **checked_parameters(self.name, task, parameters, understood, vectors=range(1, 9)),
+        )
 
 
 FAMILIES: tuple[Family, ...] = (PoolFamily(),)

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from planish.errors import PlanError
 from planish.fusion.expression import identity
 from planish.fusion.task import Task
 from planish.graph.graph import Value
@@ -31,19 +30,17 @@ from planish.ops.reduce import (
     Reduction,
 )
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace, dense_strides
+from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.axes import (
     Box,
     Tensor,
     anchor_parameters,
-    bind,
     prologue_of,
     task_box,
 )
-from planish.targets.cpu.kernels.fused import (
-    outputs_follow,
-)
 from planish.targets.cpu.kernels.reducers import wide_dtype
 from planish.targets.cpu.kernels.reduction_kernel import COLUMNS, ReductionKernel
+from planish.targets.cpu.kernels.restoring import checked_parameters
 
 _NAMES: dict[type, str] = {
     ReduceSum: "sum",
@@ -65,21 +62,11 @@ _SPLIT_BELOW = 16
 
 
 @dataclass(frozen=True)
-class Reduce(Tactic):
+class Reduce(AnchoredTactic):
     """A reduction with `vectors` vectors at a time."""
 
     family: ClassVar[str] = "reduction"
-    task: Task
     vectors: int
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"vectors": self.vectors}
-
-    def accepts(self, binding: Binding) -> bool:
-        assert self.task.anchor is not None
-        shape = self.task.anchor.output.type.bind(binding.symbols)
-        return outputs_follow(self.task, binding, shape)
 
     def workspace(self, binding: Binding) -> int:
         return sum(filled for _, filled in self._stages(binding))
@@ -89,18 +76,16 @@ class Reduce(Tactic):
 
     def _stages(self, binding: Binding) -> list[tuple[Launch, int]]:
         """The launches, and how many bytes of workspace each fills."""
-        task = self.task
-        assert task.anchor is not None
-        op = task.anchor.op
-        rank = task.anchor.inputs[0].type.rank
-        if 0 in task.anchor.output.type.bind(binding.symbols):
+        task, op, fed = self.task, self.anchor.op, self.anchor.inputs[0]
+        rank = fed.type.rank
+        if 0 in self.result_shape(binding):
             return []
         given = (op.axis,) if isinstance(op, ArgMax) else op.axes  # type: ignore[attr-defined]
         axes = [normalize_axis(a, rank) for a in given]
         box, kept, reduced, vector_reduced = task_box(task, binding, axes).simplified().ordered()
         count = math.prod(n for n, r in zip(box.extents, box.reduced, strict=True) if r)
         name = _NAMES[type(op)]
-        dtype = task.anchor.inputs[0].dtype
+        dtype = fed.dtype
         if not dtype.is_float:
             count = max(count, 1)
         vectors = min(self.vectors, max(1, -(-box.extents[-1] // 16)))
@@ -137,7 +122,8 @@ def _stage(
     kernel: ReductionKernel, box: Box, count: int, block_length: int, filled: int = 0
 ) -> tuple[Launch, int]:
     """A kernel bound to a box: the launch, and the bytes of workspace it fills."""
-    leaves, operands, outputs = bind(box.leaves), bind(box.others), bind(box.outputs)
+    leaves, operands, outputs = box.bound()
+    bound = leaves + operands + outputs
     kernel = replace(
         kernel,
         leaves=leaves.accesses,
@@ -148,15 +134,8 @@ def _stage(
     work = max(1, math.prod(box.extents) // max(1, tasks))
     launch = Launch(
         kernel,
-        (*leaves.pointers, *operands.pointers, *outputs.pointers),
-        (
-            *box.extents,
-            count,
-            block_length,
-            *leaves.params,
-            *operands.params,
-            *outputs.params,
-        ),
+        bound.pointers,
+        (*box.extents, count, block_length, *bound.params),
         tasks=tasks,
         grain=max(1, _GRAIN // work),
     )
@@ -252,18 +231,11 @@ class ReductionFamily(Family):
             yield Reduce(task, 2)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        if not (
-            _understood(task)
-            and set(parameters) == {"vectors"}
-            and type(parameters["vectors"]) is int
-            and 1 <= parameters["vectors"] <= 8
-        ):
-            raise PlanError(
-                f"A plan asks for an impossible reduction: {dict(parameters)}",
-                where=task.name,
-                cure="build the plan again",
-            )
-        return Reduce(task, **parameters)
+        understood = _understood(task)
+        return Reduce(
+            task,
+            **checked_parameters(self.name, task, parameters, understood, vectors=range(1, 9)),
+        )
 
 
 FAMILIES: tuple[Family, ...] = (ReductionFamily(),)

@@ -15,27 +15,24 @@ from typing import Any, ClassVar
 import llvmlite.ir as ir
 import numpy as np
 
-from planish.errors import PlanError
 from planish.fusion.expression import Expression
 from planish.fusion.task import Task
-from planish.graph.graph import Value
 from planish.graph.types import DType
-from planish.ops.spatial import Resize, interpolation, nearest_indices, source_positions
+from planish.ops.spatial import Resize
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import F32, F64, KernelBuilder
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.kernel import CpuKernel
+from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.fused import (
     Accesses,
     Operands,
     Span,
     apply,
-    bind_leaves,
-    bind_values,
-    broadcast_strides,
+    bind_window,
     for_spans,
-    outputs_follow,
 )
+from planish.targets.cpu.kernels.restoring import checked_parameters
 
 _TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
 _BLOCK = 256
@@ -156,36 +153,20 @@ class ResizeKernel(CpuKernel):
 
 
 @dataclass(frozen=True)
-class Resizing(Tactic):
+class Resizing(AnchoredTactic):
     """Resizing with `vectors` vectors of channels at a time."""
 
     family: ClassVar[str] = "resize"
-    task: Task
     vectors: int
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"vectors": self.vectors}
-
-    def accepts(self, binding: Binding) -> bool:
-        return outputs_follow(self.task, binding, _output_shape(self.task, binding))
-
     def launches(self, binding: Binding) -> list[Launch]:
-        task = self.task
-        assert task.anchor is not None
-        op = task.anchor.op
+        task, op = self.task, self.anchor.op
         assert isinstance(op, Resize)
-        shape = _output_shape(task, binding)
+        shape = self.result_shape(binding)
         if 0 in shape:
             return []
         source = binding.layout(task.inputs[0])
-
-        def strides_of(value: Value) -> tuple[int, ...]:
-            return broadcast_strides(binding.layout(value), shape)
-
-        reads = bind_values(task.inputs[:1], lambda _: source.strides)
-        operands = bind_leaves(task, task.epilogue, strides_of)
-        writes = bind_values(task.outputs, strides_of)
+        reads, operands, writes = bind_window(task, binding, shape)
         kernel = ResizeKernel(
             mode=op.mode,
             spatial=len(op.size),
@@ -196,6 +177,7 @@ class Resizing(Tactic):
             accesses=operands.accesses,
             outputs=writes.accesses,
         )
+        bound = reads + operands + writes
         channels = shape[-1]
         per_block = min(_BLOCK, channels)
         blocks = -(-channels // per_block)
@@ -207,17 +189,8 @@ class Resizing(Tactic):
         return [
             Launch(
                 kernel,
-                (*reads.pointers, *operands.pointers, *writes.pointers),
-                (
-                    channels,
-                    blocks,
-                    per_block,
-                    *shape[1:-1],
-                    *reads.params,
-                    *operands.params,
-                    *writes.params,
-                    *tables,
-                ),
+                bound.pointers,
+                (channels, blocks, per_block, *shape[1:-1], *bound.params, *tables),
                 tasks=math.prod(shape[:-2]) * blocks,
                 grain=max(1, _WORK // (shape[-2] * per_block)),
             )
@@ -226,23 +199,11 @@ class Resizing(Tactic):
 
 def _table(op: Resize, axis: int, extent: int, size: int, stride: int) -> list[int]:
     """Offsets (and weights) of the taps of every position along one dimension."""
-    scale = op.scales[axis] if op.scales else None
-    positions = source_positions(extent, size, op.coordinates, scale)
-    if op.mode == "nearest":
-        return (nearest_indices(positions, extent, op.rounding) * stride).tolist()
-    if op.mode == "linear":
-        indices, weights = interpolation(positions, extent, "linear")
-    else:
-        indices, weights = interpolation(
-            positions, extent, "cubic", op.cubic_coeff, op.exclude_outside
-        )
+    indices, weights = op.taps(axis, extent, size)
+    if weights is None:
+        return (indices[:, 0] * stride).tolist()
     bits = weights.astype(np.float64).view(np.int64)
     return np.concatenate([indices * stride, bits], 1).ravel().tolist()
-
-
-def _output_shape(task: Task, binding: Binding) -> tuple[int, ...]:
-    assert task.anchor is not None
-    return task.anchor.output.type.bind(binding.symbols)
 
 
 def _understood(task: Task) -> bool:
@@ -251,6 +212,8 @@ def _understood(task: Task) -> bool:
         and isinstance(task.anchor.op, Resize)
         and task.prologue is None
         and 1 <= len(task.anchor.op.size) <= 3
+        and not task.anchor.op.antialias
+        and task.anchor.op.region is None
     )
 
 
@@ -262,24 +225,17 @@ class ResizeFamily(Family):
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _understood(task):
             return
-        channels = _output_shape(task, binding)[-1]
-        if channels > 16:
+        narrow = Resizing(task, 1)
+        if narrow.result_shape(binding)[-1] > 16:
             yield Resizing(task, 2)
-        yield Resizing(task, 1)
+        yield narrow
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        if not (
-            _understood(task)
-            and set(parameters) == {"vectors"}
-            and type(parameters["vectors"]) is int
-            and 1 <= parameters["vectors"] <= 4
-        ):
-            raise PlanError(
-                f"A plan asks for an impossible resizing: {dict(parameters)}",
-                where=task.name,
-                cure="build the plan again",
-            )
-        return Resizing(task, **parameters)
+        understood = _understood(task)
+        return Resizing(
+            task,
+            **checked_parameters(self.name, task, parameters, understood, vectors=range(1, 5)),
+        )
 
 
 FAMILIES: tuple[Family, ...] = (ResizeFamily(),)

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from planish.errors import PlanError
 from planish.fusion.task import Task
 from planish.ops.base import Op, normalize_axis
 from planish.ops.normalization import BatchNorm, InstanceNorm, LayerNorm
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.kernels import lrn
+from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.axes import anchor_parameters, bind, prologue_of, task_box
-from planish.targets.cpu.kernels.fused import outputs_follow
+from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.kernels.rows_kernel import RowsKernel
 from planish.targets.cpu.kernels.rows_programs import program_of
 
@@ -31,26 +31,14 @@ _GRAIN = 1 << 12
 
 
 @dataclass(frozen=True)
-class Rows(Tactic):
+class Rows(AnchoredTactic):
     """An op over rows, `vectors` vectors at a time."""
 
     family: ClassVar[str] = "rows"
-    task: Task
     vectors: int
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"vectors": self.vectors}
-
-    def accepts(self, binding: Binding) -> bool:
-        assert self.task.anchor is not None
-        shape = self.task.anchor.output.type.bind(binding.symbols)
-        return outputs_follow(self.task, binding, shape)
-
     def launches(self, binding: Binding) -> list[Launch]:
-        task = self.task
-        assert task.anchor is not None
-        fed = task.anchor.inputs[0]
+        task, op, fed = self.task, self.anchor.op, self.anchor.inputs[0]
         if 0 in fed.type.bind(binding.symbols):
             return []
         values = anchor_parameters(task)
@@ -73,7 +61,7 @@ class Rows(Tactic):
         vectors = max(1, min(self.vectors, -(-box.extents[-1] // 16), columns // 16))
         scratch = count * max(fed.dtype.size, 4) * (1 if vector_reduced else 16 * vectors)
         kernel = RowsKernel(
-            op=_without_axis(task.anchor.op),
+            op=_without_axis(op),
             dtype=fed.dtype,
             kept=kept,
             reduced=reduced,
@@ -88,12 +76,12 @@ class Rows(Tactic):
             operands=operands.accesses,
             outputs=outputs.accesses,
         )
-        bound = (leaves, parameters, operands, outputs)
+        bound = leaves + parameters + operands + outputs
         return [
             Launch(
                 kernel,
-                tuple(p for part in bound for p in part.pointers),
-                (*box.extents, count, columns, *(n for part in bound for n in part.params)),
+                bound.pointers,
+                (*box.extents, count, columns, *bound.params),
                 tasks=tasks,
                 grain=max(1, _GRAIN // max(1, math.prod(box.extents) // tasks)),
                 scratch=scratch + 64 if kernel.keep else 0,
@@ -134,18 +122,11 @@ class RowsFamily(Family):
             yield Rows(task, 2)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        if not (
-            _understood(task)
-            and set(parameters) == {"vectors"}
-            and type(parameters["vectors"]) is int
-            and 1 <= parameters["vectors"] <= 8
-        ):
-            raise PlanError(
-                f"A plan asks for an impossible normalization: {dict(parameters)}",
-                where=task.name,
-                cure="build the plan again",
-            )
-        return Rows(task, **parameters)
+        understood = _understood(task)
+        return Rows(
+            task,
+            **checked_parameters(self.name, task, parameters, understood, vectors=range(1, 9)),
+        )
 
 
 FAMILIES: tuple[Family, ...] = (RowsFamily(), *lrn.FAMILIES)

@@ -124,8 +124,16 @@ class SoftSuppressKernel(CpuKernel):
             value, number = loop.carried
             overlap = kept.at(corners, number, 1)
             exponent = f.mul(f.mul(f.c(scale), overlap), overlap)
-            loop.next = [f.mul(value, functions.exp(f, exponent)), k.sub(number, 1)]
+            loop.next = [f.mul(value, _exp(k, f, exponent)), k.sub(number, 1)]
         return loop.carried[0]
+
+
+def _exp(k: KernelBuilder, f: Floats, x: ir.Value) -> ir.Value:
+    """Rounded correctly, as good C libraries do it: whether a box is kept may depend on it."""
+    if f.dtype is DType.FLOAT64:
+        return functions.exp(f, x)
+    wide = Floats(k, DType.FLOAT64, 1)
+    return k.b.fptrunc(functions.exp(wide, k.b.fpext(x, wide.type)), f.type)
 
 
 def _best(

@@ -1,8 +1,9 @@
-"""The Python face of the C runtime: programs, arenas and engines, through ctypes.
+"""The Python face of the C runtime: programs and arenas, through ctypes.
 
 Everything here is thin: it lays out tables for ``native/planish.h`` and keeps alive what they
-point to. What a plan means is decided above (``Engine`` binds a plan to shapes and makes a
-``Program`` of it); what happens in an inference is decided below, in C.
+point to. What a plan means is decided above (``Engine`` binds a plan to shapes and its target makes
+a ``Program`` of it); what happens in an inference is decided below, in C. Engines for callers in C
+stand in ``planish.runtime.native_engine``.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import ctypes
 import functools
 import itertools
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_size_t, c_void_p
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -139,6 +142,47 @@ def raise_status(status: int, what: str, why: str) -> None:
     """Raise the exception that a ``planish_status`` other than OK stands for."""
     kind = {INVALID: InputError, NO_MEMORY: DeviceError}.get(status, PlanishError)
     raise kind(what, why=why)
+
+
+# ---- forks ----
+
+
+class Renewable(Protocol):
+    """Something with locks that another thread may hold while this one forks."""
+
+    def renew_locks(self) -> None:
+        """Makes the locks anew: this is a forked child, where their holders do not exist."""
+
+
+_renewables: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def renew_after_fork(owner: Renewable) -> None:
+    """Has the locks of an object renewed in every forked child, for as long as it lives.
+
+    Only for what is whole whenever the interpreter may switch threads: a child gets it as it is.
+    """
+    _renewables.add(owner)
+
+
+def _renew_all() -> None:
+    for owner in list(_renewables):
+        owner.renew_locks()
+
+
+def hold_over_forks(lock: Any) -> None:
+    """Has a fork wait for whoever holds a lock: what it guards is whole in the child, and free.
+
+    Only for reentrant locks that are held for moments.
+    """
+    os.register_at_fork(
+        before=lock.__enter__,
+        after_in_parent=lambda: lock.__exit__(None, None, None),
+        after_in_child=lambda: lock.__exit__(None, None, None),
+    )
+
+
+os.register_at_fork(after_in_child=_renew_all)
 
 
 # ---- memory ----

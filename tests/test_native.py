@@ -12,9 +12,9 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
+from planish import native
 from planish.errors import InputError
-from planish.runtime import native
-from planish.runtime.native import (
+from planish.native import (
     ABSOLUTE,
     ARENA,
     FIRST_INPUT,

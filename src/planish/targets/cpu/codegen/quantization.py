@@ -1,0 +1,75 @@
+"""The elementwise ops of quantization on registers: each rounding where the references round.
+
+Their operands differ in dtype, or are more than three; `elementwise.emit` hands them over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import llvmlite.ir as ir
+
+from planish.graph.types import DType
+from planish.ops.elementwise import Elementwise
+from planish.ops.quantization import FakeQuant, Quantize, SnapToLevels
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.casts import cast
+from planish.targets.cpu.codegen.floats import Floats
+
+F32 = DType.FLOAT32
+
+
+def quantize(
+    k: KernelBuilder, op: Elementwise, dtypes: Sequence[DType], lanes: int, *arguments: ir.Value
+) -> ir.Value:
+    """Integers of the op's dtype."""
+    assert isinstance(op, Quantize)
+    x, scale, zero = arguments
+    f = Floats(k, F32, lanes)
+    level = f.add(f.rint(f.div(x, scale)), zero)
+    level = f.min(f.c(float(op.high)), f.max(f.c(float(op.low)), level))  # NaN stays
+    return cast(k, level, F32, op.to, lanes)
+
+
+def dequantize(
+    k: KernelBuilder, op: Elementwise, dtypes: Sequence[DType], lanes: int, *arguments: ir.Value
+) -> ir.Value:
+    """Floats of integers."""
+    x, scale, zero = arguments
+    f = Floats(k, F32, lanes)
+    return f.mul(f.sub(cast(k, x, dtypes[0], F32, lanes), zero), scale)
+
+
+def snap_to_levels(
+    k: KernelBuilder, op: Elementwise, dtypes: Sequence[DType], lanes: int, *arguments: ir.Value
+) -> ir.Value:
+    """Floats on levels."""
+    assert isinstance(op, SnapToLevels)
+    x, scale, inverse = arguments
+    f = Floats(k, dtypes[0], lanes)
+    scaled = f.mul(x, scale)
+    level = k.intrinsic("floor", f.add(scaled, f.c(0.5))) if op.half_up else f.rint(scaled)
+    return f.mul(level, inverse)
+
+
+def fake_quant(
+    k: KernelBuilder, op: Elementwise, dtypes: Sequence[DType], lanes: int, *arguments: ir.Value
+) -> ir.Value:
+    """Floats on levels of which one is 0."""
+    assert isinstance(op, FakeQuant)
+    x, least, greatest, scale, inverse, zero = arguments
+    f = Floats(k, F32, lanes)
+    inside = f.max(least, f.min(greatest, x))  # NaN stays
+    shifted = f.sub(inside, least)
+    level = f.div(shifted, scale) if op.divide else f.mul(shifted, inverse)
+    whole = k.intrinsic("floor", f.add(f.sub(level, zero), f.c(0.5)))
+    return f.mul(whole, scale)
+
+
+RULES: dict[str, Callable[..., ir.Value]] = {
+    "quantize": quantize,
+    "dequantize": dequantize,
+    "snap_to_levels": snap_to_levels,
+    "fake_quant": fake_quant,
+}
+"""By the op's name: ``rule(k, op, dtypes of the arguments, lanes, *arguments)``."""

@@ -1,0 +1,38 @@
+"""What tactics have in common whose kernel computes an anchor and the elementwise work on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from planish.fusion.task import Task
+from planish.graph.graph import Node
+from planish.targets.base import Binding, Tactic
+from planish.targets.cpu.kernels.fused import outputs_follow
+
+
+@dataclass(frozen=True)
+class AnchoredTactic(Tactic):
+    """A tactic of a task with an anchor; its other fields are its parameters.
+
+    The kernel writes one element of each output per element of the anchor's result.
+    """
+
+    task: Task
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "task"}
+
+    @property
+    def anchor(self) -> Node:
+        """The task's anchor."""
+        assert self.task.anchor is not None
+        return self.task.anchor
+
+    def result_shape(self, binding: Binding) -> tuple[int, ...]:
+        """The concrete shape of the anchor's (first) result."""
+        return self.anchor.outputs[0].type.bind(binding.symbols)
+
+    def accepts(self, binding: Binding) -> bool:
+        return outputs_follow(self.task, binding, self.result_shape(binding))

@@ -1,0 +1,84 @@
+"""The long run of the graph fuzzer: many random graphs, every tactic of every task.
+
+    python tests/campaigns/fuzz_graphs.py --graphs 20000 --seed 0 --log fuzz.log
+
+A line a graph that fails, then the smallest graph that still does. Interrupted, it goes on where it
+was: the log's last line says how far it came. `--machine avx2` checks the tactics of a narrower
+machine, `--machine neon` those of 64-bit Arm in an emulator; engines only run on this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from helpers.fuzz.check import Checker, Options, smallest_failure
+from helpers.fuzz.generate import random_recipe
+from planish.targets.cpu.machine import Machine, host
+
+EVERY = 20
+"""Graphs between two lines of progress."""
+
+
+def machine(name: str) -> Machine:
+    """The machine whose tactics are checked."""
+    if name == "neon":
+        from helpers import emulator
+
+        return emulator.emulate()
+    return host() if name == "host" else host().restricted(name)
+
+
+def reached(log: Path, first: int) -> int:
+    """The seed to go on with."""
+    if not log.exists():
+        return first
+    found = re.findall(r"^next seed (\d+)", log.read_text(), re.MULTILINE)
+    return max([first, *map(int, found)])
+
+
+def run(options: Options, first: int, graphs: int, log: Path) -> int:
+    """Checks graphs; how many failed."""
+    failed = 0
+    checker = Checker(options)
+    start = time.monotonic()
+    with log.open("a") as file:
+
+        def say(text: str) -> None:
+            print(text, file=file, flush=True)
+            print(text, flush=True)
+
+        for seed in range(reached(log, first), first + graphs):
+            recipe = random_recipe(seed)
+            try:
+                checker.check(recipe, seed)
+            except Exception as error:
+                told = smallest_failure(Checker(options), recipe, seed)
+                failed += bool(told)
+                say(told or f"seed {seed}: not confirmed with more noise: {error}")
+            if (seed + 1 - first) % EVERY == 0:
+                speed = checker.tally.graphs / (time.monotonic() - start)
+                say(f"next seed {seed + 1}: {failed} failed; {checker.tally}; {speed:.2f} a second")
+    return failed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--graphs", type=int, default=20000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log", type=Path, default=Path("fuzz.log"))
+    parser.add_argument("--tactics", type=int, default=1000, help="at most so many a graph")
+    parser.add_argument("--machine", choices=["host", "avx2", "neon"], default="host")
+    given = parser.parse_args()
+    here = given.machine != "neon"
+    options = Options(engine=here, onnx=here, tactics=given.tactics, machine=machine(given.machine))
+    sys.exit(1 if run(options, given.seed, given.graphs, given.log) else 0)
+
+
+if __name__ == "__main__":
+    main()

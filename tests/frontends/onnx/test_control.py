@@ -1,0 +1,224 @@
+"""If, Loop and Scan: what is known is inlined, what the data decide is selected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from helpers.onnx_graph import assert_close, compare, model, node, runtime
+from helpers.refusal import refused
+from planish.errors import UnsupportedOpError
+from planish.frontends.onnx import OnnxFallback, import_model
+from planish.graph.interpret import interpret
+
+RNG = np.random.default_rng(13)
+FLOAT, BOOL, INT64 = TensorProto.FLOAT, TensorProto.BOOL, TensorProto.INT64
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def graph(nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], **constants: Any):
+    infos = [
+        [helper.make_tensor_value_info(n, kind, shape) for n, (kind, shape) in part.items()]
+        for part in (inputs, outputs)
+    ]
+    stored = [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()]
+    return helper.make_graph(nodes, "body", *infos, stored)
+
+
+def conditional(then: list[Any], other: list[Any], shape: Any = None) -> onnx.ModelProto:
+    shapes = (shape, shape) if not isinstance(shape, tuple) else shape
+    branches = {
+        "then_branch": graph(then, {}, {"a": (FLOAT, shapes[0])}),
+        "else_branch": graph(other, {}, {"b": (FLOAT, shapes[1])}),
+    }
+    return model(
+        [node("If", "flag", "y", "choice", **branches)],
+        {"x": (np.float32, [2, 3]), "flag": (np.bool_, [])},
+        ["y"],
+    )
+
+
+def test_both_branches_are_computed_where_the_data_decide() -> None:
+    proto = conditional([node("Neg", "x", "a")], [node("Exp", "x", "b")], [2, 3])
+    for flag in (True, False):
+        made = compare(proto, {"x": floats(2, 3), "flag": np.array(flag)})
+        assert not any(isinstance(n.op, OnnxFallback) for n in made.nodes)
+
+
+def test_one_branch_is_left_where_the_condition_is_known() -> None:
+    proto = conditional([node("Neg", "x", "a")], [node("Flatten", "x", "b", axis=0)])
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "flag"))
+    made = compare(proto, {"x": floats(2, 3)})
+    assert [n.op.name for n in made.nodes] == ["neg"]
+
+
+def test_branches_of_different_shapes_are_refused_with_the_reason() -> None:
+    proto = conditional(
+        [node("Neg", "x", "a")], [node("Flatten", "x", "b", axis=0)], ([2, 3], [1, 6])
+    )
+    with refused(UnsupportedOpError, "the data decide between"):
+        import_model(proto)
+
+
+def test_a_branch_that_does_not_fit_may_still_never_be_taken() -> None:
+    """An exporter's test of the rank: the other branch could not even be typed."""
+    proto = conditional([node("Neg", "x", "a")], [node("MatMul", "x x", "b")])
+    shape = [node("Shape", "x", "s"), node("Size", "s", "r"), node("Equal", "r two", "flag")]
+    proto.graph.node.extend(shape)
+    del proto.graph.input[1]
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(2, np.int64), "two"))
+    made = import_model(proto, allow_fallback=False)
+    assert [n.op.name for n in made.nodes] == ["neg"]
+
+
+def looping(body_nodes: list[Any], condition: str, **constants: Any) -> onnx.ModelProto:
+    body = graph(
+        body_nodes,
+        {"i": (INT64, []), "going": (BOOL, []), "v": (FLOAT, [2, 3])},
+        {condition: (BOOL, []), "w": (FLOAT, [2, 3])},
+        **constants,
+    )
+    return model(
+        [node("Loop", "most start x", "y", "repeat", body=body)],
+        {"x": (np.float32, [2, 3])},
+        ["y"],
+        {"most": np.int64(6), "start": np.array(True)},
+    )
+
+
+def test_a_loop_that_the_data_end() -> None:
+    """It doubles until the sum passes a limit, at most six times."""
+    nodes = [
+        node("Add", "v v", "w"),
+        node("ReduceSum", "w", "total", keepdims=0),
+        node("Less", "total limit", "more"),
+    ]
+    proto = looping(nodes, "more", limit=np.float32(100))
+    for scale in (0.3, 3.0, 40.0, 1000.0):
+        x = np.full((2, 3), scale, np.float32)
+        made = compare(proto, {"x": x})
+        assert not any(isinstance(n.op, OnnxFallback) for n in made.nodes)
+
+
+def test_a_loop_that_never_ends_by_the_data() -> None:
+    proto = looping([node("Add", "v v", "w"), node("Identity", "going", "on")], "on")
+    compare(proto, {"x": floats(2, 3)})
+
+
+def test_a_loop_whose_rounds_the_data_decide_falls_back() -> None:
+    proto = looping([node("Add", "v v", "w"), node("Identity", "going", "on")], "on")
+    del proto.graph.initializer[0]
+    proto.graph.input.append(helper.make_tensor_value_info("most", INT64, []))
+    for rounds in (0, 1, 5):
+        feeds = {"x": floats(2, 3), "most": np.array(rounds)}
+        made = compare(proto, feeds, allow_fallback=True)
+    (step,) = [n for n in made.nodes if isinstance(n.op, OnnxFallback)]
+    assert step.origin == "repeat (Loop)"
+
+
+def test_a_long_loop_falls_back() -> None:
+    """Known or not how long: what would be too large a graph is left to ONNX's reference."""
+    halve = [node("Mul", "v half", "w"), node("Identity", "going", "on")]
+    proto = looping(halve, "on", half=np.float32(0.99))
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array(300), "most"))
+    compare(proto, {"x": floats(2, 3)}, allow_fallback=True)
+    until = [
+        node("Mul", "v half", "w"),
+        node("ReduceSum", "w", "total", keepdims=0),
+        node("Greater", "total limit", "more"),
+    ]
+    proto = looping(until, "more", half=np.float32(0.9), limit=np.float32(1))
+    del proto.graph.initializer[0]
+    proto.graph.node[0].input[0] = ""
+    made = compare(proto, {"x": np.full((2, 3), 50, np.float32)}, allow_fallback=True)
+    assert any(isinstance(n.op, OnnxFallback) for n in made.nodes)
+
+
+def test_a_state_that_grows_is_refused_where_the_data_decide_how_far() -> None:
+    """In its first round it does not: what is added has as many rows as rounds are done."""
+    body = graph(
+        [node("Unsqueeze", "i axes", "n"), node("Slice", "v zero n", "rows"),
+         node("Concat", "v rows", "w", axis=0), node("Identity", "going", "on")],
+        {"i": (INT64, []), "going": (BOOL, []), "v": (FLOAT, ["R", 3])},
+        {"on": (BOOL, []), "w": (FLOAT, ["S", 3])},
+        axes=np.array([0]), zero=np.array([0]),
+    )  # fmt: skip
+    proto = model([node("Loop", "most start x", "y", "repeat", body=body)],
+                  {"x": (np.float32, [2, 3]), "most": (np.int64, [])}, ["y"],
+                  {"start": np.array(True)})  # fmt: skip
+    with refused(UnsupportedOpError, "its number of rounds depends on the data"):
+        import_model(proto)
+
+
+def test_outputs_of_unknown_length_are_refused() -> None:
+    body = graph(
+        [node("Add", "v v", "w"), node("ReduceSum", "w", "t", keepdims=0),
+         node("Less", "t limit", "more"), node("Identity", "w", "row")],
+        {"i": (INT64, []), "going": (BOOL, []), "v": (FLOAT, [2, 3])},
+        {"more": (BOOL, []), "w": (FLOAT, [2, 3]), "row": (FLOAT, [2, 3])},
+        limit=np.float32(9),
+    )  # fmt: skip
+    proto = model([node("Loop", "most start x", "y rows", body=body)],
+                  {"x": (np.float32, [2, 3])}, ["y", "rows"],
+                  {"most": np.int64(4), "start": np.array(True)})  # fmt: skip
+    with refused(UnsupportedOpError, "how long its outputs are"):
+        import_model(proto)
+
+
+SCANNING = {
+    "plain": {},
+    "backwards": {"scan_input_directions": [1], "scan_output_directions": [1]},
+    "axes": {"scan_input_axes": [1], "scan_output_axes": [1]},
+    "last axis": {"scan_input_axes": [-1], "scan_output_axes": [-1]},
+}
+
+
+@pytest.mark.parametrize("kind", SCANNING)
+def test_scan(kind: str) -> None:
+    x = floats(4, 5, 3)
+    options: dict[str, Any] = SCANNING[kind]
+    axis = options.get("scan_input_axes", [0])[0]
+    rest = [int(d) for d in np.delete(x.shape, axis)]
+    body = graph(
+        [node("Add", "s e", "t"), node("Mul", "t e", "row")],
+        {"s": (FLOAT, rest), "e": (FLOAT, rest)},
+        {"t": (FLOAT, rest), "row": (FLOAT, rest)},
+    )
+    scan = node("Scan", "start x", "last rows", body=body, num_scan_inputs=1, **options)
+    declared = {"start": (np.float32, rest), "x": (np.float32, x.shape)}
+    compare(model([scan], declared, ["last", "rows"]), {"start": floats(*rest), "x": x})
+
+
+def test_scan_of_opset_8() -> None:
+    """Every tensor has a batch dimension, and the body sees one element of it."""
+    body = graph(
+        [node("Add", "s e", "t"), node("Identity", "t", "row")],
+        {"s": (FLOAT, [3]), "e": (FLOAT, [3])},
+        {"t": (FLOAT, [3]), "row": (FLOAT, [3])},
+    )
+    scan = node("Scan", "_ start x", "last rows", body=body, num_scan_inputs=1)
+    start, x = floats(2, 3), floats(2, 4, 3)
+    declared = {"start": (np.float32, start.shape), "x": (np.float32, x.shape)}
+    sums = start[:, None] + np.cumsum(x, 1)
+    proto = model([scan], declared, ["last", "rows"], opset=8)
+    compare(proto, {"start": start, "x": x}, expected=[sums[:, -1], sums])
+
+
+def test_a_scan_of_unknown_length_falls_back() -> None:
+    body = graph([node("Add", "s e", "t"), node("Neg", "t", "row")],
+                 {"s": (FLOAT, [3]), "e": (FLOAT, [3])},
+                 {"t": (FLOAT, [3]), "row": (FLOAT, [3])})  # fmt: skip
+    scan = node("Scan", "start x", "last rows", body=body, num_scan_inputs=1)
+    declared = {"start": (np.float32, [3]), "x": (np.float32, ["N", 3])}
+    proto = model([scan], declared, ["last", "rows"])
+    feeds = {"start": floats(3), "x": floats(4, 3)}
+    results = interpret(import_model(proto), feeds)
+    for result, other in zip(results, runtime(proto, feeds), strict=True):
+        assert_close(result, other, 1e-5)

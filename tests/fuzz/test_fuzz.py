@@ -1,0 +1,79 @@
+"""Random graphs through the whole pipeline, against the references and ONNX Runtime.
+
+Kernels are compiled for some tasks only, drawn by the seed: compiling is what takes the time. The
+long run with every tactic of every task is `tests/campaigns/fuzz_graphs.py`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers.fuzz.check import Checker, Options, shrink, smallest_failure
+from helpers.fuzz.generate import SMALLEST, random_recipe
+from helpers.fuzz.specs import has_spec
+from planish.ops.base import OPS
+
+GRAPHS = 200
+BATCH = 20
+NO_SPEC = {"onnx_fallback"}
+"""Ops that no graph of ours can hold: calls of another runtime."""
+
+_ENGINES = Checker(Options(share=0.1, tactics=0))
+"""Kernels run some of the tasks of an engine."""
+
+_TACTICS = Checker(Options(share=0.0, tactics=1))
+"""The references run the engine; a tactic is tried by itself."""
+
+
+@pytest.mark.parametrize("first", range(0, GRAPHS, BATCH))
+def test_random_graphs(first: int) -> None:
+    for seed in range(first, first + BATCH):
+        recipe, checker = random_recipe(seed), (_ENGINES, _TACTICS)[seed % 2]
+        try:
+            checker.check(recipe, seed)
+        except Exception:
+            if told := smallest_failure(checker, recipe, seed, 60):
+                pytest.fail(told)  # else more noise showed that rounding explains it
+
+
+def test_enough_was_compared() -> None:
+    """After all of the above, or a few graphs: rounding must not hide everything."""
+    tally = _ENGINES.tally
+    if not tally.graphs:
+        _ENGINES.check(random_recipe(0), 0)
+    assert tally.compared >= 0.97 * tally.elements, str(tally)
+    assert tally.nodes >= 0.9 * SMALLEST * tally.graphs, str(tally)
+
+
+def test_every_op_can_be_drawn() -> None:
+    assert {op.name for op in OPS.values() if not has_spec(op)} <= NO_SPEC
+
+
+def test_every_op_is_drawn() -> None:
+    missing = {name for name, op in OPS.items() if has_spec(op)}
+    for seed in range(GRAPHS):
+        if not missing:
+            break
+        missing -= {node.op.name for node in random_recipe(seed).graph().nodes}
+    assert not missing
+
+
+def test_a_seed_is_a_graph() -> None:
+    assert str(random_recipe(7).graph()) == str(random_recipe(7).graph())
+
+
+def test_a_failing_graph_is_cut_down() -> None:
+    """To the one op, and an input, that the failure needs."""
+    seed, name = next(
+        (s, n.op.name)
+        for s in range(50)
+        for n in random_recipe(s).graph().nodes
+        if n.op.name == "softmax"
+    )
+    recipe = random_recipe(seed)
+
+    def fails(candidate) -> bool:
+        return any(n.op.name == name for n in candidate.graph().nodes)
+
+    small = shrink(recipe, fails)
+    assert [n.op.name for n in small.graph().nodes] == [name]

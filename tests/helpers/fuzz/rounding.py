@@ -1,0 +1,175 @@
+"""How far two right ways to compute a graph may differ: the references with rounding errors added.
+
+Every op's result is changed by a few units in the last place, at random: relative to each element
+for elementwise ops, relative to the largest element for ops that sum. What comes out several times
+shows, element by element, how rounding spreads: through cancellation, through divisions by small
+numbers, through comparisons that fall the other way. This is Monte Carlo arithmetic (D. S. Parker,
+"Monte Carlo arithmetic: exploiting randomness in floating-point arithmetic", UCLA CSD-970002,
+1997). Elements whose noisy results differ in kind (an index, a bool) carry no information and are
+not compared; how many are is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from planish.graph.graph import Node, Value
+from planish.graph.interpret import bind
+from planish.graph.types import DType
+from planish.ops.base import Op
+from planish.ops.elementwise import Cast, Elementwise
+
+UNITS = 4.0
+"""Noise in units in the last place: what the elementary functions are accurate to."""
+
+FACTOR = 16.0
+"""How much further than the noise showed a result may be off: noise is random, errors add up."""
+
+EXACT = {
+    *("neg", "abs", "sign", "relu", "floor", "ceil", "trunc", "round", "clip", "select"),
+    *("maximum", "minimum", "reshape", "transpose", "broadcast_to", "slice", "pad", "concat"),
+    *("tile", "identity", "gather", "gather_nd", "one_hot", "top_k", "max_pool", "reduce_max"),
+    *("reduce_min", "shape_of", "dims", "combined_non_max_suppression", "non_max_suppression"),
+    *("select_boxes", "non_zero", "unique", "max_pool_indices"),
+}
+"""Ops that only choose or move numbers."""
+
+CANCELLING = {"gelu", "mish", "softplus", "hard_sigmoid", "hard_swish"}
+"""Ops whose definition subtracts numbers of the size of 1: their errors do not get smaller."""
+
+_EPSILON = {
+    DType.FLOAT64: 2.0**-52,
+    DType.FLOAT32: 2.0**-23,
+    DType.FLOAT16: 2.0**-10,
+    DType.BFLOAT16: 2.0**-7,
+}
+
+
+class Noise:
+    """Rounding errors, the same for equal numbers in one elementwise op.
+
+    Equal elements then stay equal, as they do in any implementation.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._salt = np.uint64(self._rng.integers(1, 2**63, dtype=np.uint64) | np.uint64(1))
+
+    def units(self, wide: np.ndarray) -> np.ndarray:
+        """Numbers between -1 and 1 that depend on the elements alone."""
+        bits = np.atleast_1d(np.ascontiguousarray(wide)).view(np.uint64) * self._salt
+        bits = (bits ^ (bits >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+        return ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1).reshape(wide.shape)
+
+    def on(self, op: Op | None, array: np.ndarray) -> np.ndarray:
+        """A result with rounding errors; `op` is None for what the graph is given."""
+        dtype = DType.of(array.dtype)
+        if not dtype.is_float or (op is not None and op.name in EXACT) or not array.size:
+            return array
+        if isinstance(op, Cast) and dtype is DType.FLOAT64:
+            return array
+        wide = array.astype(np.float64)
+        if op is None or isinstance(op, Elementwise):
+            least = 1.0 if op is not None and op.name in CANCELLING else 0.0
+            error = self.units(wide) * np.maximum(np.abs(wide), least)
+        else:
+            finite = np.abs(wide[np.isfinite(wide)])
+            error = self._rng.uniform(-1, 1, wide.shape) * (finite.max() if finite.size else 0.0)
+        units = UNITS if dtype.size >= 4 else 1.0
+        with np.errstate(all="ignore"):
+            return (wide + units * _EPSILON[dtype] * error).astype(array.dtype)
+
+
+def evaluate(
+    nodes: Iterable[Node],
+    known: dict[Value, np.ndarray],
+    symbols: Mapping[str, int],
+    noise: Noise | None = None,
+) -> dict[Value, np.ndarray]:
+    """Adds the results of nodes to the arrays that are known, which hold the noise already."""
+    for node in nodes:
+        op = bind(node.op, symbols)
+        arrays = [_array(v, known, noise) for v in node.inputs]
+        for value, result in zip(node.outputs, op.reference(*arrays), strict=True):
+            known[value] = noise.on(op, result) if noise else result
+    return known
+
+
+def _array(value: Value, known: dict[Value, np.ndarray], noise: Noise | None) -> np.ndarray:
+    if value not in known:
+        assert value.data is not None
+        known[value] = noise.on(None, value.data) if noise else value.data
+    return known[value]
+
+
+class Bounds:
+    """What a result must be, and how far it may be off, element by element.
+
+    Parameters
+    ----------
+    exact : np.ndarray
+        The result by the references.
+    noisy : list of np.ndarray
+        The same with noise.
+
+    Attributes
+    ----------
+    compared : np.ndarray
+        bool; elements that say something.
+    """
+
+    def __init__(self, exact: np.ndarray, noisy: list[np.ndarray]) -> None:
+        self.exact = exact
+        self._dtype = DType.of(exact.dtype)
+        if not self._dtype.is_float:
+            self.compared = np.ones(exact.shape, bool)
+            for other in noisy:
+                self.compared &= other == exact
+            return
+        wide = exact.astype(np.float64)
+        with np.errstate(all="ignore"):
+            apart = np.stack([np.abs(o.astype(np.float64) - wide) for o in noisy])
+            same = (np.stack([o.astype(np.float64) for o in noisy]) == wide) | np.isnan(wide)
+        apart = np.where(same, 0.0, apart)
+        spread = apart.max(0)
+        finite = np.abs(wide[np.isfinite(wide)])
+        scale = float(finite.max()) if finite.size else 0.0
+        self._scale = scale
+        self.compared = np.isfinite(spread) & (spread <= 0.02 * max(scale, 1e-30))
+        kinds = [np.isnan(o.astype(np.float64)) == np.isnan(wide) for o in noisy]
+        self.compared &= np.logical_and.reduce(kinds)
+        usual = float(np.median(spread[self.compared])) if self.compared.any() else 0.0
+        rounding = _EPSILON[self._dtype] * np.abs(np.where(np.isfinite(wide), wide, 0))
+        least = float(np.finfo(np.float32).tiny) if self._dtype.size <= 4 else 1e-300
+        if self._dtype is DType.FLOAT16:
+            least = 2.0**-24
+        self._limit = FACTOR * (spread + usual + rounding) + least
+
+    def difference(self, got: np.ndarray, slack: float = 0.0) -> str:
+        """What is wrong with a result; empty if nothing is.
+
+        `slack` is a share of the largest element that it may be off by besides.
+        """
+        if got.shape != self.exact.shape or got.dtype != self.exact.dtype:
+            return f"{got.dtype}{got.shape} instead of {self.exact.dtype}{self.exact.shape}"
+        if not self._dtype.is_float:
+            bad = (got != self.exact) & self.compared
+        else:
+            a, b = got.astype(np.float64), self.exact.astype(np.float64)
+            with np.errstate(all="ignore"):
+                near = (
+                    (np.abs(a - b) <= self._limit + slack * self._scale)
+                    | (a == b)
+                    | (np.isnan(a) & np.isnan(b))
+                )
+            bad = ~near & self.compared
+        if not bad.any():
+            return ""
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        limit = f", may be off by {self._limit[where]:.3g}" if self._dtype.is_float else ""
+        return (
+            f"{int(bad.sum())} of {bad.size} elements, first {where}: {got[where]} instead of "
+            f"{self.exact[where]}{limit}"
+        )
