@@ -148,7 +148,7 @@ def folded_padding_forgets_the_end(patch: Patch) -> None:
     )
 
 
-@bug(WHOLE, 60)
+@bug(WHOLE, 150)  # two transposes in a row whose order matters are rare
 def transposes_compose_in_the_wrong_order(patch: Patch) -> None:
     """Two transposes become the one of the opposite order."""
     right = transposes.compose
