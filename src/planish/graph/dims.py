@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, TypeAlias
 
-DimLike: TypeAlias = "int | Dim"
-
 
 @dataclass(frozen=True, order=True)
 class _Atom:
@@ -111,6 +109,10 @@ class Dim:
 
     def __rmod__(self, other: int) -> DimLike:
         return other - floordiv(other, self) * self
+
+
+DimLike: TypeAlias = int | Dim
+"""A dimension: no string, as types that hold it are looked into when plans are read."""
 
 
 def symbol(name: str) -> Dim:
