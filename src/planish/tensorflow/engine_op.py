@@ -66,6 +66,7 @@ def ops() -> Any:
     import tensorflow as tf
 
     try:
+        _share_symbols(tf)
         return tf.load_op_library(str(library_path()))
     except (tf.errors.OpError, OSError) as error:
         raise DeviceError(
@@ -74,6 +75,13 @@ def ops() -> Any:
             why=str(error),
             cure="Install the package with pip (a source tree: pip install -e .), which builds it.",
         ) from error
+
+
+def _share_symbols(tf: Any) -> None:
+    """Lets the library see TensorFlow's C API, which TensorFlow 2.16 loads for itself only."""
+    library = Path(tf.sysconfig.get_lib()) / "libtensorflow_framework.so.2"
+    if library.exists():
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
 def connect(resolve: Resolve, weight: Weight) -> None:
