@@ -42,6 +42,20 @@ _UNROLLED = 32
 """Taps of the largest window that is unrolled where it lies inside the image."""
 
 
+def taps_inside(
+    k: KernelBuilder, window: int, stride: int, dilation: int, index: Any, dim: Any
+) -> tuple[Any, Any, Any]:
+    """Of the taps of output position `index`: the first inside the image, their end, and where tap
+    0 would lie. `dim` are the input's extent, the output's, and the padding before.
+    """
+    extent, _, before = dim
+    origin = k.sub(k.mul(index, stride), before)
+    # rounded up, of numbers made non-negative before they are divided
+    low, _ = k.divmod(k.i64(k.add(k.max(k.sub(0, origin), 0), dilation - 1)), dilation)
+    high, _ = k.divmod(k.i64(k.max(k.add(k.sub(extent, origin), dilation - 1), 0)), dilation)
+    return low, k.min(high, window), origin
+
+
 @dataclass(frozen=True)
 class PoolKernel(CpuKernel):
     """One specialisation; extents, padding and outer strides are parameters.
@@ -103,16 +117,9 @@ class PoolKernel(CpuKernel):
                 for_spans(k, first, last, lanes, pool, vectors=self.vectors)
 
     def _inside(self, k: KernelBuilder, axis: int, index: Any, dim: Any) -> tuple[Any, Any, Any]:
-        """The first tap inside the image, the end of those taps, and where tap 0 would lie."""
-        extent, _, before = dim
-        window, dilation = self.window[axis], self.dilations[axis]
-        origin = k.sub(k.mul(index, self.strides[axis]), before)
-        # rounded up, of numbers made non-negative before they are divided
-        low = k.max(k.sub(0, origin), 0)
-        low, _ = k.divmod(k.add(low, dilation - 1), dilation)
-        high = k.max(k.add(k.sub(extent, origin), dilation - 1), 0)
-        high, _ = k.divmod(high, dilation)
-        return low, k.min(high, window), origin
+        return taps_inside(
+            k, self.window[axis], self.strides[axis], self.dilations[axis], index, dim
+        )
 
     def _pool(
         self, k: KernelBuilder, spans: list[Span], box: Any, source: Any, reads: Any, writes: Any

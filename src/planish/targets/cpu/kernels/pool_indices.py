@@ -19,6 +19,7 @@ from planish.targets.cpu.codegen.builder import I64, KernelBuilder
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values, for_spans
+from planish.targets.cpu.kernels.pool import taps_inside
 from planish.targets.cpu.kernels.restoring import checked_parameters
 
 _WORK = 1 << 14
@@ -58,7 +59,15 @@ class PoolIndicesKernel(CpuKernel):
             (start,) = source.at([image])
             with k.loop(0, dims[-1][1]) as column:
                 place = [*outer, column.index]
-                box = [self._inside(k, axis, index, dims[axis]) for axis, index in enumerate(place)]
+                box = [
+                    taps_inside(k, *taps, index, dim)
+                    for taps, index, dim in zip(
+                        zip(self.window, self.strides, self.dilations, strict=True),
+                        place,
+                        dims,
+                        strict=True,
+                    )
+                ]
                 written = writes.at([image, *place])
 
                 def body(
@@ -72,15 +81,6 @@ class PoolIndicesKernel(CpuKernel):
                     writes.store(written, span, self._pool(k, span, box, dims, source, start))
 
                 for_spans(k, 0, channels, lanes, body)
-
-    def _inside(self, k: KernelBuilder, axis: int, index: Any, dim: Any) -> tuple[Any, Any, Any]:
-        """The first tap inside the image, the end of those taps, and where tap 0 would lie."""
-        extent, _, before = dim
-        dilation = self.dilations[axis]
-        origin = k.sub(k.mul(index, self.strides[axis]), before)
-        low, _ = k.divmod(k.i64(k.add(k.max(k.sub(0, origin), 0), dilation - 1)), dilation)
-        high, _ = k.divmod(k.i64(k.max(k.add(k.sub(extent, origin), dilation - 1), 0)), dilation)
-        return low, k.min(high, self.window[axis]), origin
 
     def _pool(
         self, k: KernelBuilder, span: Span, box: Any, dims: Any, source: Operands, start: Any
