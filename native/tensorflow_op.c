@@ -21,7 +21,6 @@
 
 typedef struct TF_Status TF_Status;
 typedef struct TF_Tensor TF_Tensor;
-typedef struct TF_TString TF_TString;
 typedef struct TF_KernelBuilder TF_KernelBuilder;
 typedef struct TF_OpDefinitionBuilder TF_OpDefinitionBuilder;
 typedef struct TF_OpKernelConstruction TF_OpKernelConstruction;
@@ -84,8 +83,6 @@ int TF_NumDims(const TF_Tensor *);
 int64_t TF_Dim(const TF_Tensor *, int);
 void *TF_TensorData(const TF_Tensor *);
 size_t TF_DataTypeSize(int dtype);
-const char *TF_StringGetDataPointer(const TF_TString *);
-size_t TF_StringGetSize(const TF_TString *);
 
 /* ---- what Python connects ---- */
 
@@ -236,12 +233,44 @@ static void *create_weight_kernel(TF_OpKernelConstruction *construction) {
 
 /* ---- inputs ---- */
 
-/* The `plan` input: a scalar string, valid as long as its tensor. */
-static const TF_TString *plan_string(const TF_Tensor *tensor, TF_Status *status) {
+typedef struct {
+    const char *data;
+    size_t size;
+} string;
+
+/* A TensorFlow string where it lies: 24 bytes, whose lowest two bits tell which of four forms they
+ * have; the size follows them. TensorFlow 2.18 and older export no functions for this. */
+static string string_at(const void *place) {
+    const char *bytes = place;
+    uint64_t word;
+    uint32_t half, offset;
+    memcpy(&word, bytes, sizeof word);
+    memcpy(&half, bytes, sizeof half);
+    string text = {bytes + 1, (unsigned char)bytes[0] >> 2}; /* in the bytes themselves */
+    switch (bytes[0] & 3) {
+    case 1: /* on the heap: size, capacity, address */
+        text.size = word >> 2;
+        memcpy(&text.data, bytes + 16, sizeof text.data);
+        break;
+    case 2: /* beside it: size and distance of 32 bits each */
+        memcpy(&offset, bytes + 4, sizeof offset);
+        text.size = half >> 2;
+        text.data = bytes + offset;
+        break;
+    case 3: /* elsewhere: size, address */
+        text.size = word >> 2;
+        memcpy(&text.data, bytes + 8, sizeof text.data);
+        break;
+    }
+    return text;
+}
+
+/* The `plan` input: a scalar string, valid as long as its tensor; without data if it is none. */
+static string plan_string(const TF_Tensor *tensor, TF_Status *status) {
     if (TF_TensorType(tensor) == TF_STRING && TF_NumDims(tensor) == 0)
-        return TF_TensorData(tensor);
+        return string_at(TF_TensorData(tensor));
     fail(status, TF_INVALID_ARGUMENT, "the input `plan` must be a scalar string");
-    return NULL;
+    return (string){NULL, 0};
 }
 
 typedef struct {
@@ -299,14 +328,14 @@ static planish_engine *resolve(kernel *self, const TF_Tensor *plan, const connec
                                TF_Status *status) {
     planish_engine *engine = atomic_load_explicit(&self->engine, memory_order_acquire);
     if (engine) return engine;
-    const TF_TString *text = plan_string(plan, status);
-    if (!text) return NULL;
+    string text = plan_string(plan, status);
+    if (!text.data) return NULL;
     pthread_mutex_lock(&self->mutex);
     engine = atomic_load(&self->engine);
     if (!engine) {
         char error[ERROR_SIZE] = "";
         engine = (planish_engine *)(intptr_t)link->resolve(
-            self->name, TF_StringGetDataPointer(text), TF_StringGetSize(text), self->settings,
+            self->name, text.data, text.size, self->settings,
             error, sizeof error);
         if (engine)
             atomic_store_explicit(&self->engine, engine, memory_order_release);
@@ -395,8 +424,8 @@ static void compute_ready(void *self, TF_OpKernelContext *context) {
 
 static TF_Tensor *load_weight(kernel *self, const TF_Tensor *plan, TF_Status *status) {
     const connection *link = atomic_load(&connected);
-    const TF_TString *text = plan_string(plan, status);
-    if (!text) return NULL;
+    string text = plan_string(plan, status);
+    if (!text.data) return NULL;
     if (!link) {
         fail(status, TF_FAILED_PRECONDITION, "%s", NOT_CONNECTED);
         return NULL;
@@ -414,7 +443,7 @@ static TF_Tensor *load_weight(kernel *self, const TF_Tensor *plan, TF_Status *st
     char error[ERROR_SIZE] = "out of memory";
     int result = PLANISH_NO_MEMORY;
     if (tensor)
-        result = link->weight(self->name, TF_StringGetDataPointer(text), TF_StringGetSize(text),
+        result = link->weight(self->name, text.data, text.size,
                               self->dtype, self->rank, self->dims, TF_TensorData(tensor), bytes,
                               error, sizeof error);
     if (result == PLANISH_OK) return tensor;
