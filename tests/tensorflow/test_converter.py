@@ -56,7 +56,7 @@ FRESH = textwrap.dedent(
     import numpy as np, tensorflow as tf
     import planish.tensorflow
 
-    data = np.load(sys.argv[2])
+    data = dict(np.load(sys.argv[2]))  # read now: the file is not for several threads
     infer = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
     spec = infer.structured_input_signature[1]["image"]
     assert spec.shape.as_list() == [None, 32, 32, 3], spec

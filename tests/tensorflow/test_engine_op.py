@@ -182,6 +182,8 @@ import tensorflow as tf
 folder, known = sys.argv[1:]
 if known == "unknown":
     import os, planish
+    framework = os.path.join(tf.sysconfig.get_lib(), "libtensorflow_framework.so.2")
+    ctypes.CDLL(framework, mode=ctypes.RTLD_GLOBAL)  # TensorFlow 2.16 loads it for itself only
     tf.load_op_library(os.path.join(os.path.dirname(planish.__file__), "_tf_engine.so"))
 else:
     from planish.tensorflow import engine_op
