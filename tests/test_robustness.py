@@ -117,9 +117,9 @@ class TestMemory:
             with build() as built:
                 return np.array_equal(built(x), wanted)
 
-        row = repeat("builds", 10, body)
+        row = repeat("builds", 20, body)
         assert row.differing == 0
-        assert row.growth < 8  # 8 builds: 34 MB, and as much in packed weights
+        assert row.growth < 16  # 16 builds: 68 MB, and as much in packed weights; malloc takes 8
 
     def test_a_leak_is_seen(self, engine: Engine) -> None:
         plan, kept = engine.serialize(), []

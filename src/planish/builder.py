@@ -250,7 +250,7 @@ def tune_graph(
 
 def default_timing_cache() -> Path:
     """The user's timing cache."""
-    from planish.targets.cpu.cache import cache_root
+    from planish.targets.cache import cache_root
 
     return cache_root() / "timing.sqlite"
 

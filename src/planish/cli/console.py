@@ -14,7 +14,6 @@ import json
 import math
 import os
 import sys
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
@@ -73,10 +72,9 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
         if code:
             raise typer.Exit(code)
 
-    # typer resolves annotations where `guarded` is defined, so they are resolved here
-    hints = typing.get_type_hints(function, include_extras=True)
-    signature = inspect.signature(function)
-    parameters = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values()]
+    # typer resolves annotations where `guarded` is defined, so they are resolved here; not by
+    # get_type_hints, which on Python 3.10 hides those of parameters with the default None
+    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     guarded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     guarded.__annotations__ = {p.name: p.annotation for p in parameters}
     return guarded

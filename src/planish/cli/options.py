@@ -9,7 +9,6 @@ import functools
 import importlib
 import importlib.util
 import inspect
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,20 +161,10 @@ def with_build_options(*without: str) -> Callable[[Callable[..., Any]], Callable
     without : str
         Flags to leave out, where the command has its own of that name.
     """
-    hints = typing.get_type_hints(_flags, include_extras=True)
-    flags = [
-        p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name])
-        for p in inspect.signature(_flags).parameters.values()
-        if p.name not in without
-    ]
+    flags = [p for p in keyword_parameters(_flags) if p.name not in without]
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        own_hints = typing.get_type_hints(function, include_extras=True)
-        own = [
-            p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=own_hints[p.name])
-            for p in inspect.signature(function).parameters.values()
-            if p.name != "options"
-        ]
+        own = [p for p in keyword_parameters(function) if p.name != "options"]
         names = {p.name for p in flags}
 
         @functools.wraps(function)
@@ -188,6 +177,14 @@ def with_build_options(*without: str) -> Callable[[Callable[..., Any]], Callable
         return wrapper
 
     return decorate
+
+
+def keyword_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """A command's parameters, by keyword only, their annotations evaluated."""
+    return [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for p in inspect.signature(function, eval_str=True).parameters.values()
+    ]
 
 
 def _precision(text: str) -> str | set[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from planish.fusion.task import Task
 from planish.graph.dims import evaluate
 from planish.graph.graph import Graph, Value
+from planish.plan.memory import ALIGNMENT
 from planish.plan.stages import Stages, divide
 from planish.plan.views import Placements, place
 from planish.targets.base import Binding, Layout, Tactic, Target
@@ -112,5 +113,7 @@ def binding_of(placements: Placements, symbols: Symbols, values: Iterable[Value]
         placement = placements.of.get(value)
         if placement is not None:
             strides = tuple(evaluate(s, symbols) for s in placement.strides)
-            layouts[value] = Layout(value.type.bind(symbols), strides)
+            start = evaluate(placement.offset, symbols) * value.dtype.size
+            alignment = min(start & -start, ALIGNMENT) if start else ALIGNMENT
+            layouts[value] = Layout(value.type.bind(symbols), strides, alignment)
     return Binding(symbols, layouts)

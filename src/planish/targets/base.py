@@ -37,8 +37,14 @@ class Kernel(ABC):
         return f"{self.family}_{digest[:20]}"
 
     @abstractmethod
-    def assembly(self, machine: Any) -> str:
-        """The kernel's module in the target's language (LLVM assembly on the CPU)."""
+    def compile(self, machine: Any) -> bytes:
+        """The kernel's machine code, as the target loads it.
+
+        Raises
+        ------
+        TuningError
+            It does not compile.
+        """
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,16 @@ class Workspace:
     offset: int = 0
 
 
-Pointer = Value | Constant | Workspace
+@dataclass(frozen=True)
+class Zeroed:
+    """A pointer into memory of the context that is zero when a task starts, and that it leaves
+    zero: counters by which blocks of a launch meet. At that many bytes of the task's own.
+    """
+
+    offset: int = 0
+
+
+Pointer = Value | Constant | Workspace | Zeroed
 
 
 @dataclass(frozen=True)
@@ -68,15 +83,16 @@ class Launch:
         A callable is a host step: it is given the arrays behind the pointers (all values) and
         fills those of outputs.
     pointers : tuple
-        Values, constants and workspace, in the order the kernel takes them.
+        Values, constants, workspace and zeroed memory, in the order the kernel takes them.
     params : tuple of int
         The kernel's integer parameters.
     tasks : int
-        How many independent pieces of work there are; the kernel runs any range of them.
+        How many independent pieces of work there are: the kernel runs any range of them, on a GPU
+        one in each block.
     grain : int
-        How many of them a thread takes at a time.
+        How many of them a thread of a CPU takes at a time.
     scratch : int
-        Bytes of memory of its own that each thread needs.
+        Bytes of memory of its own that each thread of a CPU needs.
     """
 
     kernel: Kernel | Callable[..., None]
@@ -89,10 +105,14 @@ class Launch:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the elements of a value lie for concrete shapes: strides in elements per axis."""
+    """Where the elements of a value lie for concrete shapes: strides in elements per axis.
+
+    `alignment` is a power of two, at most 64, that divides the address of the first one.
+    """
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    alignment: int = 64
 
     @property
     def is_dense(self) -> bool:
@@ -168,6 +188,10 @@ class Tactic(ABC):
 
     def workspace(self, binding: Binding) -> int:
         """Bytes of workspace between the launches."""
+        return 0
+
+    def zeroed(self, binding: Binding) -> int:
+        """Bytes of `Zeroed` memory."""
         return 0
 
     def __str__(self) -> str:

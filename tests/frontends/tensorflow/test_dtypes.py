@@ -61,7 +61,7 @@ def some(shape: tuple[int, ...], dtype: DType, most: int = 100) -> np.ndarray:
 
 def without_zero(shape: tuple[int, ...], dtype: DType) -> np.ndarray:
     x = some(shape, dtype)
-    return np.where(x == 0, 1, x).astype(dtype.numpy)
+    return np.where(x == 0, np.ones_like(x), x)
 
 
 def cases(d: DType) -> Iterator[tuple[str, Callable[..., object], list[np.ndarray]]]:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 
 from planish.fusion.task import Task
 from planish.targets.base import Binding, Kernel, Tactic
-from planish.targets.cpu.codegen.compile import compile_assembly
 from planish.targets.cpu.machine import Machine
 from planish.targets.cpu.target import CpuTarget
 
@@ -59,7 +58,7 @@ class FuzzTarget(CpuTarget):
     ) -> None:
         for kernel in kernels:
             if self.kernels.get(kernel.symbol) is None:
-                code = compile_assembly(kernel.assembly(self.machine), self.machine)
+                code = kernel.compile(self.machine)
                 self.kernels.put(kernel.symbol, code)
 
     def tactics(self, task: Task, binding: Binding) -> list[Tactic]:

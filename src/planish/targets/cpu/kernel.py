@@ -6,6 +6,7 @@ from abc import abstractmethod
 
 from planish.targets.base import Kernel
 from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.compile import compile_assembly
 from planish.targets.cpu.machine import Machine
 
 
@@ -21,3 +22,6 @@ class CpuKernel(Kernel):
         builder = KernelBuilder(self.symbol, machine)
         self.write(builder)
         return builder.finish()
+
+    def compile(self, machine: Machine) -> bytes:
+        return compile_assembly(self.assembly(machine), machine)

@@ -15,7 +15,7 @@ import numpy as np
 
 from planish.graph.graph import Value
 from planish.targets.base import Binding, Constant, Kernel, Layout, Tactic
-from planish.targets.cpu.codegen.compile import Library, compile_assembly
+from planish.targets.cpu.codegen.compile import Library
 from planish.targets.cpu.machine import Machine, host
 
 
@@ -109,7 +109,7 @@ def load_kernels(kernels: Iterable[Kernel], machine: Machine) -> None:
     missing = {k.symbol: k for k in kernels if (k.symbol, machine.code_key) not in _compiled}
     if not missing:
         return
-    objects = {s: compile_assembly(k.assembly(machine), machine) for s, k in missing.items()}
+    objects = {s: k.compile(machine) for s, k in missing.items()}
     addresses = processor_for(machine).load(objects, machine)
     for symbol in missing:
         _compiled[symbol, machine.code_key] = addresses[symbol]

@@ -19,12 +19,12 @@ from planish.targets.base import (
     ScheduledLaunch,
     Target,
 )
-from planish.targets.cpu.cache import KernelCache, generator_version
-from planish.targets.cpu.codegen.compile import Library, compile_assembly
+from planish.targets.cache import KernelCache, generator_version
+from planish.targets.cpu.codegen.compile import Library
 from planish.targets.cpu.kernels import FAMILIES
 from planish.targets.cpu.machine import Machine, host
 from planish.targets.cpu.pool import ConstantPool
-from planish.targets.cpu.workers import compile_kernels
+from planish.targets.workers import compile_kernels
 
 
 class CpuTarget(Target):
@@ -34,8 +34,9 @@ class CpuTarget(Target):
         self.machine = machine or host()
         self.device = "cpu"
         self.threads = self.machine.cores
-        self.timing_key = f"{self.machine.timing_key} {generator_version()}"
-        self._cache = KernelCache(self.machine)
+        version = generator_version("cpu", _compiler_version())
+        self.timing_key = f"{self.machine.timing_key} {version}"
+        self._cache = KernelCache(f"{self.machine.code_key} {version}")
         self._families = tuple(family.on(self.machine) for family in FAMILIES)
         self._loaded: WeakValueDictionary[str, Library] = WeakValueDictionary()
         self.renew_locks()
@@ -92,7 +93,7 @@ class CpuTarget(Target):
         """The object code of a kernel, compiled here if the cache has lost it."""
         code = self._cache.get(kernel.symbol)
         if code is None:
-            code = compile_assembly(kernel.assembly(self.machine), self.machine)
+            code = kernel.compile(self.machine)
             self._cache.put(kernel.symbol, code)
         return code
 
@@ -185,6 +186,12 @@ def _host_function(scheduled: ScheduledLaunch) -> Callable[[Any, Any, int, int],
         function(*arrays)
 
     return call
+
+
+def _compiler_version() -> str:
+    import llvmlite
+
+    return str(llvmlite.__version__)
 
 
 @cache

@@ -22,6 +22,7 @@ from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.matmul import MatMul
 from planish.ops.quantization import ConvInteger, MatMulInteger
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import (
     Binding,
     Constant,
@@ -33,7 +34,6 @@ from planish.targets.base import (
     dense_strides,
 )
 from planish.targets.cpu.kernels import depthwise, matrix
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.contraction_kernel import (
     VECTOR_BYTES,
     ContractionKernel,
@@ -46,7 +46,7 @@ from planish.targets.cpu.kernels.fused import (
     bind_values,
     broadcast_strides,
 )
-from planish.targets.cpu.kernels.restoring import checked_parameters
+from planish.targets.restoring import checked_parameters
 
 _GRAIN = 1 << 14
 """Multiplications a thread takes at a time, at least."""

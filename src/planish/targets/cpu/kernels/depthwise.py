@@ -16,15 +16,15 @@ from planish.fusion.task import Task
 from planish.graph.dims import evaluate
 from planish.graph.graph import Value
 from planish.ops.conv import Conv
+from planish.targets.anchored import outputs_follow
 from planish.targets.base import Binding, Constant, Family, Launch, Tactic
 from planish.targets.cpu.kernels.depthwise_kernel import BLOCK, PARAMS, DepthwiseKernel, Edges
 from planish.targets.cpu.kernels.fused import (
     bind_leaves,
     bind_values,
     broadcast_strides,
-    outputs_follow,
 )
-from planish.targets.cpu.kernels.restoring import FLAG, checked_parameters
+from planish.targets.restoring import FLAG, checked_parameters
 
 _WORK = 1 << 16
 """Multiplications a task has at least, if the convolution has as many."""

@@ -14,11 +14,11 @@ from planish.ops.detection import CombinedNonMaxSuppression, NonMaxSuppression
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
 from planish.targets.cpu.kernels.fused import bind_values
 from planish.targets.cpu.kernels.overlaps import wide_float
-from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.kernels.sorting import key_bits
 from planish.targets.cpu.kernels.suppression import CLASSES, SuppressKernel
 from planish.targets.cpu.kernels.suppression_outputs import CombineKernel, ListKernel
 from planish.targets.cpu.kernels.suppression_soft import SoftSuppressKernel, scratch_bytes
+from planish.targets.restoring import checked_parameters
 
 _FIRST = 256
 """Candidates that are tried first, at least."""

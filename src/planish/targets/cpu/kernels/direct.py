@@ -23,6 +23,7 @@ from planish.fusion.task import Task
 from planish.graph.interpret import bind
 from planish.graph.types import DType
 from planish.ops.conv import Conv, ConvTranspose
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import (
     Binding,
     Constant,
@@ -33,13 +34,12 @@ from planish.targets.base import (
     Workspace,
     dense_strides,
 )
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.depthwise import DepthwiseFamily
 from planish.targets.cpu.kernels.direct_kernel import DirectKernel, HaloKernel, PackFiltersKernel
 from planish.targets.cpu.kernels.fused import access, bind_window
 from planish.targets.cpu.kernels.geometry import conv_geometry
-from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.machine import Machine, host
+from planish.targets.restoring import checked_parameters
 
 _TASKS = 64
 """Tasks that a convolution is split into, if it has as many positions."""

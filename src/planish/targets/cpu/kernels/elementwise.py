@@ -10,9 +10,9 @@ from planish.fusion.task import Task
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.kernels.compose import Composer
 from planish.targets.cpu.kernels.loopnest import launch
-from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.kernels.space import is_heavy
 from planish.targets.cpu.kernels.views import View
+from planish.targets.restoring import checked_parameters
 
 UNROLLS = (1, 2, 4, 8)
 """Vectors per round that a tactic may have."""

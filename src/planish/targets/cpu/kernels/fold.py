@@ -16,10 +16,10 @@ from planish.fusion.expression import Expression
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.conv import Fold
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import I64, KernelBuilder
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.fused import (
     Accesses,
     Operands,
@@ -28,7 +28,7 @@ from planish.targets.cpu.kernels.fused import (
     bind_window,
     for_spans,
 )
-from planish.targets.cpu.kernels.restoring import checked_parameters
+from planish.targets.restoring import checked_parameters
 
 _WORK = 1 << 14
 """Elements a thread adds at a time, at least."""

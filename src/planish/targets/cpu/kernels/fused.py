@@ -147,11 +147,6 @@ def bind_window(task: Task, binding: Binding, shape: Sequence[int]) -> tuple[Bou
     return source, operands, bind_values(task.outputs, strides_of)
 
 
-def outputs_follow(task: Task, binding: Binding, shape: Sequence[int]) -> bool:
-    """Whether all outputs of a task have the shape that its anchor gives."""
-    return all(binding.shape(v) == tuple(shape) for v in task.outputs)
-
-
 # ---- when writing ------------------------------------------------------------------------------
 
 

@@ -17,13 +17,13 @@ from planish.fusion.expression import Expression
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.normalization import Lrn
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen import math as functions
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.elementwise import emit
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.axes import prologue_of, task_box, unravel
 from planish.targets.cpu.kernels.fused import (
     Accesses,
@@ -32,7 +32,7 @@ from planish.targets.cpu.kernels.fused import (
     apply,
     for_spans,
 )
-from planish.targets.cpu.kernels.restoring import checked_parameters
+from planish.targets.restoring import checked_parameters
 
 _GRAIN = 1 << 11
 """Elements a thread takes at a time, at least."""

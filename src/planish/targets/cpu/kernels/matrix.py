@@ -34,8 +34,8 @@ from planish.targets.cpu.kernels.geometry import (
     pack_weights,
 )
 from planish.targets.cpu.kernels.pack_matrix import PackMatrixKernel
-from planish.targets.cpu.kernels.restoring import FLAG, checked_parameters, impossible
 from planish.targets.cpu.machine import Machine, host
+from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 FULL_UNROLL = 400
 """Inner steps (depth x tile) up to which a run of depth is unrolled completely."""

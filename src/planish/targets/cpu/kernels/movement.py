@@ -26,9 +26,9 @@ from planish.targets.cpu.kernels.loopnest import launch
 from planish.targets.cpu.kernels.nest import Operand, Term
 from planish.targets.cpu.kernels.padding import Piece, pad_pieces
 from planish.targets.cpu.kernels.parameters import ParametersKernel
-from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.kernels.space import is_heavy
 from planish.targets.cpu.kernels.views import View
+from planish.targets.restoring import checked_parameters
 
 Move = Callable[[View], View]
 

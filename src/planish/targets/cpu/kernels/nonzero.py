@@ -16,14 +16,14 @@ import llvmlite.ir as ir
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.data_dependent import NonZero
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
 from planish.targets.cpu.codegen.builder import I64, KernelBuilder
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.axes import unravel
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values, for_spans
-from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.kernels.sorting import for_bits, mask_bits
+from planish.targets.restoring import checked_parameters
 
 BLOCK = 4096
 """Elements of a row that a piece is made of, at most."""

@@ -19,11 +19,11 @@ from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.base import normalize_axis
 from planish.ops.reduce import CumSum, TopK
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import I64, KernelBuilder, register_type
 from planish.targets.cpu.codegen.elementwise import emit
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.axes import prologue_of, task_box, unravel
 from planish.targets.cpu.kernels.fused import (
     Accesses,
@@ -34,7 +34,6 @@ from planish.targets.cpu.kernels.fused import (
     for_spans,
 )
 from planish.targets.cpu.kernels.reducers import make_reducer
-from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.kernels.sorting import (
     define_sort,
     for_bits,
@@ -47,6 +46,7 @@ from planish.targets.cpu.kernels.sorting import (
     ticket_key,
     ticket_position,
 )
+from planish.targets.restoring import checked_parameters
 
 _GRAIN = 1 << 12
 """Elements a thread takes at a time, at least."""

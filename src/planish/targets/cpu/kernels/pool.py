@@ -19,10 +19,10 @@ from planish.fusion.task import Task
 from planish.graph.dims import evaluate
 from planish.graph.types import DType
 from planish.ops.pool import AvgPool, MaxPool
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import KernelBuilder, register_type
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.fused import (
     Accesses,
     Operands,
@@ -32,7 +32,7 @@ from planish.targets.cpu.kernels.fused import (
     for_spans,
 )
 from planish.targets.cpu.kernels.reducers import Reducer, make_reducer, wide_dtype
-from planish.targets.cpu.kernels.restoring import checked_parameters
+from planish.targets.restoring import checked_parameters
 
 _WORK = 1 << 15
 """Input elements a thread takes at a time, at least."""

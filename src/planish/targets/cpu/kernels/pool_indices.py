@@ -14,13 +14,13 @@ from planish.fusion.task import Task
 from planish.graph.dims import evaluate
 from planish.graph.types import DType
 from planish.ops.pool import MaxPoolIndices
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import I64, KernelBuilder
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values, for_spans
 from planish.targets.cpu.kernels.pool import taps_inside
-from planish.targets.cpu.kernels.restoring import checked_parameters
+from planish.targets.restoring import checked_parameters
 
 _WORK = 1 << 14
 """Input elements a thread takes at a time, at least."""

@@ -13,6 +13,7 @@ from planish.fusion.expression import identity
 from planish.fusion.task import Task
 from planish.graph.graph import Value
 from planish.ops.recurrent import Recurrent
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import (
     Binding,
     Constant,
@@ -23,12 +24,11 @@ from planish.targets.base import (
     Workspace,
     dense_strides,
 )
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.fused import bind_values
 from planish.targets.cpu.kernels.loopnest import launch
 from planish.targets.cpu.kernels.nest import Operand
 from planish.targets.cpu.kernels.recurrent_kernel import RecurrentKernel, lanes_of, slots
-from planish.targets.cpu.kernels.restoring import checked_parameters
+from planish.targets.restoring import checked_parameters
 
 _ROWS = (4, 2, 1)
 

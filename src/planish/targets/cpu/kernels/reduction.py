@@ -29,8 +29,8 @@ from planish.ops.reduce import (
     ReduceSum,
     Reduction,
 )
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace, dense_strides
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.axes import (
     Box,
     Tensor,
@@ -40,7 +40,7 @@ from planish.targets.cpu.kernels.axes import (
 )
 from planish.targets.cpu.kernels.reducers import wide_dtype
 from planish.targets.cpu.kernels.reduction_kernel import COLUMNS, ReductionKernel
-from planish.targets.cpu.kernels.restoring import checked_parameters
+from planish.targets.restoring import checked_parameters
 
 _NAMES: dict[type, str] = {
     ReduceSum: "sum",

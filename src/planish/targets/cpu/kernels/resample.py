@@ -21,11 +21,11 @@ from planish.fusion.expression import Expression, identity
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.spatial import Resize
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Pointer, Tactic, Workspace, dense_strides
 from planish.targets.cpu.codegen.builder import F32, F64, I64, KernelBuilder
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.fused import (
     Access,
     Accesses,
@@ -37,7 +37,7 @@ from planish.targets.cpu.kernels.fused import (
     for_spans,
 )
 from planish.targets.cpu.kernels.overlaps import wide_float
-from planish.targets.cpu.kernels.restoring import checked_parameters
+from planish.targets.restoring import checked_parameters
 
 _WORK = 1 << 13
 """Products a thread computes at a time, at least."""

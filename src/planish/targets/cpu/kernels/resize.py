@@ -19,11 +19,11 @@ from planish.fusion.expression import Expression
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.spatial import Resize
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import F32, F64, KernelBuilder
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.fused import (
     Accesses,
     Operands,
@@ -32,7 +32,7 @@ from planish.targets.cpu.kernels.fused import (
     bind_window,
     for_spans,
 )
-from planish.targets.cpu.kernels.restoring import checked_parameters
+from planish.targets.restoring import checked_parameters
 
 _TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
 _BLOCK = 256

@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 from planish.fusion.task import Task
 from planish.ops.base import Op, normalize_axis
 from planish.ops.normalization import BatchNorm, InstanceNorm, LayerNorm
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.kernels import lrn
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.axes import anchor_parameters, bind, prologue_of, task_box
-from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.kernels.rows_kernel import RowsKernel
 from planish.targets.cpu.kernels.rows_programs import program_of
+from planish.targets.restoring import checked_parameters
 
 _SCRATCH = 1 << 18
 """Bytes of scratch memory, at most, in which a row is kept: what the second-level cache holds."""

@@ -11,15 +11,14 @@ from planish.fusion.task import Task
 from planish.graph.dims import evaluate
 from planish.graph.graph import Value
 from planish.ops.sampling import CropAndResize, DeformSample, GridSample, RoiAlign
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.fused import (
     access,
     bind_leaves,
     bind_values,
     broadcast_strides,
 )
-from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.kernels.sampling_kernel import SampleKernel
 from planish.targets.cpu.kernels.sampling_kernels import (
     CropKernel,
@@ -27,6 +26,7 @@ from planish.targets.cpu.kernels.sampling_kernels import (
     GridSampleKernel,
     RoiAlignKernel,
 )
+from planish.targets.restoring import checked_parameters
 
 _BLOCK = 256
 """Channels per task, at most."""

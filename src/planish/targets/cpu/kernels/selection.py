@@ -11,15 +11,15 @@ import llvmlite.ir as ir
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.data_dependent import SelectBoxes
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
 from planish.targets.cpu.codegen.builder import I64, KernelBuilder
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.detection import SuppressionSizes
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values
 from planish.targets.cpu.kernels.overlaps import wide_float
-from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.kernels.sorting import key_bits, load_ticket
+from planish.targets.restoring import checked_parameters
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ import llvmlite.ir as ir
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.data_dependent import Unique
+from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import I8, I64, KernelBuilder
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.anchored import AnchoredTactic
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values
-from planish.targets.cpu.kernels.restoring import checked_parameters
 from planish.targets.cpu.kernels.sorting import (
     define_sort,
     key_bits,
@@ -30,6 +29,7 @@ from planish.targets.cpu.kernels.sorting import (
     ticket,
     ticket_position,
 )
+from planish.targets.restoring import checked_parameters
 
 _GOLDEN = 0x9E3779B97F4A7C15
 """2**64 divided by the golden ratio."""

@@ -1,6 +1,6 @@
-"""Compiles kernels in processes of their own: LLVM holds one lock per process.
+"""Compiles kernels in processes of their own: compilers hold one lock per process.
 
-A worker is ``python -m planish.targets.cpu.workers``: it reads pickled kernels from its standard
+A worker is ``python -m planish.targets.workers``: it reads pickled kernels from its standard
 input, each with the machine it is for, and writes pickled object code to its standard output. (The
 `multiprocessing` module is not used because it imports the user's main script again.)
 """
@@ -14,12 +14,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from planish.errors import PlanishError, TuningError
 from planish.targets.base import Kernel
-from planish.targets.cpu.codegen.compile import compile_assembly
-from planish.targets.cpu.machine import Machine
 
 FEW = 3
 """So many kernels are compiled sooner here than a worker starts."""
@@ -27,7 +25,7 @@ FEW = 3
 
 def compile_kernels(
     kernels: Sequence[Kernel],
-    machine: Machine,
+    machine: Any,
     processes: int,
     done: Callable[[Kernel, bytes], None],
 ) -> None:
@@ -40,7 +38,7 @@ def compile_kernels(
     """
     if len(kernels) <= FEW or processes <= 1:
         for kernel in kernels:
-            done(kernel, compile_assembly(kernel.assembly(machine), machine))
+            done(kernel, kernel.compile(machine))
         return
     idle: SimpleQueue[_Worker] = SimpleQueue()
     workers: list[_Worker] = []
@@ -66,7 +64,7 @@ def compile_kernels(
 
 
 class _Worker:
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Any) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
@@ -114,7 +112,7 @@ def _serve() -> None:
             return
         answer: bytes | Exception
         try:
-            answer = compile_assembly(kernel.assembly(machine), machine)
+            answer = kernel.compile(machine)
         except PlanishError as error:
             answer = error
         except Exception as error:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from planish.fusion.task import Task
 from planish.graph.graph import Node
 from planish.targets.base import Binding, Tactic
-from planish.targets.cpu.kernels.fused import outputs_follow
+
+
+def outputs_follow(task: Task, binding: Binding, shape: Sequence[int]) -> bool:
+    """Whether all outputs of a task have the shape that its anchor gives."""
+    return all(binding.shape(v) == tuple(shape) for v in task.outputs)
 
 
 @dataclass(frozen=True)

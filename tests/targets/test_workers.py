@@ -11,7 +11,7 @@ from planish.targets.base import Kernel
 from planish.targets.cpu.codegen.compile import Library
 from planish.targets.cpu.kernels.pack_matrix import PackMatrixKernel
 from planish.targets.cpu.machine import host
-from planish.targets.cpu.workers import compile_kernels
+from planish.targets.workers import compile_kernels
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,6 @@ def test_invalid_assembly_is_a_tuning_error() -> None:
 
 
 def test_worker_that_dies_is_a_tuning_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planish.targets.cpu.workers.sys.executable", "/bin/false")
+    monkeypatch.setattr("planish.targets.workers.sys.executable", "/bin/false")
     with pytest.raises(TuningError, match="ended unexpectedly"):
         compile_all([PackMatrixKernel(v, True) for v in (1, 2, 3, 4)], 2)

@@ -13,7 +13,7 @@ from planish.ops.matmul import MatMul
 from planish.ops.normalization import Softmax
 from planish.targets.base import Family
 from planish.targets.cpu.kernels import FAMILIES
-from planish.targets.cpu.kernels.restoring import FLAG, checked_parameters
+from planish.targets.restoring import FLAG, checked_parameters
 
 
 def make(op, *shapes: tuple[int, ...], anchor: bool = True) -> Task:

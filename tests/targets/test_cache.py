@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from planish.targets.cpu.cache import KernelCache, cache_root
+from planish.targets.cache import KernelCache, cache_root
 from planish.targets.cpu.machine import host
 
 
@@ -24,33 +24,33 @@ def files(root: Path) -> list[Path]:
 
 def test_round_trip_between_processes(root: Path) -> None:
     assert cache_root() == root
-    KernelCache(host()).put("k", b"code")
-    again = KernelCache(host())
+    KernelCache("a").put("k", b"code")
+    again = KernelCache("a")
     assert again.get("k") == b"code"
     assert again.get("other") is None
     assert files(root)[0].parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_damaged_file_is_not_code(root: Path) -> None:
-    KernelCache(host()).put("k", b"code" * 100)
+    KernelCache("a").put("k", b"code" * 100)
     (path,) = files(root)
     path.write_bytes(path.read_bytes()[:-3])
-    assert KernelCache(host()).get("k") is None
+    assert KernelCache("a").get("k") is None
 
 
 def test_folder_that_others_can_write_is_not_used(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    KernelCache(host()).put("k", b"code")
+    KernelCache("a").put("k", b"code")
     os.chmod(files(root)[0].parent, 0o777)
     with caplog.at_level(logging.WARNING, "planish"):
-        assert KernelCache(host()).get("k") is None
+        assert KernelCache("a").get("k") is None
     assert "written by others" in caplog.text
 
 
 def test_without_a_folder_it_lives_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANISH_CACHE", "/proc/nowhere")
-    cache = KernelCache(host())
+    cache = KernelCache("a")
     cache.put("k", b"code")
     assert cache.get("k") == b"code"
 
@@ -59,5 +59,5 @@ def test_another_instruction_set_has_another_folder(root: Path) -> None:
     machine = host()
     if machine.isa != "avx512":
         pytest.skip("needs a CPU with AVX-512")
-    KernelCache(machine).put("k", b"code")
-    assert KernelCache(machine.restricted("avx2")).get("k") is None
+    KernelCache(machine.code_key).put("k", b"code")
+    assert KernelCache(machine.restricted("avx2").code_key).get("k") is None

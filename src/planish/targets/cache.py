@@ -1,8 +1,8 @@
 """The user's cache of machine code: a folder of object files, made by this user for this machine.
 
 Code in it is run, so the folder must belong to the user and be closed to others; one that is not
-is left alone. Its name holds everything that code depends on: the machine, the version of LLVM and
-the sources of the generators.
+is left alone. Its name holds everything that code depends on: the machine, the compiler's version
+and the sources of the generators.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 
 import planish.targets
-from planish.targets.cpu.machine import Machine
 
 log = logging.getLogger("planish")
 
@@ -32,12 +31,18 @@ def cache_root() -> Path:
 
 
 class KernelCache:
-    """Object code by symbol, on disk where that is possible, always in memory."""
+    """Object code by symbol, on disk where that is possible, always in memory.
 
-    def __init__(self, machine: Machine) -> None:
+    Parameters
+    ----------
+    version : str
+        Everything that code depends on beside the kernel: the machine, and `generator_version`.
+    """
+
+    def __init__(self, version: str) -> None:
         self._memory: dict[str, bytes] = {}
         self._warned = False
-        self._folder = self._open(cache_root() / "kernels" / _version(machine))
+        self._folder = self._open(cache_root() / "kernels" / _folder_name(version))
 
     @staticmethod
     def _open(folder: Path) -> Path | None:
@@ -101,15 +106,14 @@ def _checked(data: bytes) -> bytes | None:
 
 
 @cache
-def generator_version() -> str:
-    """A digest of the sources of all kernel generators and of LLVM's version."""
-    import llvmlite
-
-    digest = hashlib.sha256(llvmlite.__version__.encode())
-    for path in sorted(Path(planish.targets.__path__[0]).rglob("*.py")):
+def generator_version(target: str, compiler: str) -> str:
+    """A digest of the sources of a target's kernel generators and of its compiler's version."""
+    digest = hashlib.sha256(compiler.encode())
+    folder = Path(planish.targets.__path__[0])
+    for path in (*sorted(folder.glob("*.py")), *sorted((folder / target).rglob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _version(machine: Machine) -> str:
-    return hashlib.sha256(f"{machine.code_key} {generator_version()}".encode()).hexdigest()[:24]
+def _folder_name(version: str) -> str:
+    return hashlib.sha256(version.encode()).hexdigest()[:24]

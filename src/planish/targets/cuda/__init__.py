@@ -1,0 +1,1 @@
+"""NVIDIA GPUs as a target: generated Triton kernels, cuDNN and cuBLASLt, in one CUDA graph."""

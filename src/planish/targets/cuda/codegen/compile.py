@@ -1,0 +1,165 @@
+"""From Triton text to a cubin with what its launch needs. Triton is imported here only.
+
+What is stored (kernel cache, plans) is one line of JSON, then the cubin.
+"""
+
+from __future__ import annotations
+
+import json
+import linecache
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from planish.errors import DeviceError, TuningError
+from planish.graph.types import DType
+from planish.targets.cuda.machine import CudaMachine
+
+if TYPE_CHECKING:
+    from planish.targets.cuda.kernel import TritonKernel
+
+TYPES = {
+    DType.FLOAT64: "fp64",
+    DType.FLOAT32: "fp32",
+    DType.FLOAT16: "fp16",
+    DType.BFLOAT16: "bf16",
+    DType.INT64: "i64",
+    DType.INT32: "i32",
+    DType.INT16: "i16",
+    DType.INT8: "i8",
+    DType.UINT64: "u64",
+    DType.UINT32: "u32",
+    DType.UINT16: "u16",
+    DType.UINT8: "u8",
+    DType.BOOL: "i1",
+}
+"""Triton's short names of element types in signatures."""
+
+
+@dataclass(frozen=True)
+class DeviceCode:
+    """A compiled kernel: its cubin, and what launching it takes.
+
+    Attributes
+    ----------
+    symbol : str
+        The function's name in the cubin.
+    warps, shared : int
+        Warps of a block, and bytes of its shared memory.
+    arch : str
+    cubin : bytes
+    """
+
+    symbol: str
+    warps: int
+    shared: int
+    arch: str
+    cubin: bytes
+
+    def to_bytes(self) -> bytes:
+        """As it is stored."""
+        about = {k: v for k, v in asdict(self).items() if k != "cubin"}
+        return json.dumps(about, sort_keys=True).encode() + b"\n" + self.cubin
+
+    @staticmethod
+    def from_bytes(data: bytes) -> DeviceCode:
+        """What `to_bytes` gave.
+
+        Raises
+        ------
+        ValueError
+            The data is something else.
+        """
+        head, newline, cubin = data.partition(b"\n")
+        about = json.loads(head)
+        if not newline or not isinstance(about, dict):
+            raise ValueError("no description of device code")
+        try:
+            code = DeviceCode(cubin=cubin, **about)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        if not (isinstance(code.symbol, str) and isinstance(code.arch, str)):
+            raise ValueError("symbol and arch must be text")
+        if not (type(code.warps) is int and 1 <= code.warps <= 32):
+            raise ValueError(f"warps cannot be {code.warps!r}")
+        if not (type(code.shared) is int and 0 <= code.shared <= 1 << 20):
+            raise ValueError(f"shared cannot be {code.shared!r}")
+        return code
+
+
+def triton() -> Any:
+    """The module.
+
+    Raises
+    ------
+    DeviceError
+        It is not installed.
+    """
+    try:
+        import triton as module
+    except ImportError as error:
+        raise DeviceError(
+            "Triton is not installed",
+            where="kernels for GPUs",
+            why=str(error),
+            cure="pip install 'planish[cuda]'",
+        ) from error
+    return module
+
+
+def load_function(source: str, symbol: str) -> Callable[..., Any]:
+    """The Triton function of a module's text; its lines are kept for Triton, which reads them."""
+    path = f"<planish {symbol}>"
+    linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
+    names: dict[str, Any] = {"__name__": f"planish_generated.{symbol}"}
+    exec(compile(source, path, "exec"), names)  # text that a kernel generator of ours wrote
+    return names[symbol]
+
+
+def compile_kernel(kernel: TritonKernel, machine: CudaMachine) -> bytes:
+    """A kernel's `DeviceCode` as bytes.
+
+    Raises
+    ------
+    TuningError
+        It does not compile for the machine: too much shared memory, or a bug of a generator.
+    DeviceError
+        Triton is not installed.
+    """
+    module = triton()
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    pointers, params = kernel.pointers, kernel.params
+    signature = {f"p{i}": "*" + TYPES[p.dtype] for i, p in enumerate(pointers)}
+    signature |= {f"n{i}": "i32" for i in range(len(params))}
+    divisible = [p.aligned for p in pointers] + list(params)
+    attributes = {(i,): [["tt.divisibility", 16]] for i, known in enumerate(divisible) if known}
+    major, minor = machine.capability
+    try:
+        function = load_function(kernel.source(), kernel.symbol)
+        made = module.compile(
+            ASTSource(function, signature, {}, attributes),
+            target=GPUTarget("cuda", 10 * major + minor, 32),
+            options={"num_warps": kernel.warps, "num_stages": kernel.stages},
+        )
+    except Exception as error:  # Triton raises errors of many kinds
+        raise TuningError(
+            "A generated kernel does not compile",
+            where=f"{kernel.family} on {machine.name}",
+            why=f"{type(error).__name__}: {str(error)[:2000]}",
+            cure="another tactic is taken; please report this with the model's op",
+        ) from error
+    if made.metadata.shared > machine.shared:
+        raise TuningError(
+            "A generated kernel needs too much shared memory",
+            where=f"{kernel.family} on {machine.name}",
+            why=f"{made.metadata.shared:,} bytes of {machine.shared:,}",
+            cure="another tactic is taken",
+        )
+    if made.metadata.global_scratch_size or made.metadata.num_ctas != 1:
+        raise TuningError("A generated kernel needs scratch memory", where=kernel.family)
+    code = DeviceCode(
+        made.metadata.name, kernel.warps, made.metadata.shared, machine.arch, made.asm["cubin"]
+    )
+    return code.to_bytes()

@@ -1,0 +1,62 @@
+"""The text of a Triton kernel, line by line.
+
+A kernel is a function `kernel(p0, p1, …, n0, n1, …)`: pointers, then 32-bit integer parameters.
+Everything else (strides, tile sizes, which ops are fused) is written into the text as numbers, so
+that the compiler knows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+HEADER = """\
+import triton
+import triton.language as tl
+from triton.language.extra import libdevice
+"""
+
+
+class Source:
+    """A kernel's body under construction.
+
+    >>> k = Source()
+    >>> x = k.let("x", "tl.load(p0)")
+    >>> with k.block("for i in range(4):"):
+    ...     k.line(f"{x} += 1")
+    """
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._depth = 1
+        self._names: dict[str, int] = {}
+
+    def line(self, text: str) -> None:
+        """Adds a statement."""
+        self._lines.append("    " * self._depth + text)
+
+    def name(self, hint: str) -> str:
+        """A variable's name that is not in use: the hint, numbered if need be."""
+        count = self._names.get(hint, 0)
+        self._names[hint] = count + 1
+        return f"{hint}_{count}" if count else hint
+
+    def let(self, hint: str, expression: str) -> str:
+        """Assigns an expression to a new variable and gives its name."""
+        name = self.name(hint)
+        self.line(f"{name} = {expression}")
+        return name
+
+    @contextmanager
+    def block(self, header: str) -> Iterator[None]:
+        """Indents what is written inside under a header that ends in a colon."""
+        self.line(header)
+        self._depth += 1
+        yield
+        self._depth -= 1
+
+    def finish(self, symbol: str, pointers: int, params: int) -> str:
+        """The whole module, with the kernel under its symbol."""
+        arguments = [f"p{i}" for i in range(pointers)] + [f"n{i}" for i in range(params)]
+        head = f"\n\n@triton.jit\ndef {symbol}({', '.join(arguments)}):\n"
+        return HEADER + head + "\n".join(self._lines or ["    pass"]) + "\n"

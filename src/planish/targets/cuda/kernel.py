@@ -1,0 +1,63 @@
+"""The base of all kernels generated for GPUs: a Triton program as a frozen dataclass."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from planish.graph.types import DType
+from planish.targets.base import Kernel
+from planish.targets.cuda.codegen.source import Source
+from planish.targets.cuda.machine import CudaMachine
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What a pointer argument points to.
+
+    `aligned` promises that it is a multiple of 16 bytes, which wide loads need.
+    """
+
+    dtype: DType
+    aligned: bool = True
+
+
+@dataclass(frozen=True)
+class TritonKernel(Kernel):
+    """A kernel written as Triton text. Subclasses are frozen dataclasses of what it depends on.
+
+    Attributes
+    ----------
+    warps : int
+        Warps of a program (block).
+    stages : int
+        Depth of the software pipeline of its loops.
+    """
+
+    warps: int
+    stages: int
+
+    @property
+    @abstractmethod
+    def pointers(self) -> tuple[Pointer, ...]:
+        """The pointer arguments `p0`, `p1`, …, as launches pass them."""
+
+    @property
+    def params(self) -> tuple[bool, ...]:
+        """For each integer argument `n0`, `n1`, … whether it is always a multiple of 16."""
+        return ()
+
+    @abstractmethod
+    def write(self, k: Source) -> None:
+        """Writes the kernel's body. A launch of `tasks` runs that many programs along axis 0."""
+
+    def source(self) -> str:
+        """The kernel as Triton text."""
+        k = Source()
+        self.write(k)
+        return k.finish(self.symbol, len(self.pointers), len(self.params))
+
+    def compile(self, machine: CudaMachine) -> bytes:
+        from planish.targets.cuda.codegen.compile import compile_kernel
+
+        return compile_kernel(self, machine)

@@ -1,0 +1,269 @@
+"""How kernels read operands, apply the fused expression and write results.
+
+A kernel computes a result of some axes; each tensor it touches beside its own is an `Access`: a
+stride per axis of the result, 0 where it is broadcast. All of it is `Work`, a part of the kernel's
+key. Axes that every tensor steps through evenly are merged first, so that most kernels see rows and
+columns only, and the first axis' extent is never part of the text: batches share kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planish.fusion.expression import Expression
+from planish.fusion.task import ACCUMULATOR, Fused, Task
+from planish.graph.graph import Value
+from planish.targets.base import Binding, Layout
+from planish.targets.cuda.codegen.elementwise import compute_type, emit, storage_type
+from planish.targets.cuda.codegen.source import Source
+from planish.targets.cuda.kernel import Pointer
+
+WIDE = 1 << 31
+"""From so many elements on offsets need 64 bits."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a tensor is read or written.
+
+    Attributes
+    ----------
+    pointer : Pointer
+    strides : tuple of int
+        In elements, per axis of the kernel's result; 0 where the tensor is broadcast.
+    wide : bool
+        Whether offsets need 64 bits.
+    """
+
+    pointer: Pointer
+    strides: tuple[int, ...]
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What happens to each element of a kernel's result, and what it touches.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        The axes of the result after merging; the first is -1, as kernels do not depend on it.
+    expression : Expression
+    leaves : tuple of Access or None
+        One per leaf; None for constants and for what the kernel computed itself.
+    outputs : tuple of Access
+    """
+
+    shape: tuple[int, ...]
+    expression: Expression
+    leaves: tuple[Access | None, ...]
+    outputs: tuple[Access, ...]
+
+    @property
+    def pointers(self) -> tuple[Pointer, ...]:
+        """Of the leaves that are read, then of the outputs."""
+        return tuple(a.pointer for a in (*self.leaves, *self.outputs) if a is not None)
+
+
+# ---- when binding ------------------------------------------------------------------------------
+
+
+def broadcast_strides(layout: Layout, shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides with which a tensor is read as if it had the given shape."""
+    missing = len(shape) - len(layout.shape)
+    strides = [0 if n == 1 else s for n, s in zip(layout.shape, layout.strides, strict=True)]
+    return (*([0] * missing), *strides)
+
+
+def pointer_of(value: Value, binding: Binding) -> Pointer:
+    """The argument that points to a value."""
+    return Pointer(value.dtype, binding.layout(value).alignment >= 16)
+
+
+def is_wide(layout: Layout) -> bool:
+    """Whether offsets inside a tensor need 64 bits."""
+    reach = sum(abs(s) * (n - 1) for n, s in zip(layout.shape, layout.strides, strict=True))
+    return reach >= WIDE
+
+
+def access(value: Value, binding: Binding, shape: Sequence[int]) -> Access:
+    """The access to a value that broadcasts to a shape."""
+    layout = binding.layout(value)
+    strides = broadcast_strides(layout, shape)
+    return Access(pointer_of(value, binding), strides, is_wide(layout))
+
+
+def merge(
+    shape: Sequence[int], strides: Sequence[Sequence[int]], groups: Sequence[int] = ()
+) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """Merges neighbouring axes through which every tensor steps evenly; drops those of extent 1.
+
+    Parameters
+    ----------
+    shape : sequence of int
+    strides : sequence
+        Of each tensor, per axis.
+    groups : sequence of int
+        Axes that begin a group: what lies in different groups stays apart, and a group keeps at
+        least one axis.
+
+    Returns
+    -------
+    shape : tuple of int
+    strides : list of tuple
+    """
+    starts = {0, *groups}
+    kept: list[int] = []
+    steps: list[list[int]] = [[] for _ in strides]
+    fresh = True
+    for axis, extent in enumerate(shape):
+        fresh = fresh or axis in starts
+        last_of_group = axis + 1 == len(shape) or axis + 1 in starts
+        if extent == 1 and not (fresh and last_of_group):
+            continue
+        if not fresh and all(
+            own[-1] == s[axis] * extent for own, s in zip(steps, strides, strict=True)
+        ):
+            kept[-1] *= extent
+            for own, s in zip(steps, strides, strict=True):
+                own[-1] = s[axis]
+        else:
+            kept.append(extent)
+            for own, s in zip(steps, strides, strict=True):
+                own.append(s[axis] if extent != 1 else 0)
+        fresh = False
+    return tuple(kept), [tuple(own) for own in steps]
+
+
+def bind_work(
+    task: Task,
+    fused: Fused,
+    outputs: Sequence[Value],
+    binding: Binding,
+    shape: Sequence[int],
+    groups: Sequence[int] = (),
+) -> tuple[Work, tuple[int, ...], tuple[Value, ...]]:
+    """The work of an expression on a result of the given shape.
+
+    Parameters
+    ----------
+    task : Task
+    fused : Fused
+        Usually the task's epilogue.
+    outputs : sequence of Value
+        What the results are written to.
+    binding : Binding
+    shape : sequence of int
+        The result's.
+    groups : sequence of int
+        See `merge`; a kernel of rows and columns passes the first axis of the columns.
+
+    Returns
+    -------
+    work : Work
+    shape : tuple of int
+        The merged extents, the first included.
+    values : tuple of Value
+        What `Work.pointers` point to.
+    """
+    sources = [None if s is None or s == ACCUMULATOR else task.inputs[s] for s in fused.sources]
+    values = (*(v for v in sources if v is not None), *outputs)
+    accesses = [access(v, binding, shape) for v in values]
+    extents, strides = merge(shape, [a.strides for a in accesses], groups)
+    merged = iter(Access(a.pointer, s, a.wide) for a, s in zip(accesses, strides, strict=True))
+    leaves = tuple(None if v is None else next(merged) for v in sources)
+    work = Work((-1, *extents[1:]), fused.expression, leaves, tuple(merged))
+    return work, extents, values
+
+
+# ---- when writing ------------------------------------------------------------------------------
+
+
+def offset(item: Access, index: Sequence[str]) -> str:
+    """The offset of the elements at an index: one name (or number) per axis."""
+    terms = []
+    for stride, place in zip(item.strides, index, strict=True):
+        if stride == 0 or place == "0":
+            continue
+        wide = f"({place}).to(tl.int64)" if item.wide else place
+        terms.append(wide if stride == 1 else f"{wide} * {stride}")
+    return " + ".join(terms) or "0"
+
+
+def load(
+    k: Source, pointer: int, item: Access, index: Sequence[str], mask: str | None, hint: str = "x"
+) -> str:
+    """Loads the elements of a tensor at an index, in the type they are computed in."""
+    place = f"p{pointer} + {offset(item, index)}"
+    scalar = not any(s and i != "0" for s, i in zip(item.strides, index, strict=True))
+    masked = f", mask={mask}, other=0" if mask is not None and not scalar else ""
+    return k.let(hint, f"tl.load({place}{masked}).to({compute_type(item.pointer.dtype)})")
+
+
+def apply(
+    k: Source,
+    work: Work,
+    first: int,
+    index: Sequence[str],
+    mask: str | None,
+    accumulators: Sequence[str] = (),
+) -> list[str]:
+    """The expression's results at an index, in the types they are computed in.
+
+    Parameters
+    ----------
+    k : Source
+    work : Work
+    first : int
+        The number of the pointer of the work's first leaf.
+    index : sequence of str
+        Per axis of `work.shape` a name of an integer tensor; they broadcast with one another.
+    mask : str or None
+        Which elements exist.
+    accumulators : sequence of str
+        Names of what the kernel computed, in the order of the leaves that stand for it.
+    """
+    computed = iter(accumulators)
+    leaves: list[str | None] = []
+    for leaf, item in zip(work.expression.leaves, work.leaves, strict=True):
+        if item is not None:
+            leaves.append(load(k, first, item, index, mask))
+            first += 1
+        elif leaf.constant is not None:
+            leaves.append(None)
+        else:
+            leaves.append(next(computed))
+    return emit(k, work.expression, leaves)
+
+
+def finish(
+    k: Source,
+    work: Work,
+    first: int,
+    index: Sequence[str],
+    mask: str | None,
+    accumulators: Sequence[str] = (),
+) -> None:
+    """Applies the expression at an index and stores its results; see `apply`."""
+    results = apply(k, work, first, index, mask, accumulators)
+    place = first + sum(item is not None for item in work.leaves)
+    shape = " + ".join(f"({i}) * 0" for i in index if i != "0") or "0"
+    for result, item in zip(results, work.outputs, strict=True):
+        value = f"({result}).to({storage_type(item.pointer.dtype)})"
+        masked = f", mask={mask}" if mask is not None else ""
+        where = f"p{place} + ({offset(item, index)})"
+        if any(s == 0 for s in item.strides):  # an axis of extent 1: the offset lacks its shape
+            where += f" + ({shape})"
+        k.line(f"tl.store({where}, {value}{masked})")
+        place += 1
+
+
+def decompose(k: Source, flat: str, extents: Sequence[int], hint: str = "i") -> list[str]:
+    """Splits a flat index into one per axis; the first axis' extent is not used."""
+    index: list[str] = []
+    rest = flat
+    for extent in reversed(extents[1:]):
+        index.append(k.let(hint, f"{rest} % {extent}"))
+        rest = k.let(hint, f"{rest} // {extent}")
+    return [rest, *reversed(index)]

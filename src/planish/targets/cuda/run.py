@@ -1,0 +1,130 @@
+"""Runs one tactic on NumPy arrays by Triton's interpreter, without a GPU: for tests.
+
+The interpreter runs a kernel's programs one after the other, in NumPy. What it cannot show is what
+only a GPU has: races, wrong barriers, speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from planish.graph.graph import Value
+from planish.targets.base import Binding, Constant, Layout, Tactic, Workspace, Zeroed
+from planish.targets.cuda.codegen.compile import load_function, triton
+from planish.targets.cuda.kernel import TritonKernel
+
+GUARD = 256
+"""Poisoned bytes on both sides of every tensor that is written."""
+
+
+def run_tactic(tactic: Tactic, binding: Binding, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The task's outputs by this tactic, for arrays of ``task.inputs``.
+
+    Outputs and workspace are poisoned before; memory that must stay zero is checked after.
+
+    Raises
+    ------
+    AssertionError
+        A kernel wrote outside its outputs, or left memory changed that must stay zero.
+    """
+    task = tactic.task
+    memory: dict[Value, _Memory] = {}
+    for value, array in zip(task.inputs, arrays, strict=True):
+        memory[value] = _Memory(binding.layout(value), value.dtype.numpy)
+        memory[value].view[...] = array
+    for value in task.outputs:
+        memory[value] = _Memory(binding.layout(value), value.dtype.numpy)
+    constants = [_aligned(np.ascontiguousarray(c)) for c in tactic.constants()]
+    workspace = _aligned(np.full(tactic.workspace(binding) + 64, 0xA5, np.uint8))
+    zeroed = _aligned(np.zeros(tactic.zeroed(binding) + 64, np.uint8))
+
+    def address(pointer: object) -> int:
+        if isinstance(pointer, Value):
+            return memory[pointer].view.ctypes.data
+        if isinstance(pointer, Constant):
+            return constants[pointer.index].ctypes.data
+        if isinstance(pointer, Zeroed):
+            return zeroed.ctypes.data + pointer.offset
+        assert isinstance(pointer, Workspace)
+        return workspace.ctypes.data + pointer.offset
+
+    for launch in tactic.launches(binding):
+        assert isinstance(launch.kernel, TritonKernel), "only generated kernels run without a GPU"
+        interpret(launch.kernel, [address(p) for p in launch.pointers], launch.params, launch.tasks)
+    assert not zeroed.any(), "memory that must stay zero was left changed"
+    for value in task.outputs:
+        memory[value].check()
+    return [memory[v].view for v in task.outputs]
+
+
+def interpret(
+    kernel: TritonKernel, addresses: Sequence[int], params: Sequence[int], programs: int
+) -> None:
+    """Runs a kernel's programs in this process, on host addresses."""
+    module = triton()
+    from triton.runtime.interpreter import GridExecutor
+
+    before = module.knobs.runtime.interpret
+    module.knobs.runtime.interpret = True
+    try:
+        function: Any = load_function(kernel.source(), kernel.symbol)
+        pointers = [
+            _Argument(a, p.dtype.numpy.name)
+            for a, p in zip(addresses, kernel.pointers, strict=True)
+        ]
+        assert len(params) == len(kernel.params)
+
+        class Executor(GridExecutor):
+            """Takes addresses of host memory as they are."""
+
+            def _init_args_hst(self, args_dev: Any, kwargs: Any) -> Any:
+                return args_dev, kwargs
+
+            def _restore_args_dev(self, *_: Any) -> None:
+                pass
+
+        Executor(function.rewrite(), function.arg_names, (programs,))(*pointers, *params)
+    finally:
+        module.knobs.runtime.interpret = before
+
+
+class _Argument:
+    """A pointer as the interpreter takes it."""
+
+    def __init__(self, address: int, dtype: str) -> None:
+        self._address = address
+        self.dtype = dtype
+
+    def data_ptr(self) -> int:
+        return self._address
+
+
+class _Memory:
+    """A tensor's memory, poisoned, with guards around it."""
+
+    def __init__(self, layout: Layout, dtype: np.dtype) -> None:
+        reach = 1 + sum(
+            s * max(n - 1, 0) for s, n in zip(layout.strides, layout.shape, strict=True)
+        )
+        size = reach * dtype.itemsize
+        poison = 1 if dtype.kind == "b" else 0xA5
+        self._raw = _aligned(np.full(size + 2 * GUARD, poison, np.uint8))
+        steps = tuple(s * dtype.itemsize for s in layout.strides)
+        self.view = np.ndarray(layout.shape, dtype, self._raw.data, GUARD, steps)
+        self._poison, self._size = poison, size
+
+    def check(self) -> None:
+        outside = np.concatenate([self._raw[:GUARD], self._raw[GUARD + self._size :]])
+        assert (outside == self._poison).all(), "a kernel wrote outside its output"
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that starts at a multiple of 256 bytes."""
+    raw = np.empty(array.nbytes + 256, np.uint8)
+    start = -raw.ctypes.data % 256
+    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
