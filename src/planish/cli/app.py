@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from planish.cli import bench, build, compare, convert, inspect, run_plan
-from planish.cli.console import INTERRUPTED, paragraphs
+from planish.cli.console import INTERRUPTED, note, paragraphs
 
 HELP = """An inference optimizer: a trained model goes in, the fastest measured plan comes out.
 
@@ -70,5 +70,10 @@ def run() -> None:
     """Runs the command line and exits."""
     try:
         app(prog_name="planish")
-    except KeyboardInterrupt:  # between commands: while modules are imported
+    except KeyboardInterrupt:  # while modules are imported
+        note("interrupted")
         sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            note("interrupted")
+        raise

@@ -67,8 +67,7 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
                 write(missed.result)
                 code = THRESHOLD_MISSED
             except KeyboardInterrupt:
-                note("interrupted")
-                code = INTERRUPTED
+                code = INTERRUPTED  # of which `run` tells
         if code:
             raise typer.Exit(code)
 

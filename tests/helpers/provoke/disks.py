@@ -202,4 +202,4 @@ def interrupted(folder: Path) -> str:
     assert all(path.suffix == ".o" for path in (cache / "kernels").rglob("*") if path.is_file())
     with sqlite3.connect(cache / "timing.sqlite") as database:
         assert database.execute("pragma integrity_check").fetchone() == ("ok",)
-    return told.splitlines()[-1]
+    return told.strip().splitlines()[-1]
