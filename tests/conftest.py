@@ -42,6 +42,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     del os.environ["PLANISH_CACHE"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without a GPU, or where it is hidden, what needs one is skipped."""
+    if os.environ["CUDA_VISIBLE_DEVICES"] == "-1":
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU: make test-cuda"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
     """Where there is data, a test that needs it and is skipped all the same has failed."""

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from planish.builder import ProgressEvent, build
     from planish.plan.load import load
     from planish.profile import Profile, TensorSpec
-    from planish.runtime.engine import Engine, ExecutionContext, TensorInfo
+    from planish.runtime.arrays import TensorInfo
+    from planish.runtime.context import ExecutionContext
+    from planish.runtime.engine import Engine
 
 _LAZY = {
     "build": "planish.builder",
@@ -40,8 +42,8 @@ _LAZY = {
     "Profile": "planish.profile",
     "TensorSpec": "planish.profile",
     "Engine": "planish.runtime.engine",
-    "ExecutionContext": "planish.runtime.engine",
-    "TensorInfo": "planish.runtime.engine",
+    "ExecutionContext": "planish.runtime.context",
+    "TensorInfo": "planish.runtime.arrays",
 }
 
 __all__ = [

@@ -12,7 +12,7 @@ from planish.cli.arrays import random_array, read_inputs, write_outputs
 from planish.errors import InputError
 from planish.graph.dims import symbol
 from planish.graph.graph import DimRange
-from planish.runtime.engine import TensorInfo
+from planish.runtime.arrays import TensorInfo
 
 N = symbol("N")
 INFOS = [

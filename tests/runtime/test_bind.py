@@ -42,7 +42,7 @@ class TestAddresses:
         bases = {x.base for launch in schedule.launches for x in launch.addresses}
         assert bases == {FIRST_INPUT, FIRST_INPUT + 1, FIRST_INPUT + 2, FIRST_INPUT + 3}
         assert schedule.arena_bytes == 0
-        assert (schedule.input_count, schedule.output_count) == (2, 2)
+        assert (len(schedule.input_bytes), len(schedule.output_bytes)) == (2, 2)
 
     def test_parts_of_an_output_are_written_in_place(self) -> None:
         net = Net()

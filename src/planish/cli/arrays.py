@@ -20,7 +20,7 @@ from planish.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from planish.runtime.engine import TensorInfo
+    from planish.runtime.arrays import TensorInfo
 
 INTEGERS = {"uint8": 256}
 """Random integers are below this: bytes are pixels; any other may be a mask, or an index into a

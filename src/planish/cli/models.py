@@ -10,7 +10,8 @@ from planish.cli.console import note
 from planish.cli.options import BuildOptions
 
 if TYPE_CHECKING:
-    from planish.runtime.engine import Engine, TensorInfo
+    from planish.runtime.arrays import TensorInfo
+    from planish.runtime.engine import Engine
 
 PLAN_SUFFIX = ".plan"
 _PLAN_START = b"planish plan "

@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from planish.errors import DeviceError, InputError
-from planish.graph.graph import Value
+from planish.graph.dims import DimLike
+from planish.graph.graph import DimRange, Value
 from planish.graph.types import DType
+from planish.targets.base import Target
 
 
-def input_array(given: Any, value: Value) -> np.ndarray:
-    """A dense array of the input's dtype; never converts silently."""
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of an engine.
+
+    Attributes
+    ----------
+    name : str
+    dtype : numpy.dtype
+    shape : tuple
+        Integers, or dimensions that print as their name ("N").
+    profile : dict
+        For each symbolic dimension its least, usual and greatest size.
+    """
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[DimLike, ...]
+    profile: Mapping[str, DimRange]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+def input_array(given: Any, value: Value, target: Target) -> Any:
+    """A dense array of the input's dtype, on the host or the target's own; never converts silently.
+
+    Raises
+    ------
+    InputError
+        It is no array, or of another dtype.
+    """
     array = given
     if not isinstance(array, np.ndarray):
-        array = _exported(given)
+        array = target.foreign_array(given)
+        if array is None:
+            array = _exported(given)
         if array is None:
             raise InputError(
                 f"Input {value.name!r} is a {type(given).__name__}, not an array",
@@ -31,10 +65,80 @@ def input_array(given: Any, value: Value) -> np.ndarray:
             why="arrays are not converted silently",
             cure=f"pass array.astype({_dtype_name(value.dtype)})",
         )
+    if not isinstance(array, np.ndarray):
+        return array
     try:
         return np.ascontiguousarray(array) if not array.flags.c_contiguous else array
     except MemoryError as error:
         raise no_memory(f"a dense copy of input {value.name!r}", error) from error
+
+
+def address_of(array: Any) -> int:
+    """Where an array's elements are, on the host or a target's own memory."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.address
+
+
+def output_arrays(
+    infos: Sequence[TensorInfo],
+    shapes: Sequence[tuple[int, ...]],
+    out: Any,
+    inputs: Sequence[Any],
+    target: Target,
+) -> list[Any]:
+    """The arrays to write: those given, else new ones, which live where the inputs live.
+
+    Raises
+    ------
+    InputError
+        A given array has another shape or dtype, or is not writeable, or there is no such output.
+    DeviceError
+        There is no memory.
+    """
+    if out is None:
+        if any(not isinstance(a, np.ndarray) for a in inputs):
+            return [target.new_array(s, i.dtype) for s, i in zip(shapes, infos, strict=True)]
+        try:
+            return [np.empty(s, info.dtype) for s, info in zip(shapes, infos, strict=True)]
+        except MemoryError as error:
+            raise no_memory("the outputs", error) from error
+    given = out if isinstance(out, Mapping) else {infos[0].name: out}
+    unknown = [name for name in given if name not in {info.name for info in infos}]
+    if unknown:
+        raise InputError(
+            f"There is no output {unknown[0]!r}",
+            where="out=",
+            why=f"the engine's outputs are {', '.join(map(str, infos))}",
+            cure="use these names",
+        )
+    return [
+        _output_array(given.get(info.name), info, shape, target)
+        for info, shape in zip(infos, shapes, strict=True)
+    ]
+
+
+def _output_array(given: Any, info: TensorInfo, shape: tuple[int, ...], target: Target) -> Any:
+    array = given if isinstance(given, np.ndarray) else target.foreign_array(given)
+    if (
+        array is None
+        or tuple(array.shape) != shape
+        or array.dtype != info.dtype
+        or (
+            isinstance(array, np.ndarray)
+            and not (array.flags.c_contiguous and array.flags.writeable)
+        )
+    ):
+        raise InputError(
+            f"out= for {info.name!r} must be a writeable, contiguous {info.dtype} array "
+            f"of shape {shape}",
+            where=f"output {info.name!r}",
+            why=f"it is {describe(given)}",
+            cure="pass an array of that dtype and shape for each output, or leave out out=",
+        )
+    return array
+
+
+def _writeable(array: np.ndarray) -> bool:
+    return array.flags.c_contiguous and array.flags.writeable
 
 
 def no_memory(what: str, error: MemoryError) -> DeviceError:
@@ -47,19 +151,24 @@ def no_memory(what: str, error: MemoryError) -> DeviceError:
     )
 
 
-def refuse_overlaps(
-    outputs: Sequence[np.ndarray], inputs: Sequence[np.ndarray], names: Sequence[str]
-) -> None:
+def refuse_overlaps(outputs: Sequence[Any], inputs: Sequence[Any], names: Sequence[str]) -> None:
     """Kernels write outputs while inputs are still read: they must be memory of their own."""
     for i, output in enumerate(outputs):
         for other in (*inputs, *outputs[:i]):
-            if np.may_share_memory(output, other):
+            if _overlap(output, other):
                 raise InputError(
                     f"out= for {names[i]!r} overlaps another array of this call",
                     where=f"output {names[i]!r}",
                     why="outputs are written while inputs are still read",
                     cure="pass arrays with memory of their own",
                 )
+
+
+def _overlap(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.may_share_memory(a, b)
+    begins, sizes = zip(*((address_of(x), x.nbytes) for x in (a, b)), strict=True)
+    return begins[0] < begins[1] + sizes[1] and begins[1] < begins[0] + sizes[0]
 
 
 def describe(array: Any) -> str:

@@ -11,24 +11,29 @@ import numpy as np
 from planish import native
 from planish.errors import DeviceError
 from planish.graph.dims import evaluate
+from planish.graph.dims import symbols as symbols_of
 from planish.graph.graph import LARGEST, Value
 from planish.graph.sizes import check_sizes
-from planish.plan.memory import Lifetime, largest_live_set, plan_arena
+from planish.plan.memory import ALIGNMENT, Lifetime, largest_live_set, plan_arena
 from planish.plan.plan import Plan
 from planish.targets.base import (
     ABSOLUTE,
     ARENA,
     FIRST_INPUT,
+    ZEROED_BYTES,
     Address,
     Binding,
     Constant,
     Executable,
     Launch,
     Layout,
+    Pointer,
+    Range,
     Schedule,
     ScheduledLaunch,
     Tactic,
     Target,
+    Workspace,
 )
 
 
@@ -109,15 +114,17 @@ def bind(
     tactics: list[Tactic] = []
     launches: list[tuple[int, Tactic, Launch, Binding]] = []
     workspaces: list[int] = []
+    zeroed: list[int] = []
     for index in part.steps:
         step = plan.steps[index]
         binding = plan.binding(symbols, step.task)
         tactic = step.tactic(binding, target)
         tactics.append(tactic)
         workspaces.append(tactic.workspace(binding))
+        zeroed.append(tactic.zeroed(binding))
         launches += [(index, tactic, launch, binding) for launch in tactic.launches(binding)]
 
-    memory = _Memory(plan, symbols, part.steps, workspaces, constants)
+    memory = _Memory(plan, symbols, part.steps, workspaces, zeroed, constants)
     if memory.size > LARGEST:
         raise DeviceError(
             f"Intermediate results need {memory.size:,} bytes",
@@ -129,21 +136,27 @@ def bind(
     for index, tactic, launch, binding in launches:
         addresses: list[Address] = []
         layouts: list[tuple[Layout, np.dtype] | None] = []
+        touches: list[Range] = []
         for pointer in launch.pointers:
+            layout = None
             if isinstance(pointer, Value):
                 addresses.append(memory.address(pointer))
-                layouts.append((binding.layout(pointer), pointer.dtype.numpy))
-            elif isinstance(pointer, Constant):
-                addresses.append(Address(ABSOLUTE, constants.of(tactic)[pointer.index]))
-                layouts.append(None)
+                layout = binding.layout(pointer)
+                layouts.append((layout, pointer.dtype.numpy))
             else:
-                addresses.append(memory.workspace(index, pointer.offset))
+                if isinstance(pointer, Constant):
+                    addresses.append(Address(ABSOLUTE, constants.of(tactic)[pointer.index]))
+                elif isinstance(pointer, Workspace):
+                    addresses.append(memory.workspace(index, pointer.offset))
+                else:
+                    addresses.append(memory.zeroed(index, pointer.offset))
                 layouts.append(None)
-        scheduled.append(ScheduledLaunch(launch, tuple(addresses), tuple(layouts)))
+            touches.append(_touched(pointer, addresses[-1], layout, tactic, memory.room(index)))
+        scheduled.append(ScheduledLaunch(launch, tuple(addresses), tuple(layouts), tuple(touches)))
     schedule = Schedule(
         tuple(scheduled),
-        len(plan.graph.inputs),
-        len(kept),
+        tuple(_bytes(v, symbols) for v in plan.graph.inputs),
+        tuple(_bytes(v, symbols) for v in kept),
         memory.size,
         keep=constants,
     )
@@ -157,8 +170,38 @@ def bind(
     )
 
 
+def _bytes(value: Value, symbols: Mapping[str, int]) -> int:
+    """The size of an input or output; 0 for what only a later stage knows, and writes."""
+    if not symbols_of(value.type.elements) <= symbols.keys():
+        return 0
+    return int(evaluate(value.type.elements, symbols)) * value.dtype.size
+
+
+def _touched(
+    pointer: Pointer, address: Address, layout: Layout | None, tactic: Tactic, room: tuple[int, int]
+) -> Range:
+    """The bytes that a launch may touch through a pointer; `room` is that of its step's workspace
+    and zeroed memory.
+    """
+    if isinstance(pointer, Constant):
+        return Range(ABSOLUTE, address.offset, address.offset, False)
+    if layout is None:
+        workspace, zeroed = room
+        size = workspace if isinstance(pointer, Workspace) else zeroed
+        start = address.offset - pointer.offset  # type: ignore[union-attr]
+        return Range(address.base, start, start + size, True)
+    assert isinstance(pointer, Value)
+    strides = [s * (n - 1) for s, n in zip(layout.strides, layout.shape, strict=True)]
+    before = sum(s for s in strides if s < 0)
+    after = sum(s for s in strides if s > 0) + 1
+    size = pointer.dtype.size
+    written = pointer in tactic.task.outputs
+    begin, end = address.offset + before * size, address.offset + after * size
+    return Range(address.base, begin, begin if 0 in layout.shape else end, written)
+
+
 class _Memory:
-    """Addresses of values and workspaces for one set of shapes."""
+    """Addresses of values, workspaces and zeroed memory for one set of shapes."""
 
     def __init__(
         self,
@@ -166,6 +209,7 @@ class _Memory:
         symbols: Mapping[str, int],
         steps: Sequence[int],
         workspaces: list[int],
+        zeroed: list[int],
         constants: ConstantStore,
     ) -> None:
         graph = plan.graph
@@ -194,6 +238,14 @@ class _Memory:
         self.size, self.live = arena.size, largest_live_set(tensors)
         self._roots = dict(zip(lives, arena.offsets, strict=False))
         self._workspaces = dict(zip((i for i, _ in used), arena.offsets[len(lives) :], strict=True))
+        self._room = dict(zip(steps, zip(workspaces, zeroed, strict=True), strict=True))
+        self._zeroed: dict[int, int] = {}
+        free = 0
+        for index, size in zip(steps, zeroed, strict=True):
+            if free + size > ZEROED_BYTES:  # shared with an earlier step: one waits for the other
+                free = 0
+            self._zeroed[index] = free - ZEROED_BYTES
+            free += -(-size // ALIGNMENT) * ALIGNMENT
 
     def address(self, value: Value) -> Address:
         place = self._placements[value]
@@ -206,3 +258,10 @@ class _Memory:
 
     def workspace(self, step: int, offset: int) -> Address:
         return Address(ARENA, self._workspaces.get(step, 0) + offset)
+
+    def zeroed(self, step: int, offset: int) -> Address:
+        return Address(ARENA, self._zeroed[step] + offset)
+
+    def room(self, step: int) -> tuple[int, int]:
+        """Bytes of a step's workspace and of its zeroed memory."""
+        return self._room[step]

@@ -1,50 +1,24 @@
-"""Engines run plans: immutable, shared by threads; contexts hold what one caller needs."""
+"""Engines run plans: immutable, shared by threads."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from planish import native
 from planish.errors import InputError, ShapeError
 from planish.graph.dims import DimLike
-from planish.graph.graph import DimRange, Value
+from planish.graph.graph import Value
 from planish.plan.plan import Plan
-from planish.runtime.arrays import describe, input_array, no_memory, refuse_overlaps
+from planish.runtime.arrays import TensorInfo
 from planish.runtime.bind import BoundPlan, ConstantStore, bind
-from planish.runtime.staged import StageMemory, cut, run_stages
+from planish.runtime.context import ExecutionContext
 from planish.targets.base import Target
 
 PROGRAMS = 16
 """Shapes for which an engine keeps everything ready; the least recently used one goes first."""
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output of an engine.
-
-    Attributes
-    ----------
-    name : str
-    dtype : numpy.dtype
-    shape : tuple
-        Integers, or dimensions that print as their name ("N").
-    profile : dict
-        For each symbolic dimension its least, usual and greatest size.
-    """
-
-    name: str
-    dtype: np.dtype
-    shape: tuple[DimLike, ...]
-    profile: Mapping[str, DimRange]
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
 class Engine:
@@ -111,7 +85,8 @@ class Engine:
             Threads that one execution may use; None: as many as the
             engine was built for.
         stream : optional
-            For devices that have streams; must be None on the CPU.
+            Where work is queued, on devices that have streams: one of cuda.core, PyTorch or
+            CuPy, or its address. None: a stream of the context's own. Must be None on the CPU.
         """
         if self._closed:
             raise InputError(
@@ -120,13 +95,7 @@ class Engine:
                 why="close() was called",
                 cure="load the plan again",
             )
-        if stream is not None:
-            raise InputError(
-                "The CPU has no streams",
-                where="stream=",
-                why="an execution has ended when the call returns",
-                cure="leave out the argument",
-            )
+        queue = self._queue(stream)
         if threads is not None and not (isinstance(threads, int) and threads >= 1):
             raise InputError(
                 f"An execution needs at least one thread, not {threads!r}",
@@ -135,7 +104,20 @@ class Engine:
                 cure="leave it out for all cores",
             )
         tuned_for = self.plan.about.get("threads")
-        return ExecutionContext(self, threads or tuned_for or self.target.threads)
+        return ExecutionContext(self, threads or tuned_for or self.target.threads, queue)
+
+    def _queue(self, stream: Any) -> Any:
+        """A caller's stream as the target takes it; None where there is none."""
+        if stream is None:
+            return None
+        if not self.target.has_streams:
+            raise InputError(
+                "The CPU has no streams",
+                where="stream=",
+                why="an execution has ended when the call returns",
+                cure="leave out the argument",
+            )
+        return self.target.stream(stream)
 
     def bind_usual(self) -> None:
         """Makes everything ready for the usual sizes of the dimensions."""
@@ -266,7 +248,7 @@ class Engine:
                     "origin": step.task.origin,
                     "op": step.task.anchor.op.name if step.task.anchor else "elementwise",
                     "tactic": str(choice.tactic) if choice else "chosen at run time",
-                    "precision": choice.tactic.precision if choice else "fp32",
+                    "precision": (choice.tactic if choice else step.task).precision,
                     "output": ", ".join(str(v.type) for v in step.task.outputs),
                     "microseconds": choice.seconds * 1e6
                     if choice and choice.seconds is not None
@@ -330,193 +312,6 @@ class Engine:
         self._contexts = threading.local()
 
     def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-
-Profiler = Callable[[str, float], None]
-
-
-class ExecutionContext:
-    """The arena of one caller. Not thread-safe: one execution at a time.
-
-    Attributes
-    ----------
-    profiler : object or callable, optional
-        Called with (layer name, milliseconds) after each execution for each layer; an object with
-        a method ``report_layer_time`` works too.
-    """
-
-    def __init__(self, engine: Engine, threads: int) -> None:
-        self.engine = engine
-        self.threads = threads
-        self.profiler: Any = None
-        self.closed = False
-        self._arena: Any = None
-        self._last: tuple[tuple, BoundPlan, dict[str, int]] | None = None
-        self._memory = StageMemory()
-
-    def execute(self, inputs: Any, out: Any = None) -> Any:
-        """Runs the engine.
-
-        Parameters
-        ----------
-        inputs : mapping or sequence or array
-            Arrays by name, or in the order of the engine's inputs.
-        out : array or mapping, optional
-            Where to write the outputs. Where their shapes depend on the data they are copied there,
-            and arrays of other shapes are refused after the run.
-
-        Returns
-        -------
-        array, or dict of arrays by name if there are several outputs.
-        """
-        arrays, bound, symbols = self._prepared(inputs)
-        if self.engine.plan.graph.counts:
-            outputs = self._counted(arrays, symbols)
-            if out is not None:
-                targets = self._outputs([a.shape for a in outputs], out)
-                for target, array in zip(targets, outputs, strict=True):
-                    np.copyto(target, array)
-                outputs = targets
-        else:
-            outputs = self._outputs(bound.output_shapes, out)
-            if out is not None:
-                refuse_overlaps(outputs, arrays, [info.name for info in self.engine.outputs])
-            self._run(bound, arrays, [a.ctypes.data for a in outputs])
-        if len(outputs) == 1:
-            return outputs[0]
-        return {i.name: a for i, a in zip(self.engine.outputs, outputs, strict=True)}
-
-    def _counted(
-        self,
-        arrays: list[np.ndarray],
-        symbols: Mapping[str, int],
-        times: list[np.ndarray] | None = None,
-    ) -> list[np.ndarray]:
-        """The outputs where shapes depend on the data."""
-        graph = self.engine.plan.graph
-
-        def run(bound: BoundPlan, targets: list[int]) -> None:
-            self._run(bound, arrays, targets, times)
-
-        padded, sizes = run_stages(self.engine, symbols, self._memory, run)
-        by_name = dict(zip(graph.output_names, padded, strict=True))
-        return [cut(by_name[name], shape, sizes) for name, _, shape in graph.results()]
-
-    def _prepared(self, inputs: Any) -> tuple[list[np.ndarray], BoundPlan, dict[str, int]]:
-        """The arrays in the order of the engine's inputs, what runs (first) for their shapes, and
-        the sizes of their dimensions.
-        """
-        if self.closed:
-            raise InputError(
-                "This execution context was closed",
-                where=f"a context of engine {self.engine.plan.graph.name!r}",
-                why="close() was called",
-                cure="create another one",
-            )
-        engine = self.engine
-        if engine._closed:
-            raise InputError(
-                "The engine was closed",
-                where=f"engine {engine.plan.graph.name!r}",
-                why="close() was called",
-                cure="load the plan again",
-            )
-        if not isinstance(inputs, Mapping):
-            inputs = engine._by_name(inputs if isinstance(inputs, list | tuple) else (inputs,), {})
-        elif inputs.keys() != set(engine._input_names):
-            inputs = engine._by_name((), inputs)
-        arrays = [input_array(inputs[value.name], value) for value in engine.plan.graph.inputs]
-        shapes = tuple(a.shape for a in arrays)
-        if self._last is None or self._last[0] != shapes:
-            names = engine._input_names
-            symbols = engine.plan.graph.bindings(dict(zip(names, shapes, strict=True)))
-            self._last = (shapes, engine.bound(symbols), symbols)
-        return arrays, *self._last[1:]
-
-    def _run(
-        self,
-        bound: BoundPlan,
-        arrays: list[np.ndarray],
-        targets: list[int],
-        record: list[np.ndarray] | None = None,
-    ) -> None:
-        """Runs a program; `record` receives start and end of its launches."""
-        if self._arena is None or self._arena.nbytes < bound.arena_bytes:
-            self._arena = self.engine.target.arena(bound.arena_bytes)
-        addresses = [a.ctypes.data for a in arrays]
-        if self.profiler is None and record is None:
-            bound.executable.run(self._arena, addresses, targets, self.threads)
-            return
-        times = np.zeros((len(bound.launch_steps), 2), np.int64)
-        bound.executable.run(self._arena, addresses, targets, self.threads, times)
-        if record is not None:
-            record.append(times)
-            return
-        report = getattr(self.profiler, "report_layer_time", self.profiler)
-        spent: dict[int, float] = {}
-        for step, (start, end) in zip(bound.launch_steps, times, strict=True):
-            spent[step] = spent.get(step, 0.0) + (end - start) / 1e6
-        for step, milliseconds in spent.items():
-            report(self.engine.plan.steps[step].task.name, milliseconds)
-
-    def profile(self, inputs: Any) -> np.ndarray:
-        """Runs once and gives start and end of every launch in nanoseconds, int64 [launches, 2]."""
-        arrays, bound, symbols = self._prepared(inputs)
-        times: list[np.ndarray] = []
-        if self.engine.plan.graph.counts:
-            self._counted(arrays, symbols, times)
-        else:
-            outputs = self._outputs(bound.output_shapes, None)
-            self._run(bound, arrays, [a.ctypes.data for a in outputs], times)
-        return np.concatenate(times)
-
-    def _outputs(self, shapes: Sequence[tuple[int, ...]], out: Any) -> list[np.ndarray]:
-        infos = self.engine.outputs
-        if out is None:
-            try:
-                return [np.empty(s, info.dtype) for s, info in zip(shapes, infos, strict=True)]
-            except MemoryError as error:
-                raise no_memory("the outputs", error) from error
-        given = out if isinstance(out, Mapping) else {infos[0].name: out}
-        unknown = [name for name in given if name not in {info.name for info in infos}]
-        if unknown:
-            raise InputError(
-                f"There is no output {unknown[0]!r}",
-                where="out=",
-                why=f"the engine's outputs are {', '.join(map(str, infos))}",
-                cure="use these names",
-            )
-        outputs = []
-        for info, shape in zip(infos, shapes, strict=True):
-            array = given.get(info.name)
-            if (
-                not isinstance(array, np.ndarray)
-                or array.shape != shape
-                or array.dtype != info.dtype
-                or not array.flags.c_contiguous
-                or not array.flags.writeable
-            ):
-                raise InputError(
-                    f"out= for {info.name!r} must be a writeable, contiguous {info.dtype} array "
-                    f"of shape {shape}",
-                    where=f"output {info.name!r}",
-                    why=f"it is {describe(array)}",
-                    cure="pass an array of that dtype and shape for each output, or leave out out=",
-                )
-            outputs.append(array)
-        return outputs
-
-    def close(self) -> None:
-        """Releases the arena."""
-        self.closed = True
-        self._arena = self._last = None
-        self._memory = StageMemory()
-
-    def __enter__(self) -> ExecutionContext:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -166,8 +166,20 @@ class Tactic(ABC):
     """
 
     family: ClassVar[str]
-    precision: ClassVar[str] = "fp32"
     task: Task
+
+    @property
+    def precision(self) -> str:
+        """The precision it computes in: that of the task's dtypes.
+
+        A tactic that rounds more than the dtypes say overrides this ("tf32"), and is offered only
+        where that is permitted.
+        """
+        return self.task.precision
+
+    def is_permitted(self, precisions: Collection[str]) -> bool:
+        """Whether it may run where these precisions are permitted: dtypes are permission enough."""
+        return self.precision == self.task.precision or self.precision in precisions
 
     @property
     @abstractmethod
@@ -230,6 +242,9 @@ class Family(ABC):
 ABSOLUTE, ARENA, FIRST_INPUT = 0, 1, 2
 """Bases of an address: absolute, in the arena, in input 0; inputs are followed by outputs."""
 
+ZEROED_BYTES = 1 << 18
+"""So many bytes before an arena's first are `Zeroed` memory, on targets whose kernels use it."""
+
 
 @dataclass(frozen=True)
 class Address:
@@ -240,27 +255,55 @@ class Address:
 
 
 @dataclass(frozen=True)
+class Range:
+    """Bytes from `begin` to `end` of a base, read or also written."""
+
+    base: int
+    begin: int
+    end: int
+    written: bool
+
+
+@dataclass(frozen=True)
 class ScheduledLaunch:
     """A launch with its pointers resolved.
 
-    `layouts` gives the layout and dtype behind each pointer that is a value; host steps need it.
+    Attributes
+    ----------
+    launch : Launch
+    addresses : tuple of Address
+        Of each pointer.
+    layouts : tuple
+        The layout and dtype behind each pointer that is a value; host steps need it.
+    touches : tuple of Range
+        What is read or written through each pointer: launches that share nothing may overlap.
     """
 
     launch: Launch
     addresses: tuple[Address, ...]
     layouts: tuple[tuple[Layout, np.dtype] | None, ...]
+    touches: tuple[Range, ...] = ()
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Everything that runs for one set of concrete shapes, in order."""
+    """Everything that runs for one set of concrete shapes, in order.
+
+    Attributes
+    ----------
+    launches : tuple of ScheduledLaunch
+    input_bytes, output_bytes : tuple of int
+        The sizes of the inputs and outputs.
+    arena_bytes : int
+    keep : object
+        Whatever owns the memory behind absolute addresses.
+    """
 
     launches: tuple[ScheduledLaunch, ...]
-    input_count: int
-    output_count: int
+    input_bytes: tuple[int, ...]
+    output_bytes: tuple[int, ...]
     arena_bytes: int
     keep: object = None
-    """Whatever owns the memory behind absolute addresses."""
 
 
 class Executable(ABC):
@@ -276,9 +319,22 @@ class Executable(ABC):
         outputs: Sequence[int],
         threads: int,
         profile: np.ndarray | None = None,
+        stream: Any = None,
     ) -> None:
-        """Runs everything. `inputs` and `outputs` are addresses; `profile` receives start and end
-        in nanoseconds of each launch, int64 ``[launches, 2]``.
+        """Runs everything.
+
+        Parameters
+        ----------
+        arena : object
+            As `Target.arena` made it, of at least `arena_bytes`.
+        inputs, outputs : sequence of int
+            Addresses on the host, or where the target's arrays live.
+        threads : int
+            Most threads to use.
+        profile : array, optional
+            Receives start and end in nanoseconds of each launch, int64 ``[launches, 2]``.
+        stream : object, optional
+            As `Target.stream` made it: work is queued there and not waited for.
         """
 
     @abstractmethod
@@ -295,14 +351,48 @@ class Pool(Protocol):
         """The address of an array as kernels read it, and what keeps it alive."""
 
 
+class TensorMemory(ABC):
+    """The memory of one tensor on a target; for tuning, which compares what kernels write."""
+
+    address: int
+
+    @abstractmethod
+    def write(self, array: np.ndarray) -> None:
+        """Fills it with the elements of an array of its shape."""
+
+    @abstractmethod
+    def poison(self) -> None:
+        """Fills it with what no kernel writes by chance (NaN)."""
+
+    @abstractmethod
+    def read(self) -> np.ndarray:
+        """Its elements; to be used before the next call."""
+
+
+class ForeignArray(Protocol):
+    """An array in memory of the target's own, not of the host's."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def address(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+
 class Target(ABC):
     """A machine that runs plans."""
 
     device: str
+    has_streams: ClassVar[bool] = False
     timing_key: str
     """What measured times depend on: the machine and the version of its kernels."""
     threads: int
     """Threads an execution uses unless told otherwise."""
+    precisions: frozenset[str] = frozenset({"fp32"})
+    """What it has kernels for, of `planish.precision.permissions.PRECISIONS`."""
 
     @abstractmethod
     def families(self) -> Sequence[Family]:
@@ -325,6 +415,22 @@ class Target(ABC):
     @abstractmethod
     def constant_pool(self) -> Pool:
         """Memory for the constants of one engine."""
+
+    @abstractmethod
+    def tensor(self, layout: Layout, dtype: np.dtype) -> TensorMemory:
+        """Memory for a tensor of that layout, aligned as the layout says and no better."""
+
+    def foreign_array(self, given: Any) -> ForeignArray | None:
+        """What a caller passes as an array of the target's own memory; None for anything else."""
+        return None
+
+    def new_array(self, shape: Sequence[int], dtype: np.dtype) -> ForeignArray:
+        """An array in the target's own memory; only of targets that know foreign arrays."""
+        raise NotImplementedError
+
+    def stream(self, given: Any) -> Any:
+        """A caller's stream, as `Executable.run` takes it; only where `has_streams`."""
+        raise NotImplementedError
 
     def tactics(self, task: Task, binding: Binding) -> list[Tactic]:
         """All tactics offered for a task at these shapes, the likely best of each family first.

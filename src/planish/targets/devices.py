@@ -18,9 +18,13 @@ def find_target(device: str) -> Target:
         from planish.targets.cpu.target import cpu
 
         return cpu()
+    if str(device).startswith("cuda"):
+        from planish.targets.cuda.target import cuda
+
+        return cuda(device)
     raise DeviceError(
         f"There is no device {device!r}",
         where="device=",
-        why="this version runs on the CPU",
-        cure='pass device="cpu"',
+        why='devices are "cpu", and NVIDIA GPUs: "cuda:0"',
+        cure="pass one of these names",
     )

@@ -13,18 +13,23 @@ import numpy as np
 from planish.fusion.task import Task
 from planish.graph.graph import Value
 from planish.graph.interpret import bind
-from planish.plan.memory import ALIGNMENT
 from planish.targets.base import (
     ABSOLUTE,
+    ARENA,
+    ZEROED_BYTES,
     Address,
     Binding,
     Constant,
+    Executable,
     Kernel,
     Layout,
+    Range,
     Schedule,
     ScheduledLaunch,
     Tactic,
     Target,
+    TensorMemory,
+    Workspace,
 )
 
 log = logging.getLogger("planish")
@@ -55,14 +60,15 @@ class Bench:
         self._task, self._binding, self._target = task, binding, target
         self._threads = threads
         random = np.random.default_rng(0)
-        self._arrays = [self._laid_out(v, _sample(v, binding, random)) for v in task.inputs]
+        self._arrays = [_sample(v, binding, random) for v in task.inputs]
+        self._inputs = [self._tensor(v) for v in task.inputs]
+        for tensor, array in zip(self._inputs, self._arrays, strict=True):
+            tensor.write(array)
+        self._outputs = [self._tensor(v) for v in task.outputs]
         self._expected: list[np.ndarray] | None = None
 
-    def _laid_out(self, value: Value, array: np.ndarray) -> np.ndarray:
-        layout = self._binding.layout(value)
-        if layout.is_dense:
-            return np.ascontiguousarray(array)
-        return _embed(array, layout.strides)
+    def _tensor(self, value: Value) -> TensorMemory:
+        return self._target.tensor(self._binding.layout(value), value.dtype.numpy)
 
     def expected(self) -> list[np.ndarray]:
         """The outputs by the references."""
@@ -77,24 +83,24 @@ class Bench:
 
     def measure(self, tactic: Tactic, best: float = float("inf")) -> Measurement:
         """Runs a tactic, compares its outputs, times it; stops early if it is far from `best`."""
-        with self._program(tactic) as (executable, arena, addresses, outputs):
-            for array in outputs:
-                _poison(array)
-            first = float(executable.measure(arena, *addresses, self._threads, 1)[0])
-            wrong = _difference(outputs, self.expected())
+        with self._program(tactic) as (executable, arena):
+            for tensor in self._outputs:
+                tensor.poison()
+            first = float(executable.measure(arena, (), (), self._threads, 1)[0])
+            wrong = _difference([t.read() for t in self._outputs], self.expected())
             if wrong:
                 log.warning("tactic %s of %s is wrong: %s", tactic, self._task.name, wrong)
                 return Measurement(None, wrong)
-            once = min(first, float(executable.measure(arena, *addresses, self._threads, 1)[0]))
+            once = min(first, float(executable.measure(arena, (), (), self._threads, 1)[0]))
             if once > HOPELESS * best and once > 1e-4:
                 return Measurement(once)
             repeats = int(min(max(SECONDS_EACH / max(once, 1e-7), 5), 2000))
-            times = executable.measure(arena, *addresses, self._threads, repeats)
+            times = executable.measure(arena, (), (), self._threads, repeats)
             # the least: what disturbs a measurement only ever adds to it
             return Measurement(float(times.min()))
 
     @contextmanager
-    def _program(self, tactic: Tactic) -> Iterator[tuple[Any, Any, Any, list[np.ndarray]]]:
+    def _program(self, tactic: Tactic) -> Iterator[tuple[Executable, Any]]:
         task, binding, target = self._task, self._binding, self._target
         keep: list[object] = []
         pool = target.constant_pool()
@@ -105,30 +111,37 @@ class Bench:
             return address
 
         own = [constant(c) for c in tactic.constants()]
-        where = {v: a.ctypes.data for v, a in zip(task.inputs, self._arrays, strict=True)}
-        outputs = []
-        for value in task.outputs:
-            layout = binding.layout(value)
-            outputs.append(_embed(np.zeros(layout.shape, value.dtype.numpy), layout.strides))
-            where[value] = outputs[-1].ctypes.data
-        work = np.zeros(tactic.workspace(binding) + 2 * ALIGNMENT, np.uint8)
-        work_start = work.ctypes.data + -work.ctypes.data % ALIGNMENT
+        where = {
+            value: tensor.address
+            for value, tensor in zip(
+                (*task.inputs, *task.outputs), (*self._inputs, *self._outputs), strict=True
+            )
+        }
+        size = tactic.workspace(binding)
         scheduled = []
         for launch in tactic.launches(binding):
             addresses: list[Address] = []
             layouts: list[tuple[Layout, np.dtype] | None] = []
+            touches: list[Range] = []
             for pointer in launch.pointers:
                 layouts.append(None)
                 if isinstance(pointer, Value):
-                    addresses.append(Address(ABSOLUTE, where[pointer]))
+                    address = Address(ABSOLUTE, where[pointer])
                     layouts[-1] = (binding.layout(pointer), pointer.dtype.numpy)
                 elif isinstance(pointer, Constant):
-                    addresses.append(Address(ABSOLUTE, own[pointer.index]))
+                    address = Address(ABSOLUTE, own[pointer.index])
+                elif isinstance(pointer, Workspace):
+                    address = Address(ARENA, pointer.offset)
                 else:
-                    addresses.append(Address(ABSOLUTE, work_start + pointer.offset))
-            scheduled.append(ScheduledLaunch(launch, tuple(addresses), tuple(layouts)))
-        schedule = Schedule(tuple(scheduled), 0, 0, 0, keep=(keep, work, outputs, self._arrays))
-        yield target.executable(schedule), target.arena(0), ((), ()), outputs
+                    address = Address(ARENA, pointer.offset - ZEROED_BYTES)
+                addresses.append(address)
+                # one launch after the other, as if every one wrote the same byte
+                touches.append(Range(ARENA, 0, 1, pointer not in task.inputs))
+            scheduled.append(
+                ScheduledLaunch(launch, tuple(addresses), tuple(layouts), tuple(touches))
+            )
+        schedule = Schedule(tuple(scheduled), (), (), size, keep=(keep, self))
+        yield target.executable(schedule), target.arena(size)
 
 
 def kernels_of(tactic: Tactic, binding: Binding) -> list[Kernel]:
@@ -146,21 +159,6 @@ def _sample(value: Value, binding: Binding, random: np.random.Generator) -> np.n
     if value.dtype.is_float:
         return random.standard_normal(shape).astype(value.dtype.numpy)
     return random.integers(0, 2, shape).astype(value.dtype.numpy)
-
-
-def _embed(array: np.ndarray, strides: tuple[int, ...]) -> np.ndarray:
-    """A copy of an array with the given strides (in elements), in memory of its own."""
-    reach = 1 + sum(s * (n - 1) for s, n in zip(strides, array.shape, strict=True) if n)
-    raw = np.zeros(max(reach, 1) * array.itemsize + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    steps = tuple(s * array.itemsize for s in strides)
-    view = np.ndarray(array.shape, array.dtype, raw.data, start, steps)
-    view[...] = array
-    return view
-
-
-def _poison(array: np.ndarray) -> None:
-    array[...] = np.nan if np.issubdtype(array.dtype, np.floating) else 1
 
 
 def _difference(outputs: list[np.ndarray], expected: list[np.ndarray]) -> str:

@@ -1,4 +1,4 @@
-"""Memory for constants: many small arrays in few large slabs.
+"""Memory for constants: many small arrays in few large slabs; and for tensors of tuning.
 
 A network reads all its weights once per inference. In slabs of megabytes the kernel can give them
 huge pages, so that reading them does not wait for address translation.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from planish import native
+from planish.targets.base import Layout, TensorMemory
 
 ALIGNMENT = 64
 FIRST_SLAB, LARGEST_SLAB = 4 << 20, 64 << 20
@@ -44,3 +45,25 @@ class ConstantPool:
         start = self._used
         self._used += -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
         return self._slab, start
+
+
+class HostTensor(TensorMemory):
+    """A tensor of any layout in memory of its own."""
+
+    def __init__(self, layout: Layout, dtype: np.dtype) -> None:
+        reach = 1 + sum(s * (n - 1) for s, n in zip(layout.strides, layout.shape, strict=True) if n)
+        shift = layout.alignment % ALIGNMENT
+        self._raw = native.aligned_empty(max(reach, 1) * dtype.itemsize + shift)
+        self._raw[...] = 0
+        steps = tuple(s * dtype.itemsize for s in layout.strides)
+        self._view = np.ndarray(layout.shape, dtype, self._raw.data, shift, steps)
+        self.address = self._raw.ctypes.data + shift
+
+    def write(self, array: np.ndarray) -> None:
+        self._view[...] = array
+
+    def poison(self) -> None:
+        self._view[...] = np.nan if np.issubdtype(self._view.dtype, np.floating) else 1
+
+    def read(self) -> np.ndarray:
+        return self._view

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -98,8 +98,14 @@ def processor_for(machine: Machine) -> Processor:
     return _processors[machine.architecture]
 
 
-def load_kernels(kernels: Iterable[Kernel], machine: Machine) -> None:
-    """Compiles and loads kernels together, which an emulator does faster than one by one.
+def load_kernels(
+    kernels: Iterable[Kernel],
+    machine: Machine,
+    code: Callable[[Kernel], bytes] | None = None,
+) -> None:
+    """Compiles and loads kernels together, which is faster than one by one.
+
+    `code` gives a kernel's object code; None: it is compiled here.
 
     Raises
     ------
@@ -109,7 +115,7 @@ def load_kernels(kernels: Iterable[Kernel], machine: Machine) -> None:
     missing = {k.symbol: k for k in kernels if (k.symbol, machine.code_key) not in _compiled}
     if not missing:
         return
-    objects = {s: k.compile(machine) for s, k in missing.items()}
+    objects = {s: code(k) if code else k.compile(machine) for s, k in missing.items()}
     addresses = processor_for(machine).load(objects, machine)
     for symbol in missing:
         _compiled[symbol, machine.code_key] = addresses[symbol]

@@ -15,6 +15,7 @@ from planish.targets.base import (
     Executable,
     Family,
     Kernel,
+    Layout,
     Schedule,
     ScheduledLaunch,
     Target,
@@ -23,7 +24,7 @@ from planish.targets.cache import KernelCache, generator_version
 from planish.targets.cpu.codegen.compile import Library
 from planish.targets.cpu.kernels import FAMILIES
 from planish.targets.cpu.machine import Machine, host
-from planish.targets.cpu.pool import ConstantPool
+from planish.targets.cpu.pool import ConstantPool, HostTensor
 from planish.targets.workers import compile_kernels
 
 
@@ -103,6 +104,9 @@ class CpuTarget(Target):
     def constant_pool(self) -> ConstantPool:
         return ConstantPool()
 
+    def tensor(self, layout: Layout, dtype: np.dtype) -> HostTensor:
+        return HostTensor(layout, dtype)
+
 
 class CpuExecutable(Executable):
     """A program of the C executor."""
@@ -132,8 +136,8 @@ class CpuExecutable(Executable):
         self.arena_bytes = schedule.arena_bytes
         self._program = native.Program(
             steps,
-            input_count=schedule.input_count,
-            output_count=schedule.output_count,
+            input_count=len(schedule.input_bytes),
+            output_count=len(schedule.output_bytes),
             arena_bytes=schedule.arena_bytes,
             scratch_bytes=scratch + 64,
             keep=(schedule.keep, set(libraries.values()), hosts),
@@ -151,6 +155,7 @@ class CpuExecutable(Executable):
         outputs: Sequence[int],
         threads: int,
         profile: np.ndarray | None = None,
+        stream: Any = None,
     ) -> None:
         self._program.execute(arena, inputs, outputs, threads, profile)
 

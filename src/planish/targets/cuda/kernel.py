@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from planish.graph.types import DType
 from planish.targets.base import Kernel
@@ -61,3 +63,27 @@ class TritonKernel(Kernel):
         from planish.targets.cuda.codegen.compile import compile_kernel
 
         return compile_kernel(self, machine)
+
+
+class LibraryCall(Protocol):
+    """A vendor library's kernel, ready to be queued."""
+
+    def queue(self, addresses: Sequence[int], params: Sequence[int], stream: Any) -> None:
+        """Queues it on a stream, also on one that is captured; allocates nothing."""
+
+
+class LibraryKernel(Kernel):
+    """A kernel of a vendor library, as a frozen dataclass of what it takes to make it again."""
+
+    @abstractmethod
+    def load(self, gpu: Any) -> LibraryCall:
+        """Makes it ready on a `planish.targets.cuda.driver.Gpu`.
+
+        Raises
+        ------
+        TuningError
+            The library does not have it.
+        """
+
+    def compile(self, machine: CudaMachine) -> bytes:
+        raise NotImplementedError("the library holds its code")

@@ -14,6 +14,7 @@ import numpy as np
 from planish.graph.graph import Value
 from planish.targets.base import Binding, Constant, Layout, Tactic, Workspace, Zeroed
 from planish.targets.cuda.codegen.compile import load_function, triton
+from planish.targets.cuda.interpreter import corrected_interpreter, libdevice
 from planish.targets.cuda.kernel import TritonKernel
 
 GUARD = 256
@@ -71,6 +72,7 @@ def interpret(
     module.knobs.runtime.interpret = True
     try:
         function: Any = load_function(kernel.source(), kernel.symbol)
+        function.fn.__globals__["libdevice"] = libdevice()
         pointers = [
             _Argument(a, p.dtype.numpy.name)
             for a, p in zip(addresses, kernel.pointers, strict=True)
@@ -86,7 +88,8 @@ def interpret(
             def _restore_args_dev(self, *_: Any) -> None:
                 pass
 
-        Executor(function.rewrite(), function.arg_names, (programs,))(*pointers, *params)
+        with np.errstate(all="ignore"), corrected_interpreter():
+            Executor(function.rewrite(), function.arg_names, (programs,))(*pointers, *params)
     finally:
         module.knobs.runtime.interpret = before
 

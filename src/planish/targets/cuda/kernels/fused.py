@@ -34,11 +34,14 @@ class Access:
         In elements, per axis of the kernel's result; 0 where the tensor is broadcast.
     wide : bool
         Whether offsets need 64 bits.
+    offset : int
+        Where the element at index 0 lies, in elements from the pointer.
     """
 
     pointer: Pointer
     strides: tuple[int, ...]
     wide: bool = False
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,34 +108,35 @@ def merge(
     strides : sequence
         Of each tensor, per axis.
     groups : sequence of int
-        Axes that begin a group: what lies in different groups stays apart, and a group keeps at
-        least one axis.
+        Axes that begin a group, as axis 0 always does: what lies in different groups stays apart,
+        and a group keeps at least one axis.
 
     Returns
     -------
     shape : tuple of int
     strides : list of tuple
     """
-    starts = {0, *groups}
+    starts = sorted({0, *groups})
     kept: list[int] = []
     steps: list[list[int]] = [[] for _ in strides]
-    fresh = True
-    for axis, extent in enumerate(shape):
-        fresh = fresh or axis in starts
-        last_of_group = axis + 1 == len(shape) or axis + 1 in starts
-        if extent == 1 and not (fresh and last_of_group):
-            continue
-        if not fresh and all(
-            own[-1] == s[axis] * extent for own, s in zip(steps, strides, strict=True)
-        ):
-            kept[-1] *= extent
-            for own, s in zip(steps, strides, strict=True):
-                own[-1] = s[axis]
-        else:
-            kept.append(extent)
-            for own, s in zip(steps, strides, strict=True):
-                own.append(s[axis] if extent != 1 else 0)
-        fresh = False
+    for begin, end in zip(starts, (*starts[1:], len(shape)), strict=True):
+        axes = [axis for axis in range(begin, end) if shape[axis] != 1]
+        if not axes:
+            kept.append(1)
+            for own in steps:
+                own.append(0)
+        for axis in axes:
+            extent = shape[axis]
+            if axis != axes[0] and all(
+                own[-1] == s[axis] * extent for own, s in zip(steps, strides, strict=True)
+            ):
+                kept[-1] *= extent
+                for own, s in zip(steps, strides, strict=True):
+                    own[-1] = s[axis]
+            else:
+                kept.append(extent)
+                for own, s in zip(steps, strides, strict=True):
+                    own.append(s[axis])
     return tuple(kept), [tuple(own) for own in steps]
 
 
@@ -182,7 +186,7 @@ def bind_work(
 
 def offset(item: Access, index: Sequence[str]) -> str:
     """The offset of the elements at an index: one name (or number) per axis."""
-    terms = []
+    terms = [str(item.offset)] if item.offset else []
     for stride, place in zip(item.strides, index, strict=True):
         if stride == 0 or place == "0":
             continue
@@ -191,13 +195,30 @@ def offset(item: Access, index: Sequence[str]) -> str:
     return " + ".join(terms) or "0"
 
 
+Mask = str | Sequence[str | None] | None
+"""Which elements exist: one name for all axes, or per axis one or None; None: all of them."""
+
+
+def whole_mask(mask: Mask) -> str | None:
+    """A mask as one expression."""
+    if mask is None or isinstance(mask, str):
+        return mask
+    return " & ".join(dict.fromkeys(m for m in mask if m is not None)) or None
+
+
 def load(
-    k: Source, pointer: int, item: Access, index: Sequence[str], mask: str | None, hint: str = "x"
+    k: Source, pointer: int, item: Access, index: Sequence[str], mask: Mask, hint: str = "x"
 ) -> str:
-    """Loads the elements of a tensor at an index, in the type they are computed in."""
+    """Loads the elements of a tensor at an index, in the type they are computed in.
+
+    With a mask per axis, a tensor that is broadcast along some axes is loaded once for all of them.
+    """
     place = f"p{pointer} + {offset(item, index)}"
-    scalar = not any(s and i != "0" for s, i in zip(item.strides, index, strict=True))
-    masked = f", mask={mask}, other=0" if mask is not None and not scalar else ""
+    varies = [bool(s) and i != "0" for s, i in zip(item.strides, index, strict=True)]
+    if mask is not None and not isinstance(mask, str):
+        mask = [m if v else None for m, v in zip(mask, varies, strict=True)]
+    masks = whole_mask(mask) if any(varies) else None
+    masked = f", mask={masks}, other=0" if masks is not None else ""
     return k.let(hint, f"tl.load({place}{masked}).to({compute_type(item.pointer.dtype)})")
 
 
@@ -206,7 +227,7 @@ def apply(
     work: Work,
     first: int,
     index: Sequence[str],
-    mask: str | None,
+    mask: Mask,
     accumulators: Sequence[str] = (),
 ) -> list[str]:
     """The expression's results at an index, in the types they are computed in.
@@ -219,8 +240,8 @@ def apply(
         The number of the pointer of the work's first leaf.
     index : sequence of str
         Per axis of `work.shape` a name of an integer tensor; they broadcast with one another.
-    mask : str or None
-        Which elements exist.
+    mask : str, sequence or None
+        Which elements exist; see `Mask`.
     accumulators : sequence of str
         Names of what the kernel computed, in the order of the leaves that stand for it.
     """
@@ -242,21 +263,27 @@ def finish(
     work: Work,
     first: int,
     index: Sequence[str],
-    mask: str | None,
+    mask: Mask,
     accumulators: Sequence[str] = (),
 ) -> None:
     """Applies the expression at an index and stores its results; see `apply`."""
     results = apply(k, work, first, index, mask, accumulators)
     place = first + sum(item is not None for item in work.leaves)
-    shape = " + ".join(f"({i}) * 0" for i in index if i != "0") or "0"
-    for result, item in zip(results, work.outputs, strict=True):
-        value = f"({result}).to({storage_type(item.pointer.dtype)})"
-        masked = f", mask={mask}" if mask is not None else ""
-        where = f"p{place} + ({offset(item, index)})"
-        if any(s == 0 for s in item.strides):  # an axis of extent 1: the offset lacks its shape
-            where += f" + ({shape})"
-        k.line(f"tl.store({where}, {value}{masked})")
-        place += 1
+    for number, (result, item) in enumerate(zip(results, work.outputs, strict=True)):
+        store(k, place + number, item, index, mask, result)
+
+
+def store(
+    k: Source, pointer: int, item: Access, index: Sequence[str], mask: Mask, value: str
+) -> None:
+    """Stores elements, given in the type they are computed in, to a tensor at an index."""
+    where = f"p{pointer} + ({offset(item, index)})"
+    lacking = [i for i, s in zip(index, item.strides, strict=True) if s == 0 and i != "0"]
+    if lacking:  # axes of extent 1: the offset alone lacks their shape
+        where += f" + ({' + '.join(f'({i}) * 0' for i in lacking)})"
+    masks = whole_mask(mask)
+    masked = f", mask={masks}" if masks is not None else ""
+    k.line(f"tl.store({where}, ({value}).to({storage_type(item.pointer.dtype)}){masked})")
 
 
 def decompose(k: Source, flat: str, extents: Sequence[int], hint: str = "i") -> list[str]:

@@ -1,0 +1,344 @@
+"""The CUDA driver, as far as Planish needs it, through `cuda.core`. Imported where a GPU is used.
+
+A `Gpu` is one device of this process: memory, streams, kernels, graphs. Errors of the driver become
+`DeviceError`s that say what was wanted. CUDA does not survive a fork: a child is told so.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from ctypes import c_int32
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from planish.errors import DeviceError
+from planish.targets.cuda.codegen.compile import DeviceCode
+from planish.targets.cuda.machine import CudaMachine
+
+LARGE_SHARED = 48 << 10
+"""Blocks with more shared memory than this must ask for it."""
+
+
+class DeviceMemory:
+    """Bytes of device memory; freed when the object is."""
+
+    def __init__(self, gpu: Gpu, size: int, buffer: Any) -> None:
+        self.address = int(buffer.handle)
+        self.nbytes = size
+        self.gpu = gpu
+        self._buffer = buffer
+
+
+class HostMemory:
+    """Bytes of pinned host memory: copies to and from the device run beside other work."""
+
+    def __init__(self, gpu: Gpu, size: int, buffer: Any) -> None:
+        import ctypes
+
+        self.address = int(buffer.handle)
+        self.nbytes = size
+        self._buffer = buffer
+        self.bytes = np.ctypeslib.as_array(
+            (ctypes.c_uint8 * max(size, 1)).from_address(self.address)
+        )
+
+
+class Gpu:
+    """A device of this process; see `gpu`."""
+
+    def __init__(self, ordinal: int) -> None:
+        self.ordinal = ordinal
+        self._core, self._driver = _modules()
+        self._pid = os.getpid()
+        self._device = _device(self._core, ordinal)
+        self._entered = threading.local()
+        self.enter()
+        self._memory = self._device.memory_resource
+        self._pinned = self._core.LegacyPinnedMemoryResource()
+        self._kernels: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self.stream = self._device.create_stream()
+        """For allocations, and for copies that are waited for."""
+
+    def enter(self) -> None:
+        """Makes the device that of this thread.
+
+        Raises
+        ------
+        DeviceError
+            The process was forked after the device was first used.
+        """
+        if self._pid != os.getpid():
+            raise DeviceError(
+                "A GPU that the parent process uses cannot be used in a forked child",
+                where=f"cuda:{self.ordinal}",
+                why="the CUDA driver does not survive a fork",
+                cure='start processes with the method "spawn", or load the plan in the child only',
+            )
+        if not getattr(self._entered, "done", False):
+            self._device.set_current()
+            self._entered.done = True
+
+    def machine(self) -> CudaMachine:
+        """What the device is."""
+        p = self._device.properties
+        _, total = self.memory_info()
+        return CudaMachine(
+            name=str(self._device.name),
+            capability=(int(p.compute_capability_major), int(p.compute_capability_minor)),
+            multiprocessors=int(p.multiprocessor_count),
+            l2=int(p.l2_cache_size),
+            shared=int(p.max_shared_memory_per_block_optin),
+            shared_per_multiprocessor=int(p.max_shared_memory_per_multiprocessor),
+            registers=int(p.max_registers_per_multiprocessor),
+            memory=total,
+        )
+
+    # ---- memory ---------------------------------------------------------------------------
+
+    def memory_info(self) -> tuple[int, int]:
+        """Free and all bytes of device memory."""
+        free, total = self._call(self._driver.cuMemGetInfo)
+        return int(free), int(total)
+
+    def allocate(self, size: int, what: str) -> DeviceMemory:
+        """Device memory for something, named in the error if there is too little.
+
+        Raises
+        ------
+        DeviceError
+            There is too little memory.
+        """
+        self.enter()
+        try:
+            buffer = self._memory.allocate(max(size, 256), stream=self.stream)
+            self.stream.sync()
+        except Exception as error:  # a class of cuda.core's own
+            free, total = self.memory_info()
+            raise DeviceError(
+                f"There is no device memory for {what}",
+                where=f"cuda:{self.ordinal}",
+                why=f"{size:,} bytes are needed, {free:,} of {total:,} are free ({error})",
+                cure="use smaller inputs, a smaller batch, or end other users of the GPU",
+            ) from error
+        return DeviceMemory(self, size, buffer)
+
+    def allocate_host(self, size: int) -> HostMemory:
+        """Pinned host memory."""
+        self.enter()
+        return HostMemory(self, size, self._pinned.allocate(max(size, 1), stream=self.stream))
+
+    def copy(self, target: int, source: int, size: int, stream: Any) -> None:
+        """Queues a copy between any two addresses, of the device or the host."""
+        if size:
+            self._call(self._driver.cuMemcpyAsync, target, source, size, stream.handle)
+
+    def fill(self, target: int, byte: int, size: int, stream: Any) -> None:
+        """Queues setting bytes."""
+        if size:
+            self._call(self._driver.cuMemsetD8Async, target, byte, size, stream.handle)
+
+    def upload(self, target: int, array: np.ndarray) -> None:
+        """Copies a contiguous array to the device and waits."""
+        self.enter()
+        self.copy(target, array.ctypes.data, array.nbytes, self.stream)
+        self.stream.sync()
+
+    def download(self, array: np.ndarray, source: int) -> None:
+        """Copies from the device into a contiguous array and waits."""
+        self.enter()
+        self.copy(array.ctypes.data, source, array.nbytes, self.stream)
+        self.stream.sync()
+
+    def is_device_address(self, address: int) -> bool:
+        """Whether an address is memory of a device."""
+        kind = self._driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
+        status, value = self._driver.cuPointerGetAttribute(kind, address)
+        if int(status) != 0:  # memory that the driver has never seen
+            return False
+        return int(value) == int(self._driver.CUmemorytype.CU_MEMORYTYPE_DEVICE)
+
+    # ---- kernels --------------------------------------------------------------------------
+
+    def load(self, symbol: str, code: Callable[[], DeviceCode]) -> Any:
+        """The function of a kernel, from its code when it is first asked for."""
+        with self._lock:
+            if symbol not in self._kernels:
+                self.enter()
+                self._kernels[symbol] = self._loaded(code())
+            return self._kernels[symbol]
+
+    def _loaded(self, code: DeviceCode) -> tuple[Any, DeviceCode]:
+        try:
+            kernel = self._core.ObjectCode.from_cubin(code.cubin).get_kernel(code.symbol)
+        except Exception as error:
+            raise DeviceError(
+                "Machine code of a kernel cannot be loaded",
+                where=f"cuda:{self.ordinal}, {code.symbol}",
+                why=str(error),
+                cure="clear the kernel cache, or update the NVIDIA driver",
+            ) from error
+        if code.shared > LARGE_SHARED:
+            attribute = (
+                self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            )
+            self._call(
+                self._driver.cuKernelSetAttribute,
+                attribute,
+                code.shared,
+                kernel.handle,
+                self._driver.CUdevice(self.ordinal),
+            )
+        return kernel, code
+
+    def launch(
+        self,
+        loaded: tuple[Any, DeviceCode],
+        programs: int,
+        addresses: Sequence[int],
+        params: Sequence[int],
+        stream: Any,
+    ) -> None:
+        """Queues a kernel."""
+        kernel, code = loaded
+        config = self._core.LaunchConfig(
+            grid=programs, block=32 * code.warps, shmem_size=code.shared
+        )
+        # the last two are memory that Triton's kernels may ask for; ours do not
+        self._core.launch(stream, config, kernel, *addresses, *(c_int32(n) for n in params), 0, 0)
+
+    # ---- streams, graphs, time ------------------------------------------------------------
+
+    def create_stream(self) -> Any:
+        """A stream that waits for no other."""
+        self.enter()
+        return self._device.create_stream()
+
+    def wrap_stream(self, stream: Any) -> Any:
+        """A stream of the user's: an object of `cuda.core`, of PyTorch, CuPy, …, or its address.
+
+        Raises
+        ------
+        DeviceError
+            It is no stream.
+        """
+        self.enter()
+        try:
+            if isinstance(stream, int):
+                return self._core.Stream.from_handle(stream)
+            for name in ("cuda_stream", "ptr"):  # PyTorch, CuPy
+                if isinstance(getattr(stream, name, None), int):
+                    return self._core.Stream.from_handle(getattr(stream, name))
+            return self._device.create_stream(stream)
+        except Exception as error:
+            raise DeviceError(
+                f"A {type(stream).__name__} is no CUDA stream",
+                where="stream=",
+                why=str(error),
+                cure="pass a stream of cuda.core, PyTorch or CuPy, or its address",
+            ) from error
+
+    def event(self, timing: bool = False) -> Any:
+        """An event."""
+        return self._device.create_event(self._core.EventOptions(timing_enabled=timing))
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """The time between two events that have happened."""
+        return float(end - start) / 1e3
+
+    @contextmanager
+    def capture(self, stream: Any) -> Iterator[list[Any]]:
+        """Captures what is queued on a stream; the list then holds the graph, ready to launch."""
+        mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._call(self._driver.cuStreamBeginCapture, stream.handle, mode)
+        made: list[Any] = []
+        try:
+            yield made
+        except BaseException:
+            self._driver.cuStreamEndCapture(stream.handle)
+            raise
+        graph = self._call(self._driver.cuStreamEndCapture, stream.handle)
+        try:
+            made.append(CapturedGraph(self, self._call(self._driver.cuGraphInstantiate, graph, 0)))
+        finally:
+            self._driver.cuGraphDestroy(graph)
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a function of the driver and gives its results, without the status."""
+        status, *results = function(*args)
+        if int(status) != 0:
+            _, text = self._driver.cuGetErrorString(status)
+            raise DeviceError(
+                "The CUDA driver refuses a call",
+                where=f"cuda:{self.ordinal}, {function.__name__}",
+                why=text.decode() if isinstance(text, bytes) else str(text),
+                cure="if kernels ran before, one of them failed: please report it with the model",
+            )
+        return results[0] if len(results) == 1 else results
+
+
+class CapturedGraph:
+    """Work that was captured, to be queued as a whole."""
+
+    def __init__(self, gpu: Gpu, handle: Any) -> None:
+        self._gpu, self._handle = gpu, handle
+
+    def launch(self, stream: Any) -> None:
+        """Queues it."""
+        self._gpu._call(self._gpu._driver.cuGraphLaunch, self._handle, stream.handle)
+
+    def __del__(self) -> None:
+        if os.getpid() == self._gpu._pid:
+            self._gpu._driver.cuGraphExecDestroy(self._handle)
+
+
+@cache
+def gpu(ordinal: int) -> Gpu:
+    """The device of that number in this process.
+
+    Raises
+    ------
+    DeviceError
+        There is no such GPU, no driver, or `cuda.core` is not installed.
+    """
+    return Gpu(ordinal)
+
+
+def _modules() -> tuple[Any, Any]:
+    try:
+        import cuda.core as core
+        from cuda.bindings import driver
+    except ImportError as error:
+        raise DeviceError(
+            "cuda.core is not installed",
+            where='device="cuda:…"',
+            why=str(error),
+            cure="pip install 'planish[cuda]'",
+        ) from error
+    return core, driver
+
+
+def _device(core: Any, ordinal: int) -> Any:
+    try:
+        devices = core.Device.get_all_devices()
+    except Exception as error:  # of several kinds: no library, no driver, an old one
+        raise DeviceError(
+            "There is no NVIDIA driver",
+            where=f'device="cuda:{ordinal}"',
+            why=str(error),
+            cure='install NVIDIA\'s driver, or pass device="cpu"',
+        ) from error
+    if ordinal >= len(devices):
+        names = ", ".join(f"cuda:{i} ({d.name})" for i, d in enumerate(devices)) or "none"
+        raise DeviceError(
+            f"There is no GPU number {ordinal}",
+            where=f'device="cuda:{ordinal}"',
+            why=f"the GPUs of this machine are: {names}",
+            cure="pass one of them (CUDA_VISIBLE_DEVICES hides others)",
+        )
+    return devices[ordinal]

@@ -1,0 +1,314 @@
+"""A schedule on a GPU: captured into CUDA graphs, one for each run of launches between host steps.
+
+    inputs on the host ─▶ pinned ─▶ device ┐
+    inputs on the device ──────────────────┴▶ graph ─▶ (host step) ─▶ graph ─▶ outputs, likewise
+
+A graph knows the addresses it was captured for. Those of staged inputs and outputs never change;
+for arrays that users own on the device the last few sets of addresses are kept.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from planish.targets.base import (
+    ABSOLUTE,
+    ARENA,
+    FIRST_INPUT,
+    Executable,
+    Kernel,
+    Schedule,
+    ScheduledLaunch,
+)
+from planish.targets.cuda.driver import CapturedGraph, Gpu
+from planish.targets.cuda.kernel import LibraryKernel
+from planish.targets.cuda.memory import CudaArena
+from planish.targets.cuda.streams import place
+
+GRAPHS = 4
+"""Sets of addresses for which an arena keeps the graphs of a schedule."""
+
+COPIES = 20
+"""How often a short schedule stands in the graph by which it is timed."""
+
+SHORT = 4
+"""Launches of a short schedule."""
+
+
+class CudaExecutable(Executable):
+    """See the module. Immutable and thread-safe; what changes is in the arenas."""
+
+    def __init__(
+        self, schedule: Schedule, gpu: Gpu, load: Callable[[Kernel], Any], parallel: bool = True
+    ) -> None:
+        self.arena_bytes = schedule.arena_bytes
+        self._gpu = gpu
+        self._schedule = schedule
+        launches = schedule.launches
+        self._loaded: list[Any] = [
+            load(s.launch.kernel) if isinstance(s.launch.kernel, Kernel) else None for s in launches
+        ]
+        self._parts: list[tuple[bool, list[tuple[int, ScheduledLaunch]]]] = []
+        for host, part in groupby(enumerate(launches), key=lambda n: _is_host(n[1])):
+            members = list(part)  # every host step is a part of its own
+            self._parts += [(True, [m]) for m in members] if host else [(False, members)]
+        self._placed = [
+            None if host else place([s.touches for _, s in part], *(() if parallel else (1,)))
+            for host, part in self._parts
+        ]
+
+    # ---- running --------------------------------------------------------------------------
+
+    def run(
+        self,
+        arena: CudaArena,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        threads: int,
+        profile: np.ndarray | None = None,
+        stream: Any = None,
+    ) -> None:
+        gpu = self._gpu
+        gpu.enter()
+        queue = arena.stream if stream is None else stream
+        sources, _ = self._stage(arena, "input", inputs, self._schedule.input_bytes, queue)
+        targets, staged = self._stage(arena, "output", outputs, self._schedule.output_bytes, None)
+        if profile is not None:
+            self._run_timed(arena, sources, targets, queue, profile)
+        else:
+            for (host, part), graph in zip(
+                self._parts, self._graphs(arena, sources, targets), strict=True
+            ):
+                if host:
+                    self._host_step(part[0][1], arena, sources, targets, queue)
+                elif graph is not None:
+                    graph.launch(queue)
+        for number, (memory, device) in staged.items():
+            gpu.copy(memory.address, device.address, self._schedule.output_bytes[number], queue)
+        if stream is None or staged:
+            queue.sync()
+        for number, (memory, _) in staged.items():
+            size = self._schedule.output_bytes[number]
+            ctypes.memmove(outputs[number], memory.address, size)
+
+    def _stage(
+        self,
+        arena: CudaArena,
+        kind: str,
+        given: Sequence[int],
+        sizes: Sequence[int],
+        queue: Any,
+    ) -> tuple[list[int], dict[int, Any]]:
+        """Device addresses for inputs or outputs; those on the host get memory of the arena's.
+
+        Inputs are copied there on `queue`.
+        """
+        addresses, staged = [], {}
+        for number, (address, size) in enumerate(zip(given, sizes, strict=True)):
+            if address == 0 or size == 0:
+                addresses.append(address)
+                continue
+            if self._gpu.is_device_address(address) and address % 16 == 0:
+                addresses.append(address)
+                continue
+            memory, device = staged[number] = arena.staging(kind, number, size)
+            addresses.append(device.address)
+            if queue is not None:
+                ctypes.memmove(memory.address, address, size)
+                self._gpu.copy(device.address, memory.address, size, queue)
+        return addresses, staged
+
+    def _graphs(
+        self, arena: CudaArena, sources: Sequence[int], targets: Sequence[int]
+    ) -> list[CapturedGraph | None]:
+        """For each part its graph, captured now if need be; None for host steps."""
+        known = arena.graphs.setdefault(self, OrderedDict())
+        key = (*sources, *targets)
+        if key in known:
+            known.move_to_end(key)
+            return known[key]
+        made: list[CapturedGraph | None] = []
+        for index, (host, _) in enumerate(self._parts):
+            if host:
+                made.append(None)
+                continue
+            with self._gpu.capture(arena.stream) as graph:
+                self._queue_part(index, arena, sources, targets)
+            made.append(graph[0])
+        known[key] = made
+        if len(known) > GRAPHS:
+            known.popitem(last=False)
+        return made
+
+    def _queue_part(
+        self, index: int, arena: CudaArena, sources: Sequence[int], targets: Sequence[int]
+    ) -> None:
+        """Queues a run of launches on the arena's stream and beside it."""
+        _, part = self._parts[index]
+        placed = self._placed[index]
+        assert placed is not None
+        count = 1 + max(p.stream for p in placed)
+        streams = [arena.stream, *arena.side_streams(count - 1)]
+        if count > 1:
+            start = self._gpu.event()
+            arena.stream.record(start)
+            for side in streams[1:]:
+                side.wait(start)
+        ended: dict[int, Any] = {}
+        for position, ((number, scheduled), where) in enumerate(zip(part, placed, strict=True)):
+            stream = streams[where.stream]
+            for other in where.waits:
+                stream.wait(ended[other])
+            self._queue(number, scheduled, arena, sources, targets, stream)
+            if where.awaited:
+                ended[position] = self._gpu.event()
+                stream.record(ended[position])
+        for side in streams[1:]:
+            end = self._gpu.event()
+            side.record(end)
+            arena.stream.wait(end)
+
+    def _queue(
+        self,
+        number: int,
+        scheduled: ScheduledLaunch,
+        arena: CudaArena,
+        sources: Sequence[int],
+        targets: Sequence[int],
+        stream: Any,
+    ) -> None:
+        launch = scheduled.launch
+        addresses = self._addresses(scheduled, arena, sources, targets)
+        if isinstance(launch.kernel, LibraryKernel):
+            self._loaded[number].queue(addresses, launch.params, stream)
+        else:
+            self._gpu.launch(self._loaded[number], launch.tasks, addresses, launch.params, stream)
+
+    def _addresses(
+        self,
+        scheduled: ScheduledLaunch,
+        arena: CudaArena,
+        sources: Sequence[int],
+        targets: Sequence[int],
+    ) -> list[int]:
+        bases = {ABSOLUTE: 0, ARENA: arena.address}
+        for number, address in enumerate((*sources, *targets)):
+            bases[FIRST_INPUT + number] = address
+        return [bases[a.base] + a.offset for a in scheduled.addresses]
+
+    def _host_step(
+        self,
+        scheduled: ScheduledLaunch,
+        arena: CudaArena,
+        sources: Sequence[int],
+        targets: Sequence[int],
+        queue: Any,
+    ) -> None:
+        """Runs a host step on copies of the memory behind its pointers."""
+        queue.sync()
+        function = scheduled.launch.kernel
+        assert not isinstance(function, Kernel)
+        views: list[np.ndarray] = []
+        raws: list[np.ndarray | None] = []
+        addresses = self._addresses(scheduled, arena, sources, targets)
+        for described, address in zip(scheduled.layouts, addresses, strict=True):
+            assert described is not None
+            layout, dtype = described
+            if 0 in layout.shape:
+                views.append(np.empty(layout.shape, dtype))
+                raws.append(None)
+                continue
+            reach = 1 + sum(s * (n - 1) for s, n in zip(layout.strides, layout.shape, strict=True))
+            raw = np.empty(reach * dtype.itemsize, np.uint8)
+            self._gpu.download(raw, address)
+            steps = tuple(s * dtype.itemsize for s in layout.strides)
+            views.append(np.ndarray(layout.shape, dtype, raw.data, 0, steps))
+            raws.append(raw)
+        function(*views)
+        for changed, address, touched in zip(raws, addresses, scheduled.touches, strict=True):
+            if changed is not None and touched.written:
+                self._gpu.upload(address, changed)
+
+    # ---- timing ---------------------------------------------------------------------------
+
+    def _run_timed(
+        self,
+        arena: CudaArena,
+        sources: Sequence[int],
+        targets: Sequence[int],
+        queue: Any,
+        profile: np.ndarray,
+    ) -> None:
+        """Runs launch by launch, an event before and after each."""
+        gpu = self._gpu
+        first = gpu.event(timing=True)
+        queue.record(first)
+        events: dict[int, tuple[Any, Any]] = {}
+        for host, part in self._parts:
+            for number, scheduled in part:
+                start, end = gpu.event(timing=True), gpu.event(timing=True)
+                queue.record(start)
+                if host:
+                    self._host_step(scheduled, arena, sources, targets, queue)
+                else:
+                    self._queue(number, scheduled, arena, sources, targets, queue)
+                queue.record(end)
+                events[number] = start, end
+        queue.sync()
+        for number, (start, end) in events.items():
+            profile[number] = gpu.seconds(first, start) * 1e9, gpu.seconds(first, end) * 1e9
+
+    def measure(
+        self,
+        arena: CudaArena,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        threads: int,
+        repeats: int,
+    ) -> np.ndarray:
+        gpu = self._gpu
+        gpu.enter()
+        queue = arena.stream
+        if any(host for host, _ in self._parts):
+            times = []
+            for _ in range(repeats):
+                start = time.perf_counter()
+                self.run(arena, inputs, outputs, threads)
+                times.append(time.perf_counter() - start)
+            return np.array(times)
+        sources, _ = self._stage(arena, "input", inputs, self._schedule.input_bytes, queue)
+        targets, _ = self._stage(arena, "output", outputs, self._schedule.output_bytes, None)
+        if repeats == 1:
+            start, end = gpu.event(timing=True), gpu.event(timing=True)
+            queue.record(start)
+            for index in range(len(self._parts)):
+                self._queue_part(index, arena, sources, targets)
+            queue.record(end)
+            queue.sync()
+            return np.array([gpu.seconds(start, end)])
+        copies = COPIES if len(self._schedule.launches) <= SHORT else 1
+        with gpu.capture(queue) as made:
+            for _ in range(copies):
+                for index in range(len(self._parts)):
+                    self._queue_part(index, arena, sources, targets)
+        graph = made[0]
+        replays = max(3, -(-repeats // copies))
+        events = [(gpu.event(timing=True), gpu.event(timing=True)) for _ in range(replays)]
+        graph.launch(queue)
+        for start, end in events:
+            queue.record(start)
+            graph.launch(queue)
+            queue.record(end)
+        queue.sync()
+        return np.array([gpu.seconds(start, end) / copies for start, end in events])
+
+
+def _is_host(scheduled: ScheduledLaunch) -> bool:
+    return not isinstance(scheduled.launch.kernel, Kernel)

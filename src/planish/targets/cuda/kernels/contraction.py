@@ -1,0 +1,281 @@
+"""Tactics of the plain contraction kernel: every product and convolution that others decline.
+
+Grouped and transposed convolutions, any number of dimensions, filters that are computed, float64
+and integers: correct first. Blocks of depth go through tensor cores where a group has enough of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from planish.fusion.task import Task
+from planish.graph.dims import evaluate
+from planish.graph.graph import Value
+from planish.graph.types import DType
+from planish.ops.conv import Conv, ConvTranspose
+from planish.ops.matmul import MatMul
+from planish.ops.quantization import ConvInteger, MatMulInteger
+from planish.targets.anchored import AnchoredTactic
+from planish.targets.base import Binding, Family, Launch, Layout, Tactic
+from planish.targets.cuda.kernels.contraction_kernel import (
+    ContractionKernel,
+    SpatialAxis,
+    ordinary_axis,
+    spans_groups,
+    transposed_axis,
+)
+from planish.targets.cuda.kernels.fused import (
+    Access,
+    access,
+    bind_work,
+    broadcast_strides,
+    is_wide,
+    pointer_of,
+)
+from planish.targets.cuda.kernels.patches import bind_source
+from planish.targets.cuda.machine import H200, CudaMachine
+from planish.targets.restoring import FLAG, checked_parameters
+
+Window = Conv | ConvTranspose | ConvInteger
+Product = MatMul | MatMulInteger
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """A product or convolution in the kernel's terms: see `ContractionKernel`."""
+
+    right: Access
+    axes: tuple[SpatialAxis, ...]
+    outer: int
+    transposed: bool
+    groups: int
+    depth: int
+    filters: int
+    row_count: int
+    """Rows of each phase, or of each matrix."""
+    copies: int
+    """Phases, or matrices, or groups that have columns of their own."""
+
+    @property
+    def columns(self) -> int:
+        """Columns that programs divide among themselves."""
+        whole = self.groups > 1 and spans_groups(self.groups, self.filters)
+        return self.filters * self.groups if whole else self.filters
+
+
+@dataclass(frozen=True)
+class Contraction(AnchoredTactic):
+    """The plain kernel with a block of `rows` x `columns`, `unroll` of depth at a time."""
+
+    family: ClassVar[str] = "contraction"
+    rows: int
+    columns: int
+    unroll: int
+    warps: int
+    stages: int
+    dot: bool
+
+    def accepts(self, binding: Binding) -> bool:
+        if not super().accepts(binding) or (self.dot and not _takes_dot(self.task, binding)):
+            return False
+        return math.prod(self.result_shape(binding)) < 1 << 31
+
+    def launches(self, binding: Binding) -> list[Launch]:
+        task, anchor, shape = self.task, self.anchor, self.result_shape(binding)
+        if 0 in shape:
+            return []
+        problem = _problem(task, binding)
+        source, reads = bind_source(task, binding)
+        axes = range(len(shape))
+        work, _, values = bind_work(task, task.epilogue, task.outputs, binding, shape, axes)
+        zeros = _zero_points(task)
+        accesses = [None if z is None else access(z, binding, shape) for z in zeros]
+        kernel = ContractionKernel(
+            self.warps,
+            self.stages,
+            source,
+            problem.right,
+            (accesses[0], accesses[1]),
+            work,
+            problem.axes,
+            problem.outer,
+            problem.transposed,
+            problem.groups,
+            problem.depth,
+            problem.filters,
+            anchor.inputs[0].dtype,
+            anchor.output.dtype,
+            self.rows,
+            self.columns,
+            self.unroll,
+            self.dot,
+        )
+        pointers = (*reads, anchor.inputs[1], *(z for z in zeros if z is not None), *values)
+        blocks = -(-problem.columns // self.columns) * -(-problem.row_count // self.rows)
+        return [Launch(kernel, pointers, (problem.row_count,), blocks * problem.copies)]
+
+
+def _zero_points(task: Task) -> list[Value | None]:
+    """The zero points of both factors; None where there is none, or it is known to be 0."""
+    assert task.anchor is not None
+    given = task.anchor.inputs[2:4]
+    found = [None if v.data is not None and not v.data.any() else v for v in given]
+    return found or [None, None]
+
+
+def _problem(task: Task, binding: Binding) -> _Problem:
+    assert task.anchor is not None
+    op = task.anchor.op
+    if isinstance(op, Window):
+        return _convolution(task, binding, op)
+    assert isinstance(op, Product)
+    return _product(task, binding, op)
+
+
+def _product(task: Task, binding: Binding, op: Product) -> _Problem:
+    assert task.anchor is not None
+    a, b = task.anchor.inputs[:2]
+    shape = task.anchor.output.type.bind(binding.symbols)
+    layout = binding.layout(b)
+    if op.transpose_b:
+        (*outer, columns, depth), (*steps, in_column, in_depth) = layout.shape, layout.strides
+    else:
+        (*outer, depth, columns), (*steps, in_depth, in_column) = layout.shape, layout.strides
+    batches = broadcast_strides(Layout(tuple(outer), tuple(steps)), shape[:-2])
+    shared = not any(batches) or (op.transpose_a and len(shape) == 2)
+    right = Access(
+        pointer_of(b, binding),
+        (*(() if shared else batches), in_depth, in_column if columns > 1 else 0),
+        is_wide(layout),
+    )
+    rows = math.prod(shape[:-1]) if shared else shape[-2]
+    copies = 1 if shared else math.prod(shape[:-2])
+    outer_axes = 0 if shared else len(shape) - 2
+    return _Problem(right, (), outer_axes, op.transpose_a, 1, depth, columns, rows, copies)
+
+
+def _convolution(task: Task, binding: Binding, op: Window) -> _Problem:
+    assert task.anchor is not None
+    x, w = task.anchor.inputs[:2]
+    extents = x.type.bind(binding.symbols)[1:-1]
+    batch, *sizes, filters = task.anchor.output.type.bind(binding.symbols)
+    layout = binding.layout(w)
+    window = layout.shape[:-2]
+    if isinstance(op, ConvTranspose):
+        make, befores = transposed_axis, [evaluate(n, binding.symbols) for n in op.before]
+    else:
+        make = ordinary_axis
+        befores = [max(evaluate(before, binding.symbols), 0) for before, _ in op.padding]
+    axes = tuple(
+        make(*numbers)
+        for numbers in zip(
+            extents, sizes, window, op.strides, op.dilations, befores, strict=True
+        )
+    )
+    strides = (*layout.strides[:-1], layout.strides[-1] if filters > 1 else 0)
+    right = Access(pointer_of(w, binding), strides, is_wide(layout))
+    own = filters // op.groups
+    copies = math.prod(a.phases for a in axes)
+    if op.groups > 1 and not spans_groups(op.groups, own):
+        copies *= op.groups
+    rows = batch * math.prod(a.positions for a in axes)
+    return _Problem(right, axes, 0, False, op.groups, layout.shape[-2], own, rows, copies)
+
+
+def _takes_dot(task: Task, binding: Binding) -> bool:
+    """Whether blocks of depth may go through `tl.dot`."""
+    assert task.anchor is not None
+    if any(_zero_points(task)) or task.anchor.inputs[0].dtype not in (
+        DType.FLOAT16,
+        DType.BFLOAT16,
+        DType.FLOAT32,
+    ):
+        return False
+    problem = _problem(task, binding)
+    return problem.depth >= 16 and not spans_groups(problem.groups, problem.filters)
+
+
+def _understood(task: Task) -> bool:
+    if task.anchor is None:
+        return False
+    op = task.anchor.op
+    if isinstance(op, Window):
+        return bool(op.strides) and task.anchor.inputs[0].dtype is not DType.BOOL
+    return isinstance(op, Product)
+
+
+@dataclass(frozen=True)
+class ContractionFamily(Family):
+    """All products and convolutions, unless one of the families `before` takes them."""
+
+    name: ClassVar[str] = "contraction"
+    before: tuple[Family, ...] = ()
+    machine: CudaMachine = H200
+
+    def on(self, machine: CudaMachine) -> ContractionFamily:
+        return ContractionFamily(tuple(f.on(machine) for f in self.before), machine)
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not _understood(task):
+            return
+        for family in self.before:
+            if next(iter(family.tactics(task, binding)), None) is not None:
+                return
+        problem = _problem(task, binding)
+        if _takes_dot(task, binding):
+            yield from self._dots(task, binding, problem)
+        half = _power(problem.depth, 4) if problem.depth < 4 else 4
+        for area, warps in ((2048, 4), (1024, 4), (256, 1)):
+            columns = _power(problem.columns, 64)
+            rows = min(max(area // columns, 1), max(_power(problem.row_count, 256), 1))
+            tactic = Contraction(task, rows, columns, half, warps, 1, False)
+            if tactic.accepts(binding):
+                yield tactic
+
+    def _dots(self, task: Task, binding: Binding, problem: _Problem) -> Iterable[Tactic]:
+        assert task.anchor is not None
+        wide = task.anchor.inputs[0].dtype is DType.FLOAT32
+        deep = 16 if wide else max(16, _power(problem.depth, 64))
+        columns = max(16, _power(problem.columns, 64 if wide else 128))
+        found = []
+        for rows, warps in ((128, 4), (64, 4), (32, 2), (16, 1)):
+            blocks = -(-problem.columns // columns) * -(-problem.row_count // rows)
+            programs = blocks * problem.copies
+            tactic = Contraction(task, rows, columns, deep, warps, 3, True)
+            if tactic.accepts(binding):
+                idle = max(1.0, self.machine.multiprocessors / programs)
+                found.append((idle * (1 + 16 / rows), rows, tactic))
+        for *_, tactic in sorted(found, key=lambda entry: entry[:2])[:3]:
+            yield tactic
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        powers = tuple(1 << n for n in range(12))
+        values = checked_parameters(
+            self.name,
+            task,
+            parameters,
+            _understood(task),
+            rows=powers,
+            columns=powers[:8],
+            unroll=powers[:8],
+            warps=(1, 2, 4, 8),
+            stages=(1, 2, 3, 4),
+            dot=FLAG,
+        )
+        return Contraction(task, **values)
+
+
+def _power(number: int, most: int) -> int:
+    """The next power of two, at most `most`."""
+    return min(1 << max(number - 1, 0).bit_length(), most)
+
+
+def fallback(before: Sequence[Family]) -> ContractionFamily:
+    """The family that takes what those before it decline."""
+    return ContractionFamily(tuple(before))
+
+
+FAMILIES: tuple[Family, ...] = (ContractionFamily(),)

@@ -1,0 +1,148 @@
+"""Depthwise convolution: as many groups as channels, any multiplier, in one to three dimensions.
+
+It is bound by memory: a 3x3 window does nine multiply-adds per element read, so what matters is
+that elements are loaded once, 16 bytes at a time; see `patches`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from planish.fusion.task import Task
+from planish.graph.dims import evaluate
+from planish.ops.conv import Conv
+from planish.targets.base import Binding, Family, Pointer, Tactic
+from planish.targets.cuda.codegen.elementwise import compute_type
+from planish.targets.cuda.codegen.source import Source
+from planish.targets.cuda.kernel import Pointer as Argument
+from planish.targets.cuda.kernels.fused import Access, Work, load, pointer_of
+from planish.targets.cuda.kernels.patches import (
+    RANGES,
+    PatchKernel,
+    PatchTactic,
+    Windows,
+    likely_parameters,
+)
+from planish.targets.cuda.machine import H200, CudaMachine
+from planish.targets.restoring import checked_parameters
+
+_MOST = 8
+"""Tactics offered."""
+
+
+@dataclass(frozen=True)
+class DepthwiseKernel(PatchKernel):
+    """Multiplies each element of a window by a filter's. `filters` has a stride per axis of the
+    window, then that of the result's channels, of which each of the source has `multiplier`.
+    """
+
+    family = "depthwise"
+
+    filters: Access
+    multiplier: int
+
+    @property
+    def extra(self) -> tuple[Argument, ...]:
+        return (self.filters.pointer,)
+
+    def start(self) -> str:
+        return f"tl.full(({self.patches}, {self.block}), 0, {compute_type(self.filters.pointer.dtype)})"
+
+    def tap(self, k: Source, place: Sequence[str], channel: str, mask: str | None) -> str:
+        pointer = len(self.reads.pointers)
+        return load(k, pointer, self.filters, [*place, channel], mask, "w")
+
+    def step(self, accumulator: str, x: str, tap: str) -> str:
+        return f"{accumulator} + {x} * {tap}"
+
+    def source_channel(self, k: Source, channel: str) -> str:
+        return channel if self.multiplier == 1 else k.let("own", f"{channel} // {self.multiplier}")
+
+
+@dataclass(frozen=True)
+class Depthwise(PatchTactic):
+    """A tile's filters stay in registers while its patches are computed."""
+
+    family: ClassVar[str] = "depthwise"
+
+    def windows(self, binding: Binding) -> Windows:
+        return _windows(self.task, binding)
+
+    def kernel(
+        self, source: Work, work: Work, windows: Windows, binding: Binding
+    ) -> tuple[PatchKernel, tuple[Pointer, ...]]:
+        x, filters = self.anchor.inputs
+        layout = binding.layout(filters)
+        strides = (*layout.strides[:-2], layout.strides[-1])
+        kernel = DepthwiseKernel(
+            self.warps,
+            1,
+            source,
+            work,
+            windows,
+            self.tile(len(windows.sizes)),
+            self.patches,
+            self.channels,
+            Access(pointer_of(filters, binding), strides),
+            layout.shape[-1] // x.type.bind(binding.symbols)[-1],
+        )
+        return kernel, (filters,)
+
+
+def _windows(task: Task, binding: Binding) -> Windows:
+    assert task.anchor is not None and isinstance(task.anchor.op, Conv)
+    op, (x, w) = task.anchor.op, task.anchor.inputs
+    return Windows(
+        x.type.bind(binding.symbols)[1:-1],
+        task.anchor.output.type.bind(binding.symbols)[1:-1],
+        w.type.bind(binding.symbols)[:-2],
+        op.strides,
+        op.dilations,
+        tuple(max(evaluate(before, binding.symbols), 0) for before, _ in op.padding),
+    )
+
+
+def _understood(task: Task) -> bool:
+    if task.anchor is None or not isinstance(task.anchor.op, Conv):
+        return False
+    op, (x, w) = task.anchor.op, task.anchor.inputs
+    return (
+        x.dtype.is_float
+        and len(op.strides) > 0
+        and w.shape[-2] == 1
+        and x.shape[-1] == op.groups
+        and w.shape[-1] != 0
+    )
+
+
+@dataclass(frozen=True)
+class DepthwiseFamily(Family):
+    """Convolutions of as many groups as channels."""
+
+    name: ClassVar[str] = "depthwise"
+    machine: CudaMachine = H200
+
+    def on(self, machine: CudaMachine) -> DepthwiseFamily:
+        return DepthwiseFamily(machine)
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not _understood(task):
+            return
+        batch, *_, channels = task.output.type.bind(binding.symbols)
+        size = task.inputs[0].dtype.size
+        windows = _windows(task, binding)
+        for parameters in likely_parameters(windows, batch, channels, size, self.machine, _MOST):
+            tactic = Depthwise(task, *parameters)
+            if tactic.accepts(binding):
+                yield tactic
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        understood = _understood(task)
+        return Depthwise(
+            task, **checked_parameters(self.name, task, parameters, understood, **RANGES)
+        )
+
+
+FAMILIES: tuple[Family, ...] = (DepthwiseFamily(),)

@@ -1,0 +1,234 @@
+"""Tactics of the matrix kernel: convolutions and matrix products of floats on GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from planish.fusion.task import Task
+from planish.graph.types import DType
+from planish.targets.anchored import AnchoredTactic
+from planish.targets.base import (
+    ZEROED_BYTES,
+    Binding,
+    Constant,
+    Family,
+    Launch,
+    Pointer,
+    Tactic,
+    Workspace,
+    Zeroed,
+)
+from planish.targets.cuda.kernels import matrix_cost as cost
+from planish.targets.cuda.kernels.fused import Access
+from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel, Tile, Walk, ceil
+from planish.targets.cuda.kernels.matrix_problem import (
+    Problem,
+    filters,
+    is_packed,
+    pack,
+    problem_of,
+    understood,
+)
+from planish.targets.cuda.machine import H200, CudaMachine
+from planish.targets.restoring import FLAG, checked_parameters, impossible
+
+_LIMITS = {0: 5, 1: 12, 3: 7}
+"""Tactics offered, by `Tile.passes`."""
+
+
+@dataclass(frozen=True)
+class MatrixTactic(AnchoredTactic):
+    """The matrix kernel with a tile: the fields are those of `Tile`, warps and stages."""
+
+    family: ClassVar[str] = "matrix"
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+    split: int = 1
+    walk: int = 0
+    vector: bool = False
+    passes: int = 1
+
+    @property
+    def precision(self) -> str:
+        single = self.anchor.inputs[0].dtype is DType.FLOAT32
+        return "tf32" if single and self.passes == 1 else super().precision
+
+    @property
+    def tile(self) -> Tile:
+        """What a program computes."""
+        return Tile(
+            self.rows,
+            self.columns,
+            self.depth,
+            self.split,
+            Walk(self.walk),
+            self.vector,
+            self.passes,
+        )
+
+    def accepts(self, binding: Binding) -> bool:
+        if not super().accepts(binding):
+            return False
+        problem = problem_of(self.task, binding)
+        if problem is None:
+            return False
+        if self.split > 1 and (
+            self.workspace(binding) > cost.MOST_WORKSPACE or self.zeroed(binding) > ZEROED_BYTES
+        ):
+            return False
+        window = problem.window
+        if self.walk == Walk.ROW and window is not None and window.dilations[1] != 1:
+            return False
+        return self._tiles(problem) * self.split < 1 << 31
+
+    def constants(self) -> list[np.ndarray]:
+        return [pack(filters(self.task), self.tile)] if is_packed(self.task) else []
+
+    def launches(self, binding: Binding) -> list[Launch]:
+        problem = self._problem(binding)
+        kernel = MatrixKernel(
+            warps=self.warps,
+            stages=self.stages,
+            tile=self.tile,
+            dtype=problem.dtype,
+            left=problem.left,
+            axes=problem.axes,
+            batched=problem.batched,
+            window=problem.window,
+            right=problem.right,
+            right_axes=problem.right_axes,
+            channels=problem.channels,
+            columns=problem.columns,
+            result=problem.result,
+            whole_rows=problem.whole_rows,
+        )
+        pointers: list[Pointer] = [*problem.left_values]
+        pointers.append(problem.right_value or Constant(0))
+        pointers += problem.result_values
+        if self.split > 1:
+            pointers += [Workspace(), Zeroed()]
+        tasks = self._tiles(problem) * self.split
+        return [Launch(kernel, tuple(pointers), (problem.rows,), tasks)]
+
+    def workspace(self, binding: Binding) -> int:
+        if self.split == 1:
+            return 0
+        tiles = self._tiles(self._problem(binding))
+        return 4 * tiles * self.split * self.rows * self.columns
+
+    def zeroed(self, binding: Binding) -> int:
+        return 4 * self._tiles(self._problem(binding)) if self.split > 1 else 0
+
+    def _problem(self, binding: Binding) -> Problem:
+        problem = problem_of(self.task, binding)
+        assert problem is not None, "the tactic accepts the binding"
+        return problem
+
+    def _tiles(self, problem: Problem) -> int:
+        down, across = ceil(problem.rows, self.rows), ceil(problem.columns, self.columns)
+        return problem.batch * down * across
+
+
+@dataclass(frozen=True)
+class MatrixFamily(Family):
+    """Convolutions without groups and matrix products, for this or another machine."""
+
+    name: ClassVar[str] = "matrix"
+    machine: CudaMachine = H200
+
+    def on(self, machine: CudaMachine) -> Family:
+        return MatrixFamily(machine)
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        problem = problem_of(task, binding)
+        if problem is None:
+            return
+        shape = shape_of(problem)
+        single = problem.dtype is DType.FLOAT32
+        for passes in (1, 3, 0) if single else (1,):
+            for choice in cost.choices(shape, self.machine, passes, _LIMITS[passes]):
+                tile = choice.tile
+                if tile.vector and passes == 1 and single:
+                    continue  # it is offered as what it is: without tensor cores
+                tactic = MatrixTactic(
+                    task,
+                    tile.rows,
+                    tile.columns,
+                    tile.depth,
+                    choice.warps,
+                    choice.stages,
+                    tile.split,
+                    int(tile.walk),
+                    tile.vector,
+                    tile.passes,
+                )
+                if tactic.accepts(binding):
+                    yield tactic
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        values = checked_parameters(
+            self.name,
+            task,
+            parameters,
+            understood(task),
+            rows=(*cost.VECTOR_ROWS, *cost.ROWS),
+            columns=(*cost.VECTOR_COLUMNS, *cost.COLUMNS),
+            depth=(*cost.DEPTHS, *cost.VECTOR_DEPTHS),
+            warps=(2, 4, 8),
+            stages=(1, *cost.STAGES),
+            split=cost.SPLITS,
+            walk=tuple(map(int, Walk)),
+            vector=FLAG,
+            passes=(0, 1, 3),
+        )
+        assert task.anchor is not None
+        if values["vector"]:
+            wrong = values["rows"] not in cost.VECTOR_ROWS or values["passes"] != 0
+        else:
+            wrong = values["rows"] < 16 or values["columns"] < 16 or values["depth"] > 128
+            single = task.anchor.inputs[0].dtype is DType.FLOAT32
+            wrong = wrong or (values["passes"] != 1 and not single)
+        if wrong or values["rows"] * values["columns"] * values["depth"] > 1 << 22:
+            raise impossible(self.name, task, f"no tile is {dict(values)}")
+        return MatrixTactic(task, **values)
+
+
+def shape_of(problem: Problem) -> cost.Shape:
+    """What the cost model looks at."""
+    widths = [_width(item) for item in problem.left.leaves if item is not None]
+    moved = sum(a.pointer.dtype.size for a in problem.result.outputs)
+    for leaf in problem.result.leaves:
+        if leaf is not None and leaf.strides[-1] and leaf.strides[-2]:
+            moved += leaf.pointer.dtype.size
+    return cost.Shape(
+        rows=problem.rows,
+        columns=problem.columns,
+        batch=problem.batch,
+        taps=problem.taps,
+        channels=problem.channels,
+        size=problem.dtype.size,
+        moved=moved,
+        vector=min(widths, default=1),
+        dilated=problem.window is not None and problem.window.dilations[1] != 1,
+    )
+
+
+def _width(item: Access) -> int:
+    """Neighbouring elements of a tensor that one load of a thread takes."""
+    if not item.pointer.aligned or 1 not in item.strides[-2:]:
+        return 1
+    width = 16 // item.pointer.dtype.size
+    while any(s not in (0, 1) and s % width for s in item.strides):
+        width //= 2
+    return width
+
+
+FAMILIES = (MatrixFamily(),)

@@ -1,0 +1,292 @@
+"""Which tiles of the matrix kernel are worth measuring: a model of its time, in cycles.
+
+A multiprocessor runs as many programs at once as its registers and shared memory allow, in rounds.
+A program's time is a start, the steps of its loop, and the end: a step takes as long as the slowest
+of products, transfers from the second-level cache, and a load's latency over the depth of the
+pipeline; programs that run at once share the first two. In all, no kernel is faster than memory.
+(The roofline model: S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual
+performance model for multicore architectures", CACM 52, 2009.) The model only orders: what it puts
+first is measured, and it keeps tiles apart so that its errors do not decide everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from planish.targets.cuda.kernels.matrix_kernel import Tile, Walk, ceil, segments
+from planish.targets.cuda.machine import CudaMachine
+
+ROWS = (16, 32, 64, 128, 256)
+COLUMNS = (16, 32, 64, 128, 256)
+DEPTHS = (16, 32, 64, 128)
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
+STAGES = (2, 3, 4, 6)
+VECTOR_ROWS = (1, 2, 4, 8)
+VECTOR_COLUMNS = (1, 2, 4, 8, 16, 32)
+VECTOR_DEPTHS = (64, 128, 256, 512, 1024)
+MOST_WORKSPACE = 64 << 20
+"""Bytes that programs which share tiles may hand to one another."""
+
+_MULTIPLICATIONS = {7: 512, 8: 1024, 9: 2048, 10: 4096, 12: 1024}
+"""Of halves with sums of float32, per cycle and multiprocessor, by compute capability."""
+_PLAIN_MULTIPLICATIONS = 80
+"""Of float32 without tensor cores: 128 units, of which loads and index arithmetic leave so many."""
+_CACHE = 40
+"""Bytes per cycle that a multiprocessor gets from the second-level cache, while all ask."""
+_MEMORY = 18
+"""The same from memory."""
+_LATENCY = 1000
+"""Cycles until loaded data are in shared memory, while others load too."""
+_STEP = 80
+"""Cycles of a step beside all else: barriers, waits and index arithmetic."""
+_LINE = 128
+"""Bytes that the caches handle at once: shorter runs cost as much."""
+_START = 2200
+"""Cycles for starting a program and filling its pipeline."""
+_MEETING = 1500
+"""Cycles until the last program of a tile knows that it is, and reads the first part."""
+_GATHER = 0.1
+"""Cycles per load instruction of a thread: its address and its conditions."""
+_KEPT_REGISTERS = 64
+"""Of a thread, beside its sums."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the time of a problem depends on.
+
+    Attributes
+    ----------
+    rows, columns, batch : int
+    taps : tuple of int
+    channels : int
+    size : int
+        Bytes of an element of the factors.
+    moved : int
+        Bytes read and written per element of the result.
+    vector : int
+        Neighbouring elements of the source that one load takes.
+    dilated : bool
+        Whether taps of a row do not lie side by side.
+    """
+
+    rows: int
+    columns: int
+    batch: int
+    taps: tuple[int, int]
+    channels: int
+    size: int
+    moved: int
+    vector: int
+    dilated: bool = False
+
+    @property
+    def depth(self) -> int:
+        """Products per element of the result."""
+        return self.taps[0] * self.taps[1] * self.channels
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A tile with the warps of a program and the stages of its pipeline."""
+
+    tile: Tile
+    warps: int
+    stages: int
+
+
+def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list[Choice]:
+    """The likely best, fastest first: at most three of one tile's rows and columns; where both
+    make sense, some that share tiles and some that do not.
+    """
+    candidates = [*_tiles(shape, machine, passes), *_vector_tiles(shape, machine)]
+    ranked = sorted((estimate(shape, c, machine), i) for i, c in enumerate(candidates))
+    kept: list[Choice] = []
+    seen: dict[object, int] = {}
+    rest: list[Choice] = []
+    for _, i in ranked:
+        tile, warps = candidates[i].tile, candidates[i].warps
+        keys = (tile.rows, tile.columns, tile.vector), (tile, warps)
+        if len(kept) < limit and seen.get(keys[0], 0) < 3 and seen.get(keys[1], 0) < 2:
+            for key in keys:
+                seen[key] = seen.get(key, 0) + 1
+            kept.append(candidates[i])
+        else:
+            rest.append(candidates[i])
+    for shared in (False, True):
+        here = [c for c in kept if (c.tile.split > 1) is shared]
+        others = [c for c in rest if (c.tile.split > 1) is shared]
+        missing = others[: max(0, 2 - len(here))]
+        if missing and len(kept) == limit:
+            del kept[limit - len(missing) :]
+        kept += missing
+    return kept
+
+
+def walks(shape: Shape, depth: int) -> Iterator[Walk]:
+    """The ways through the depth worth trying with steps of `depth`."""
+    if shape.taps == (1, 1):
+        yield Walk.TAPS
+        return
+    padded = {w: _padded(shape, Tile(16, 16, depth, walk=w)) for w in Walk}
+    if padded[Walk.TAPS] <= 2 * shape.depth:
+        yield Walk.TAPS
+    if padded[Walk.TAPS] == shape.depth:
+        return
+    if shape.taps[1] > 1 and not shape.dilated and padded[Walk.ROW] <= 2 * shape.depth:
+        yield Walk.ROW
+    if shape.taps[0] > 1 or shape.dilated:
+        yield Walk.FLAT
+
+
+def _padded(shape: Shape, tile: Tile) -> int:
+    count, _, blocks = segments(tile, shape.taps, shape.channels)
+    return count * blocks * tile.depth
+
+
+def _tiles(shape: Shape, machine: CudaMachine, passes: int) -> Iterator[Choice]:
+    depths = DEPTHS[1:] if shape.size == 2 else DEPTHS[:3]
+    if passes == 0:
+        depths = DEPTHS[:2]
+    for depth in depths:
+        if depth > 32 and depth >= 2 * shape.depth:
+            continue
+        for walk in walks(shape, depth):
+            for rows in ROWS:
+                if rows > 16 and rows >= 2 * shape.rows:
+                    continue
+                for columns in COLUMNS:
+                    if columns > 16 and columns >= 2 * shape.columns:
+                        continue
+                    tile = Tile(rows, columns, depth, walk=walk, passes=passes)
+                    yield from _variants(shape, tile, machine)
+
+
+def _variants(shape: Shape, tile: Tile, machine: CudaMachine) -> Iterator[Choice]:
+    """A tile with every number of warps, stages and programs that makes sense."""
+    size = tile.rows * tile.columns
+    steps = _padded(shape, tile) // tile.depth
+    tiles = shape.batch * ceil(shape.rows, tile.rows) * ceil(shape.columns, tile.columns)
+    for warps in (4, 8):
+        if warps == 8 and (size < 64 * 128 or tile.rows < 64):
+            continue
+        if size < 512 or size > _most_sums(tile) * warps * 32:
+            continue
+        for stages in STAGES:
+            staged = stages * (tile.rows + tile.columns) * tile.depth * shape.size
+            if staged > machine.shared - 4096:
+                continue
+            for split in SPLITS:
+                part = steps // split
+                if split > 1 and (part < 2 or tiles * split > 4 * machine.multiprocessors):
+                    continue
+                if split > 1 and tiles * split * size * 4 > MOST_WORKSPACE:
+                    continue
+                if stages > max(2, part):
+                    continue
+                yield Choice(replace(tile, split=split), warps, stages)
+
+
+def _most_sums(tile: Tile) -> int:
+    """Sums that a thread may keep in registers."""
+    return 64 if tile.passes == 0 else 128
+
+
+def _vector_tiles(shape: Shape, machine: CudaMachine) -> Iterator[Choice]:
+    if shape.rows > VECTOR_ROWS[-1] or shape.taps != (1, 1):
+        return
+    rows = next(r for r in VECTOR_ROWS if r >= shape.rows)
+    for depth in VECTOR_DEPTHS:
+        if depth > VECTOR_DEPTHS[0] and depth >= 2 * shape.channels:
+            continue
+        for columns in VECTOR_COLUMNS:
+            if columns > 1 and columns >= 2 * shape.columns:
+                continue
+            for warps in (2, 4, 8):
+                sums = rows * columns * depth / (warps * 32)
+                if not 8 <= sums <= 64 or columns * depth < 8 * warps * 32:
+                    continue
+                tile = Tile(rows, columns, depth, vector=True, passes=0)
+                steps = ceil(shape.channels, depth)
+                tiles = shape.batch * ceil(shape.columns, columns)
+                for split in SPLITS:
+                    if split > 1 and (steps < split or tiles * split > 8 * machine.multiprocessors):
+                        continue
+                    yield Choice(replace(tile, split=split), warps, 1)
+                    if steps >= 3 * split:
+                        yield Choice(replace(tile, split=split), warps, 3)
+
+
+# ---- the time ------------------------------------------------------------------------------------
+
+
+def estimate(shape: Shape, choice: Choice, machine: CudaMachine) -> float:
+    """Roughly, cycles from the first program's start to the last one's end."""
+    tile, size = choice.tile, choice.tile.rows * choice.tile.columns
+    tiles = shape.batch * ceil(shape.rows, tile.rows) * ceil(shape.columns, tile.columns)
+    steps = ceil(_padded(shape, tile) // tile.depth, tile.split)
+    at_once = _programs_at_once(shape, choice, machine)
+    run = tile.depth * shape.size
+    fetched = (tile.rows + tile.columns) * (0.5 * run + 0.5 * max(run, _LINE))
+    width = _vector(shape, tile)
+    loads = tile.depth * (tile.rows / width + tile.columns * shape.size / 16)
+    work = max(_products(shape, tile, machine), fetched / _CACHE, _GATHER * loads)
+    work += 0.25 * _GATHER * loads + (0 if tile.vector else _STEP)
+    waiting = _LATENCY / max(choice.stages - 1, 1) if steps > 1 else 0.0
+    if width * shape.size < 4 or choice.stages == 1:  # such loads wait in registers
+        waiting = _LATENCY
+
+    def time(programs: int) -> float:
+        """Of so many programs that run at once on a multiprocessor."""
+        taken = _START + steps * (max(programs * work, waiting) + 0.15 * waiting)
+        taken += programs * size * shape.moved / _CACHE
+        if tile.split > 1:
+            taken += _MEETING + programs * size * 4 / _CACHE + tile.split * size * 4 / _CACHE
+        return taken
+
+    share = ceil(tiles * tile.split, machine.multiprocessors)
+    rounds, rest = divmod(share, at_once)
+    cycles = rounds * time(at_once) + (time(rest) if rest else 0)
+    return max(cycles, _least(shape, machine)) + 0.02 * cycles
+
+
+def _least(shape: Shape, machine: CudaMachine) -> float:
+    """Cycles that memory needs for everything once."""
+    factors = (shape.rows * shape.channels + shape.columns * shape.depth) * shape.size
+    result = shape.rows * shape.columns * shape.moved
+    return shape.batch * (factors + result) / (_MEMORY * machine.multiprocessors)
+
+
+def _vector(shape: Shape, tile: Tile) -> int:
+    """Neighbouring elements of the source that a load takes."""
+    if tile.walk is Walk.TAPS or shape.channels % shape.vector == 0:
+        return shape.vector
+    shared = shape.channels & -shape.channels
+    return min(shape.vector, shared)
+
+
+def _products(shape: Shape, tile: Tile, machine: CudaMachine) -> float:
+    """Cycles of a step's multiplications."""
+    count = tile.rows * tile.columns * tile.depth
+    if tile.vector or tile.passes == 0:
+        return count / _PLAIN_MULTIPLICATIONS
+    rate = float(_MULTIPLICATIONS.get(machine.capability[0], 1024))
+    if tile.rows < 64:  # warps multiply by themselves; from 64 rows on Hopper's do in groups
+        rate *= 0.25 if machine.capability[0] >= 9 else 0.6
+    else:
+        rate *= 0.7 if tile.rows * tile.columns >= 128 * 128 else 0.6
+    if shape.size == 4:
+        rate /= 2 if tile.passes == 1 else 8
+    return count / rate
+
+
+def _programs_at_once(shape: Shape, choice: Choice, machine: CudaMachine) -> int:
+    tile, threads = choice.tile, choice.warps * 32
+    sums = tile.rows * tile.columns * (tile.depth if tile.vector else 1) / threads
+    registers = min(sums + _KEPT_REGISTERS, 255) * threads
+    staged = choice.stages * (tile.rows + tile.columns) * tile.depth * shape.size
+    if tile.vector and choice.stages == 1:
+        staged = 0
+    shared = machine.shared_per_multiprocessor // (staged + 1024)
+    return max(1, min(shared, int(machine.registers // registers), 2048 // threads, 16))

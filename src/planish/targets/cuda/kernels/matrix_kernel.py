@@ -1,0 +1,514 @@
+"""The matrix kernel: convolutions and matrix products as one generator.
+
+The result is rows (pixels of all images, rows of a matrix) by columns (channels); a program
+computes a tile of it, over the whole depth or over a part of it. The left factor's tiles are
+gathered as the loop goes: which element of it a place along the depth means is a `Walk`, chosen by
+the shape. Weights that are constant were packed ``[columns, depth]`` in the order in which the loop
+goes, zeros where a tile ends beyond them.
+
+What happens elementwise to the left factor (a prologue) is applied to each tile as it is loaded.
+What lies outside an image is zero after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from planish.graph.types import DType
+from planish.targets.cuda.codegen.elementwise import compute_type, emit, storage_type
+from planish.targets.cuda.codegen.source import Source
+from planish.targets.cuda.kernel import Pointer, TritonKernel
+from planish.targets.cuda.kernels.fused import Access, Work, decompose, finish, offset
+
+_NAMES = ("pid", "part", "z", "row", "column", "depth", "place", "step", "total", "whole", "other")
+_NAMES += ("row_tiles", "row_tile", "column_tile", "first_tile", "inside", "height", "arrived")
+_NAMES += ("local",)
+
+GROUP = 8
+"""Tiles of rows that are done together: their programs share columns in the second-level cache."""
+
+
+class Walk(IntEnum):
+    """What one step of the loop, a block of the depth, covers.
+
+    TAPS: channels of one tap. ROW: neighbouring channels and taps of a row of taps, for images of
+    few channels. FLAT: any neighbouring elements of the filter.
+    """
+
+    TAPS = 0
+    ROW = 1
+    FLAT = 2
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a program computes, and how.
+
+    Attributes
+    ----------
+    rows, columns, depth : int
+        Powers of two. `depth` is what one step of the loop takes.
+    split : int
+        How many programs share a tile; each sums a part of the depth, the last one adds up.
+    walk : Walk
+    vector : bool
+        Multiplies without tensor cores, for very few rows: the columns' weights are read once.
+    passes : int
+        Products of float32 on tensor cores: 1 for TF32, 3 for nearly float32; 0: without them.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    split: int = 1
+    walk: Walk = Walk.TAPS
+    vector: bool = False
+    passes: int = 1
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution walks over its image; pairs are of image rows and columns.
+
+    `checked` says whether windows leave the image.
+    """
+
+    size: tuple[int, int]
+    taps: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int]
+    checked: tuple[bool, bool]
+
+
+def ceil(a: int, b: int) -> int:
+    """The quotient rounded up."""
+    return -(-a // b)
+
+
+def segments(tile: Tile, taps: tuple[int, int], depth: int) -> tuple[int, int, int]:
+    """The loop over the depth as `count` segments of `length` elements, each in `blocks` steps.
+
+    Segments are padded to whole steps. `depth` is the number of channels.
+    """
+    count, length = {
+        Walk.TAPS: (taps[0] * taps[1], depth),
+        Walk.ROW: (taps[0], taps[1] * depth),
+        Walk.FLAT: (1, taps[0] * taps[1] * depth),
+    }[tile.walk]
+    return count, length, ceil(length, tile.depth)
+
+
+@dataclass(frozen=True)
+class MatrixKernel(TritonKernel):
+    """One specialisation of the matrix kernel. Parameter: the rows (of each matrix).
+
+    Attributes
+    ----------
+    tile : Tile
+    dtype : DType
+        Of the factors.
+    left : Work
+        The left factor and what happens to its elements. The axes of its accesses are those of
+        `axes` and the depth; with a window ``[image, row, column, channel]``.
+    axes : tuple of int
+        The axes of a stack of matrices, if `batched`, and those of the rows; the first is -1.
+    batched : bool
+    window : Window or None
+    right : Access or None
+        The right factor, its axes those of `right_axes`, depth, columns; None if it is packed.
+    right_axes : tuple of int
+    channels, columns : int
+        The depth without taps, and the columns of the result.
+    result : Work
+        The epilogue. Its axes: those of a stack of matrices if `batched`, rows, columns.
+    whole_rows : bool
+        Whether the rows are a multiple of 16; stated only where those of the left factor lie side
+        by side.
+    """
+
+    family = "matrix"
+
+    tile: Tile
+    dtype: DType
+    left: Work
+    axes: tuple[int, ...]
+    batched: bool
+    window: Window | None
+    right: Access | None
+    right_axes: tuple[int, ...]
+    channels: int
+    columns: int
+    result: Work
+    whole_rows: bool = False
+
+    @property
+    def pointers(self) -> tuple[Pointer, ...]:
+        right = self.right.pointer if self.right else Pointer(self.dtype)
+        shared = (Pointer(DType.FLOAT32), Pointer(DType.INT32)) if self.tile.split > 1 else ()
+        return (*self.left.pointers, right, *self.result.pointers, *shared)
+
+    @property
+    def params(self) -> tuple[bool, ...]:
+        return (self.whole_rows,)
+
+    @property
+    def column_tiles(self) -> int:
+        """Tiles along the columns."""
+        return ceil(self.columns, self.tile.columns)
+
+    @property
+    def segments(self) -> tuple[int, int, int]:
+        """See the function `segments`."""
+        return segments(self.tile, self.window.taps if self.window else (1, 1), self.channels)
+
+    def write(self, k: Source) -> None:
+        _Writer(self, k).write()
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step of the loop: taps and channels it covers, and which of them exist.
+
+    A tap is a scalar, or varies along the depth if the flag beside it is set. `along` is the place
+    in the segment.
+    """
+
+    taps: tuple[str, str]
+    varies: tuple[bool, bool]
+    channel: str
+    exists: str | None
+    along: str
+
+
+class _Writer:
+    """Writes a `MatrixKernel`; one object per kernel, holding what the whole kernel shares."""
+
+    def __init__(self, kernel: MatrixKernel, k: Source) -> None:
+        self.kernel, self.k, self.tile = kernel, k, kernel.tile
+        for name in _NAMES:
+            k.name(name)
+        self.right_pointer = len(kernel.left.pointers)
+        self.result_pointer = self.right_pointer + 1
+        self.shared_pointer = self.result_pointer + len(kernel.result.pointers)
+        # where rows, depth and columns lie in the tiles of the factors
+        if self.tile.vector:
+            self.left_at = "[:, None, None]", "[None, None, :]"
+            self.right_at = "[None, None, :]", "[None, :, None]"
+        else:
+            self.left_at = "[:, None]", "[None, :]"
+            self.right_at = "[:, None]", "[None, :]"
+
+    def write(self) -> None:
+        k, tile = self.k, self.tile
+        self._place()
+        left, right = self._left_rows(), self._right_columns()
+        count, _, blocks = self.kernel.segments
+        steps = count * blocks
+        begin, end = "0", str(steps)
+        if tile.split > 1:
+            begin = k.let("begin", f"part * {steps} // {tile.split}")
+            end = k.let("end", f"(part + 1) * {steps} // {tile.split}")
+        shape = f"{tile.rows}, {tile.columns}" + (f", {tile.depth}" if tile.vector else "")
+        k.line(f"total = tl.full(({shape}), 0.0, tl.float32)")
+        loop = f"range({begin}, {end})"
+        if tile.vector and self.kernel.stages > 1:  # by itself Triton pipelines only dot's loads
+            loop = f"tl.range({begin}, {end}, num_stages={self.kernel.stages})"
+        with k.block(f"for step in {loop}:"):
+            step = self._step(blocks)
+            a = self._load_left(step, left)
+            b = self._load_right(step, right)
+            k.line(f"total = {self._product(a, b)}")
+        if tile.vector:
+            k.line("total = tl.reduce(total, 2, tl.standard._sum_combine)")
+        if tile.split == 1:
+            self._finish("total")
+        else:
+            self._add_up()
+
+    # ---- where the program's tile lies ---------------------------------------------------------
+
+    def _place(self) -> None:
+        """Names `pid`, `part`, `z`, `row`, `column` and `depth`."""
+        k, tile, columns = self.k, self.tile, self.kernel.column_tiles
+        k.line("pid = tl.program_id(0)")
+        if tile.split > 1:
+            k.line(f"part = pid % {tile.split}")
+            k.line(f"pid = pid // {tile.split}")
+        k.line(f"row_tiles = (n0 + {tile.rows - 1}) // {tile.rows}")
+        k.line("place = pid")
+        if self.kernel.batched:
+            k.line(f"z = pid // (row_tiles * {columns})")
+            k.line(f"place = pid - z * (row_tiles * {columns})")
+        if columns == 1:
+            k.line("row_tile = place")
+            k.line("column_tile = 0")
+        else:
+            k.line(f"first_tile = place // {GROUP * columns} * {GROUP}")
+            k.line(f"inside = place % {GROUP * columns}")
+            k.line(f"height = tl.minimum(row_tiles - first_tile, {GROUP})")
+            k.line("row_tile = first_tile + inside % height")
+            k.line("column_tile = inside // height")
+        k.line(f"row = row_tile * {tile.rows} + tl.arange(0, {tile.rows})")
+        k.line(f"column = column_tile * {tile.columns} + tl.arange(0, {tile.columns})")
+        k.line(f"depth = tl.arange(0, {tile.depth})")
+
+    @property
+    def _masked_columns(self) -> bool:
+        return self.kernel.columns % self.tile.columns != 0
+
+    @property
+    def _lead(self) -> int:
+        """Axes of the left factor that are the same for a whole program: those of a stack."""
+        return len(self.kernel.axes) - 1 if self.kernel.batched else 0
+
+    @property
+    def _rows_side_by_side(self) -> bool:
+        """Whether the left factor is read along its rows: wide loads need masks, not clamping."""
+        strides = [a.strides for a in self.kernel.left.leaves if a is not None]
+        return self.kernel.window is None and any(s[-2] == 1 != s[-1] for s in strides)
+
+    # ---- the left factor ------------------------------------------------------------------------
+
+    def _left_rows(self) -> list[str | None]:
+        """Names of pointers to where the rows start, of each leaf; and names of rows in images."""
+        k, window = self.k, self.kernel.window
+        rows, _ = self.left_at
+        safe = "row" if self._rows_side_by_side else k.let("safe", "tl.minimum(row, n0 - 1)")
+        if window is not None:
+            image, y, x = decompose(k, safe, self.kernel.axes)
+            places = [image]
+            for i, name in enumerate((y, x)):
+                stride, pad = window.strides[i], window.pads[i]
+                text = name if stride == 1 else f"{name} * {stride}"
+                if pad:
+                    text += f" - {pad}" if pad > 0 else f" + {-pad}"
+                places.append(k.let("yx"[i], text))
+            self.image_rows, self.image_columns = places[1:]
+            index = [f"{name}{rows}" for name in places]
+        else:
+            index = self._matrix_index(safe, self.kernel.axes, rows)
+        pointers: list[str | None] = []
+        number = 0
+        for item in self.kernel.left.leaves:
+            if item is None:
+                pointers.append(None)
+                continue
+            start = offset(Access(item.pointer, item.strides[:-1], item.wide), index)
+            pointers.append(k.let("left", f"p{number} + ({start})"))
+            number += 1
+        return pointers
+
+    def _matrix_index(self, row: str, axes: Sequence[int], rows: str) -> list[str]:
+        """The index of rows along `axes`, those of a stack of matrices first."""
+        if not self.kernel.batched:
+            return [f"{name}{rows}" for name in decompose(self.k, row, axes)]
+        return [*decompose(self.k, "z", axes[:-1]), f"{row}{rows}"]
+
+    def _step(self, blocks: int) -> _Step:
+        """Names what a step covers."""
+        k, tile, kernel = self.k, self.tile, self.kernel
+        _, length, _ = kernel.segments
+        segment = "step" if blocks == 1 else k.let("segment", f"step // {blocks}")
+        if blocks == 1:
+            along = "depth"
+        else:
+            block = "step" if kernel.segments[0] == 1 else f"(step - {segment} * {blocks})"
+            along = k.let("along", f"{block} * {tile.depth} + depth")
+        exists = k.let("exists", f"{along} < {length}") if length % tile.depth else None
+        if kernel.window is None:
+            return _Step(("0", "0"), (False, False), along, exists, along)
+        taps = kernel.window.taps
+        if tile.walk is Walk.TAPS:
+            return _Step(self._taps(segment, taps), (False, False), along, exists, along)
+        tap = k.let("tap", f"{along} // {kernel.channels}")
+        channel = k.let("channel", f"{along} - {tap} * {kernel.channels}")
+        if tile.walk is Walk.ROW:
+            return _Step((segment, tap), (False, True), channel, exists, along)
+        row, column = self._taps(tap, taps)
+        return _Step((row, column), (row != "0", column != "0"), channel, exists, along)
+
+    def _taps(self, tap: str, taps: tuple[int, int]) -> tuple[str, str]:
+        """Row and column of a tap."""
+        if taps[0] == 1:
+            return "0", tap
+        if taps[1] == 1:
+            return tap, "0"
+        row = self.k.let("tap_row", f"{tap} // {taps[1]}")
+        return row, self.k.let("tap_column", f"{tap} - {row} * {taps[1]}")
+
+    def _load_left(self, step: _Step, pointers: Sequence[str | None]) -> str:
+        """Loads a tile of the left factor and applies its prologue."""
+        k, work, dtype = self.k, self.kernel.left, self.kernel.dtype
+        _, depth = self.left_at
+        masks = self._inside(step)
+        if step.exists:
+            masks.append(f"{step.exists}{depth}")
+        plain = work.expression.is_copy
+        leaves: list[str | None] = []
+        whole = False
+        for leaf, item, pointer in zip(work.expression.leaves, work.leaves, pointers, strict=True):
+            if item is None or pointer is None:
+                assert leaf.constant is not None, "a prologue reads nothing that is computed"
+                leaves.append(None)
+                continue
+            *outer, along = item.strides
+            by_rows = any(outer[self._lead :])
+            whole = whole or (by_rows and along != 0)
+            if by_rows:
+                mask = " & ".join(masks)
+            else:
+                mask = f"{step.exists}{depth}" if step.exists and along else ""
+            where = pointer + self._inner_offset(step, item.strides)
+            masked = f", mask={mask}, other=0" if mask else ""
+            typed = "" if plain else f".to({compute_type(leaf.dtype)})"
+            leaves.append(k.let("a", f"tl.load({where}{masked}){typed}"))
+        (value,) = leaves if plain else emit(k, work.expression, leaves)
+        assert value is not None
+        if not plain:
+            if masks:
+                value = k.let("a", f"tl.where({' & '.join(masks)}, {value}, 0.0)")
+            value = k.let("a", f"({value}).to({storage_type(dtype)})")
+        return value if whole else self._whole(value, self.tile.rows, 1, self.tile.depth)
+
+    def _whole(self, value: str, *shape: int) -> str:
+        """A tile of which some axis may be missing, as tensors have no stride along extents of 1;
+        its shape is that of factors without tensor cores.
+        """
+        if not self.tile.vector:
+            rows, columns, depth = shape
+            shape = (rows, depth) if columns == 1 else (depth, columns)
+        return self.k.let("whole", f"tl.broadcast_to({value}, {shape})")
+
+    def _inside(self, step: _Step) -> list[str]:
+        """Conditions for elements to be inside the image (or matrix)."""
+        k, window = self.k, self.kernel.window
+        rows, depth = self.left_at
+        if window is None:
+            return [f"(row < n0){rows}"] if self._rows_side_by_side else []
+        masks = []
+        for i, place in enumerate((self.image_rows, self.image_columns)):
+            if not window.checked[i]:
+                continue
+            tap, spread = step.taps[i], window.dilations[i]
+            shift = tap if spread == 1 else f"{tap} * {spread}"
+            if step.varies[i]:
+                at = k.let("at", f"{place}{rows} + ({shift}){depth}")
+                masks.append(f"({at} >= 0) & ({at} < {window.size[i]})")
+            else:
+                at = place if tap == "0" else k.let("at", f"{place} + {shift}")
+                masks.append(f"(({at} >= 0) & ({at} < {window.size[i]})){rows}")
+        return masks
+
+    def _inner_offset(self, step: _Step, strides: tuple[int, ...]) -> str:
+        """What a step adds to a leaf's pointers: taps and channels, as text to append."""
+        _, depth = self.left_at
+        scalars, vectors = [], []
+        window = self.kernel.window
+        if window is None:
+            vectors += _times(step.along, strides[-1])
+        else:
+            down = strides[1] * window.dilations[0]
+            across, channel = strides[2] * window.dilations[1], strides[3]
+            (vectors if step.varies[0] else scalars).extend(_times(step.taps[0], down))
+            if step.varies[1] and across == channel * self.kernel.channels and not step.varies[0]:
+                vectors += _times(step.along, channel)
+            else:
+                (vectors if step.varies[1] else scalars).extend(_times(step.taps[1], across))
+                vectors += _times(step.channel, channel)
+        text = f" + ({' + '.join(scalars)})" if scalars else ""
+        return text + (f" + ({' + '.join(vectors)}){depth}" if vectors else "")
+
+    # ---- the right factor -----------------------------------------------------------------------
+
+    def _right_columns(self) -> str:
+        """The name of pointers to where the columns start."""
+        k, right = self.k, self.kernel.right
+        depth, columns = self.right_at
+        pointer = f"p{self.right_pointer}"
+        if right is None:
+            count, _, blocks = self.kernel.segments
+            pitch = count * blocks * self.tile.depth
+            return k.let("weights", f"{pointer} + (column{columns} * {pitch} + depth{depth})")
+        index = decompose(k, "z", self.kernel.right_axes) if self.kernel.batched else []
+        index += [f"depth{depth}", f"column{columns}"]
+        return k.let("weights", f"{pointer} + ({offset(right, index)})")
+
+    def _load_right(self, step: _Step, pointers: str) -> str:
+        """Loads a tile of the right factor."""
+        right, block = self.kernel.right, self.tile.depth
+        depth, columns = self.right_at
+        if right is None:
+            return self.k.let("b", f"tl.load({pointers} + step * {block})")
+        masks = [f"{step.exists}{depth}"] if step.exists else []
+        if self._masked_columns:
+            masks.append(f"(column < {self.kernel.columns}){columns}")
+        masked = f", mask={' & '.join(masks)}, other=0" if masks else ""
+        stride = right.strides[-2] * block
+        start = "step.to(tl.int64)" if right.wide else "step"
+        value = self.k.let("b", f"tl.load({pointers} + {start} * {stride}{masked})")
+        if 0 not in right.strides[-2:]:
+            return value
+        return self._whole(value, 1, self.tile.columns, block)
+
+    # ---- product and result ---------------------------------------------------------------------
+
+    def _product(self, a: str, b: str) -> str:
+        if self.tile.vector:
+            return f"total + {a}.to(tl.float32) * {b}.to(tl.float32)"
+        how = ""
+        if self.kernel.dtype is DType.FLOAT32:
+            precision = {0: "ieee", 1: "tf32", 3: "tf32x3"}[self.tile.passes]
+            how = f', input_precision="{precision}"'
+        return f"tl.dot({a}, {b}, total{how})"
+
+    def _finish(self, total: str) -> None:
+        """Applies the epilogue and stores the tile."""
+        kernel = self.kernel
+        axes = kernel.result.shape
+        exists = self.k.let("exists", "(row < n0)[:, None]")
+        index = self._matrix_index("row", axes[:-1], "[:, None]")
+        masks: list[str | None] = [exists] * len(index)
+        if kernel.batched:
+            masks[:-1] = [None] * (len(index) - 1)
+        inside = None
+        if self._masked_columns:
+            inside = self.k.let("exists", f"(column < {kernel.columns})[None, :]")
+        finish(
+            self.k,
+            kernel.result,
+            self.result_pointer,
+            [*index, "column[None, :]"],
+            [*masks, inside],
+            [total],
+        )
+
+    def _add_up(self) -> None:
+        """The program that is last at a tile sums the parts, in their order, and finishes.
+
+        Counters are zero again afterwards.
+        """
+        k, tile = self.k, self.tile
+        size = tile.rows * tile.columns
+        k.line(f"local = tl.arange(0, {tile.rows})[:, None] * {tile.columns}")
+        k.line(f"local = local + tl.arange(0, {tile.columns})[None, :]")
+        parts = k.let("parts", f"p{self.shared_pointer} + pid * {tile.split * size} + local")
+        k.line(f"tl.store({parts} + part * {size}, total)")
+        k.line("tl.debug_barrier()")  # all of the block's stores come before the count
+        counter = f"p{self.shared_pointer + 1} + pid"
+        k.line(f'arrived = tl.atomic_add({counter}, 1, sem="acq_rel", scope="gpu")')
+        with k.block(f"if arrived == {tile.split - 1}:"):
+            k.line(f"tl.store({counter}, 0)")
+            k.line(f'whole = tl.load({parts}, cache_modifier=".cg")')
+            with k.block(f"for other in tl.static_range(1, {tile.split}):"):
+                k.line(f'whole += tl.load({parts} + other * {size}, cache_modifier=".cg")')
+            self._finish("whole")
+
+
+def _times(name: str, factor: int) -> list[str]:
+    """A term of a sum, or none."""
+    if factor == 0 or name == "0":
+        return []
+    return [name if factor == 1 else f"{name} * {factor}"]

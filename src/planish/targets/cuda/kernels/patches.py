@@ -1,0 +1,475 @@
+"""Kernels of sliding windows that mix no channels: depthwise convolution and pooling.
+
+A program computes `patches` rectangles of neighbouring output positions (the tile) x `block`
+channels. The tile is unrolled: every input element that its windows see is loaded once and given
+to each of them. Channels lie along the threads, so that a thread loads 16 bytes at a time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from planish.fusion.expression import identity
+from planish.fusion.task import Fused, Task
+from planish.graph.graph import Value
+from planish.targets.anchored import AnchoredTactic
+from planish.targets.base import Binding, Launch, Pointer
+from planish.targets.cuda.codegen.elementwise import emit, storage_type
+from planish.targets.cuda.codegen.source import Source
+from planish.targets.cuda.kernel import Pointer as Argument
+from planish.targets.cuda.kernel import TritonKernel
+from planish.targets.cuda.kernels.fused import (
+    Work,
+    apply,
+    bind_work,
+    decompose,
+    load,
+    offset,
+)
+from planish.targets.cuda.machine import CudaMachine
+
+UNROLLED = 64
+"""Loads of a tile that are unrolled; larger windows are looped over."""
+_LATENCY = 1200
+"""Clocks from a program's start to its end beside its instructions: two rounds of loads."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Sliding windows; each attribute has one number per spatial axis.
+
+    Attributes
+    ----------
+    extents, sizes : tuple of int
+        Of the input and of the output.
+    window, strides, dilations : tuple of int
+    before : tuple of int
+        Padding before the first element.
+    """
+
+    extents: tuple[int, ...]
+    sizes: tuple[int, ...]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+
+    def reach(self, axis: int, tile: int) -> list[int]:
+        """What the windows of neighbouring positions see, counted from the first one's start."""
+        stride, dilation = self.strides[axis], self.dilations[axis]
+        taps = range(self.window[axis])
+        return sorted({u * stride + t * dilation for u in range(tile) for t in taps})
+
+    def tiles(self, tile: Sequence[int]) -> tuple[int, ...]:
+        """How many tiles cover the output."""
+        return tuple(-(-size // n) for size, n in zip(self.sizes, tile, strict=True))
+
+    def is_unrolled(self, tile: Sequence[int]) -> bool:
+        """Whether a tile's loads are few enough to write them all out."""
+        return math.prod(len(self.reach(a, n)) for a, n in enumerate(tile)) <= UNROLLED
+
+
+@dataclass(frozen=True)
+class PatchKernel(TritonKernel):
+    """Combines what each window sees. Parameter: the tiles of all images together.
+
+    Pointers: the source's, `extra`, the work's.
+    """
+
+    reads: Work
+    work: Work
+    windows: Windows
+    tile: tuple[int, ...]
+    patches: int
+    block: int
+
+    @property
+    def extra(self) -> tuple[Argument, ...]:
+        """Pointers of the kernel's own, after the source's."""
+        return ()
+
+    @property
+    def pointers(self) -> tuple[Argument, ...]:
+        return (*self.reads.pointers, *self.extra, *self.work.pointers)
+
+    @property
+    def params(self) -> tuple[bool, ...]:
+        return (False,)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the result."""
+        return self.work.shape[-1]
+
+    @property
+    def fill(self) -> str:
+        """What lies outside of the image."""
+        return "0"
+
+    @abstractmethod
+    def start(self) -> str:
+        """An accumulator before the first element."""
+
+    def tap(self, k: Source, place: Sequence[str], channel: str, mask: str | None) -> str:
+        """What the kernel needs of a place in the window: a variable's name."""
+        return ""
+
+    @abstractmethod
+    def step(self, accumulator: str, x: str, tap: str) -> str:
+        """The accumulator after one more element."""
+
+    def result(self, k: Source, accumulator: str, position: Sequence[str]) -> str:
+        """What the windows at a position (one name per spatial axis) give."""
+        return accumulator
+
+    def source_channel(self, k: Source, channel: str) -> str:
+        """The channel that is read for one of the result's."""
+        return channel
+
+    def write(self, k: Source) -> None:
+        windows, tile = self.windows, self.tile
+        blocks = -(-self.channels // self.block)
+        program = k.let("program", "tl.program_id(0)")
+        first = f"{program} % {blocks} * {self.block} + " if blocks > 1 else ""
+        channel = f"({first}tl.arange(0, {self.block}))[None, :]"
+        # of the whole shape: what all patches share is then loaded where it is needed, widely
+        channel = k.let("channel", f"tl.broadcast_to({channel}, ({self.patches}, {self.block}))")
+        even = self.channels % self.block == 0
+        inside = None if even else k.let("inside", f"{channel} < {self.channels}")
+        number = f"{program} // {blocks} * {self.patches} + tl.arange(0, {self.patches})"
+        number = k.let("number", f"({number})[:, None]")
+        exists = k.let("exists", f"{number} < n0")
+        # what is beyond the last tile reads that one again, so that only stores need the mask
+        number = k.let("tile", f"tl.minimum({number}, n0 - 1)")
+        image, *corner = decompose(k, number, (-1, *windows.tiles(tile)), "tile")
+        corner = [c if n == 1 else k.let("corner", f"{c} * {n}") for c, n in zip(corner, tile)]  # noqa: B905
+        outputs = [self._outputs(k, a, corner[a]) for a in range(len(tile))]
+        shape = f"({self.patches}, {self.block})"
+        k.line(f"shape = tl.full({shape}, 0, tl.int32)")
+        sums = {
+            place: k.let("sum", self.start())
+            for place in itertools.product(*(range(n) for n in tile))
+        }
+        write = self._unrolled if windows.is_unrolled(tile) else self._looped
+        write(k, image, corner, channel, inside, sums)
+        rows: list[tuple[list[str], list[str | None], str]] = []
+        for place, accumulator in sums.items():
+            position = [outputs[a][u][0] for a, u in enumerate(place)]
+            masks = [outputs[a][u][1] for a, u in enumerate(place)]
+            value = self.result(k, accumulator, position)
+            rows.append(([image, *position, channel], [exists, *masks, inside], value))
+        self._finish(k, rows)
+
+    def _outputs(self, k: Source, axis: int, corner: str) -> list[tuple[str, str | None]]:
+        """The output positions of a tile along an axis, and which of them exist."""
+        size, tile = self.windows.sizes[axis], self.tile[axis]
+        last = (-(-size // tile) - 1) * tile
+        found: list[tuple[str, str | None]] = []
+        for u in range(tile):
+            name = k.let("out", f"{corner} + {u}") if u else corner
+            found.append((name, k.let("is_out", f"{name} < {size}") if last + u >= size else None))
+        return found
+
+    def _origin(self, k: Source, axis: int, corner: str) -> str:
+        """Where the first window of a tile starts."""
+        stride, before = self.windows.strides[axis], self.windows.before[axis]
+        return k.let("start", f"{corner} * {stride} - {before}")
+
+    def _unrolled(
+        self,
+        k: Source,
+        image: str,
+        corner: Sequence[str],
+        channel: str,
+        inside: str | None,
+        sums: dict[tuple[int, ...], str],
+    ) -> None:
+        windows, tile = self.windows, self.tile
+        seen: list[list[tuple[int, str, str | None]]] = []
+        for axis, n in enumerate(tile):
+            origin = self._origin(k, axis, corner[axis])
+            places = []
+            for step in windows.reach(axis, n):
+                name = k.let("at", f"{origin} + {step}") if step else origin
+                places.append((step, name, self._is_inside(k, axis, step, name)))
+            seen.append(places)
+        taps: dict[tuple[int, ...], str] = {}
+        both = Conjunctions(k)
+        own = self.source_channel(k, channel)
+        for choice in itertools.product(*seen):
+            index = [image, *(name for _, name, _ in choice), own]
+            mask = both.of([*(mask for *_, mask in choice), inside])
+            x = self._read(k, index, mask)
+            for place, accumulator in sums.items():
+                tap = []
+                for axis, (step, *_) in enumerate(choice):
+                    distance = step - place[axis] * windows.strides[axis]
+                    number, rest = divmod(distance, windows.dilations[axis])
+                    if rest or not 0 <= number < windows.window[axis]:
+                        break
+                    tap.append(number)
+                else:
+                    key = tuple(tap)
+                    if key not in taps:
+                        taps[key] = self.tap(k, [str(t) for t in key], channel, inside)
+                    k.line(f"{accumulator} = {self.step(accumulator, x, taps[key])}")
+
+    def _is_inside(self, k: Source, axis: int, step: int, name: str) -> str | None:
+        """Whether a place lies in the image; None where all tiles' do."""
+        windows = self.windows
+        extent, stride, n = windows.extents[axis], windows.strides[axis], self.tile[axis]
+        least = step - windows.before[axis]
+        most = least + (-(-windows.sizes[axis] // n) - 1) * n * stride
+        tests = [f"({name} >= 0)"] * (least < 0) + [f"({name} < {extent})"] * (most >= extent)
+        return k.let("is_in", " & ".join(tests)) if tests else None
+
+    def _looped(
+        self,
+        k: Source,
+        image: str,
+        corner: Sequence[str],
+        channel: str,
+        inside: str | None,
+        sums: dict[tuple[int, ...], str],
+    ) -> None:
+        windows = self.windows
+        own = self.source_channel(k, channel)
+        starts: dict[tuple[int, int], str] = {}
+        for axis, n in enumerate(self.tile):
+            starts[axis, 0] = self._origin(k, axis, corner[axis])
+            for u in range(1, n):
+                step = u * windows.strides[axis]
+                starts[axis, u] = k.let("start", f"{starts[axis, 0]} + {step}")
+        with ExitStack() as loops:
+            taps = []
+            for window in windows.window:
+                taps.append(k.name("tap"))
+                loops.enter_context(k.block(f"for {taps[-1]} in range({window}):"))
+            weight = self.tap(k, taps, channel, inside)
+            for place, accumulator in sums.items():
+                at, masks = [], [inside]
+                for axis, u in enumerate(place):
+                    step = f"{taps[axis]} * {windows.dilations[axis]}"
+                    name = k.let("at", f"{starts[axis, u]} + {step}")
+                    at.append(name)
+                    test = f"({name} >= 0) & ({name} < {windows.extents[axis]})"
+                    masks.append(k.let("is_in", test))
+                x = self._read(k, [image, *at, own], Conjunctions(k).of(masks))
+                k.line(f"{accumulator} = {self.step(accumulator, x, weight)}")
+
+    def _read(self, k: Source, index: Sequence[str], mask: str | None) -> str:
+        (x,) = apply(k, self.reads, 0, index, mask)
+        if mask is None or (self.fill == "0" and self.reads.expression.is_copy):
+            return x
+        return k.let("x", f"tl.where({mask}, {x}, {self.fill})")
+
+    def _finish(
+        self, k: Source, rows: Sequence[tuple[list[str], list[str | None], str]]
+    ) -> None:
+        """Applies the expression at every position; what several of them read is read once."""
+        both, work = Conjunctions(k), self.work
+        first = len(self.reads.pointers) + len(self.extra)
+        known: dict[object, str] = {}
+        results = []
+        for index, masks, value in rows:
+            leaves: list[str | None] = []
+            pointer = first
+            for leaf, item in zip(work.expression.leaves, work.leaves, strict=True):
+                if item is None:
+                    leaves.append(None if leaf.constant is not None else value)
+                    continue
+                axes = [a for a, stride in enumerate(item.strides) if stride]
+                key = (pointer, *(index[a] for a in axes))
+                if key not in known:
+                    # image 0 of the mask stands for tiles that do not exist: they read others
+                    mask = both.of([masks[a] for a in axes if a])
+                    known[key] = load(k, pointer, item, index, mask)
+                leaves.append(known[key])
+                pointer += 1
+            results.append(emit(k, work.expression, leaves))
+        place = first + sum(item is not None for item in work.leaves)
+        for (index, masks, _), values in zip(rows, results, strict=True):
+            mask = both.of(masks)
+            for number, (value, item) in enumerate(zip(values, work.outputs, strict=True)):
+                where = f"p{place + number} + ({offset(item, index)} + shape)"
+                stored = f"({value}).to({storage_type(item.pointer.dtype)})"
+                k.line(f"tl.store({where}, {stored}, mask={mask})")
+
+
+class Conjunctions:
+    """Masks that hold where several hold, each computed once."""
+
+    def __init__(self, k: Source) -> None:
+        self._k = k
+        self._known: dict[tuple[str, ...], str] = {}
+
+    def of(self, masks: Iterable[str | None]) -> str | None:
+        """The name of a mask; None if nothing is masked."""
+        names = tuple(m for m in masks if m is not None)
+        if len(names) < 2:
+            return names[0] if names else None
+        if names not in self._known:
+            rest = self.of(names[:-1])
+            self._known[names] = self._k.let("mask", f"{rest} & {names[-1]}")
+        return self._known[names]
+
+
+# ---- when binding ------------------------------------------------------------------------------
+
+
+def bind_source(task: Task, binding: Binding) -> tuple[Work, tuple[Value, ...]]:
+    """The anchor's input 0 as kernels read it, the prologue applied: work without outputs.
+
+    Its axes are not merged, so that an index is one number per axis of the input.
+    """
+    assert task.anchor is not None
+    fed = task.anchor.inputs[0]
+    fused = task.prologue or Fused(identity(fed.dtype), (0,))
+    shape = fed.type.bind(binding.symbols)
+    work, _, values = bind_work(task, fused, (), binding, shape, range(len(shape)))
+    return work, values
+
+
+@dataclass(frozen=True)
+class PatchTactic(AnchoredTactic):
+    """Tiles of `rows` x `columns`; a program does `patches` of them x `channels`."""
+
+    rows: int
+    columns: int
+    patches: int
+    channels: int
+    warps: int
+
+    def windows(self, binding: Binding) -> Windows:
+        """The windows at these shapes."""
+        raise NotImplementedError
+
+    def tile(self, spatial: int) -> tuple[int, ...]:
+        """The tile per spatial axis."""
+        return (*(1,) * (spatial - 2), self.rows, self.columns)[-spatial:]
+
+    def accepts(self, binding: Binding) -> bool:
+        return super().accepts(binding) and math.prod(self.result_shape(binding)[:-1]) < 1 << 30
+
+    def kernel(
+        self, source: Work, work: Work, windows: Windows, binding: Binding
+    ) -> tuple[PatchKernel, tuple[Pointer, ...]]:
+        """The kernel, and the values behind its `extra` pointers."""
+        raise NotImplementedError
+
+    def launches(self, binding: Binding) -> list[Launch]:
+        task, shape = self.task, self.result_shape(binding)
+        if 0 in shape:
+            return []
+        windows = self.windows(binding)
+        source, reads = bind_source(task, binding)
+        axes = range(len(shape))
+        work, _, values = bind_work(task, task.epilogue, task.outputs, binding, shape, axes)
+        kernel, extra = self.kernel(source, work, windows, binding)
+        tiles = shape[0] * math.prod(windows.tiles(kernel.tile))
+        programs = -(-tiles // self.patches) * -(-shape[-1] // self.channels)
+        return [Launch(kernel, (*reads, *extra, *values), (tiles,), programs)]
+
+
+RANGES = {
+    "rows": (1, 2, 3, 4, 8),
+    "columns": (1, 2, 3, 4, 8),
+    "patches": tuple(1 << n for n in range(10)),
+    "channels": tuple(1 << n for n in range(11)),
+    "warps": (1, 2, 4, 8),
+}
+"""The possible parameters of a `PatchTactic`."""
+
+TILES = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (2, 4), (4, 2), (4, 4))
+"""Tiles worth trying: rows, columns."""
+
+
+def likely_parameters(
+    windows: Windows, batch: int, channels: int, size: int, machine: CudaMachine, most: int
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """Parameters of a `PatchTactic`, by a rough count of instructions and loads.
+
+    Parameters
+    ----------
+    windows : Windows
+    batch, channels : int
+    size : int
+        Bytes of an element.
+    machine : CudaMachine
+    most : int
+        How many to give.
+    """
+    vector = max(1, 16 // size)
+    flat = len(windows.sizes) == 1
+    found: dict[tuple[int, int, int, int, int], float] = {}
+    for rows, columns in TILES:
+        tile = (*(1,) * (len(windows.sizes) - 2), rows, columns)[-len(windows.sizes) :]
+        useless = flat and rows > 1
+        if useless or ((rows, columns) != (1, 1) and not windows.is_unrolled(tile)):
+            continue
+        if rows * columns * vector > 128:  # registers
+            continue
+        for block in channel_blocks(channels, vector):
+            for warps in (1, 2, 4):
+                patches = max(1, 32 * warps * vector // block)
+                if patches * block > 32 * warps * vector:
+                    continue
+                key = (rows, columns, patches, block, warps)
+                found[key] = _clocks(windows, tile, batch, channels, key, vector, machine)
+    ranked = sorted(found, key=found.__getitem__)
+    yield from itertools.islice(_varied(ranked), most)
+
+
+def _varied(ranked: Sequence[tuple[int, int, int, int, int]]) -> Iterator[tuple[int, ...]]:
+    """The same in an order where each tile has been seen twice before one is seen a third time."""
+    count: dict[tuple[int, ...], int] = {}
+    order = []
+    for place, key in enumerate(ranked):
+        seen = count[key[:2]] = count.get(key[:2], 0) + 1
+        order.append((seen > 2, place, key))
+    yield from (key for *_, key in sorted(order))
+
+
+def channel_blocks(channels: int, vector: int) -> list[int]:
+    """Channels of a program: powers of two that compute few in vain."""
+    powers = [1 << n for n in range(8)]
+    wide = [b for b in powers if b >= 2 * vector] if channels >= 2 * vector else powers
+    waste = {b: -(-channels // b) * b / channels for b in wide}
+    fair = [b for b in wide if waste[b] <= max(1.15, min(waste.values()))]
+    return fair[-3:]
+
+
+def _clocks(
+    windows: Windows,
+    tile: Sequence[int],
+    batch: int,
+    channels: int,
+    key: tuple[int, int, int, int, int],
+    vector: int,
+    machine: CudaMachine,
+) -> float:
+    """Clocks of a multiprocessor that has most to do."""
+    *_, patches, block, warps = key
+    loads = math.prod(len(windows.reach(a, n)) for a, n in enumerate(tile))
+    positions, taps = math.prod(tile), math.prod(windows.window)
+    programs = -(-batch * math.prod(windows.tiles(tile)) // patches) * -(-channels // block)
+    own = -(-programs // machine.multiprocessors) * warps
+    instructions = loads * (6 + vector) + positions * vector * (taps + 4) + taps * vector + 80
+    issue = own * instructions / min(4.0, own)
+    # a warp reads 512 bytes at a time: 4 clocks, more where they lie in many cache lines
+    lines = 32 * vector // min(block, 8 * vector)
+    cached = own * (loads + 2 * positions) * max(4.0, lines / 2)
+    # what comes from the second-level cache: every input element about once, and the result
+    area = math.prod(windows.strides) * positions
+    fetched = own * (min(area, loads) + positions + taps / 4) * 8
+    # registers (accumulators, weights, a row of loads) and blocks limit what runs at a time
+    registers = 40 + positions * vector + min(taps, 9) * vector + 4 * len(tile)
+    at_once = min(64.0, 32.0 * warps, machine.registers / 32 / registers)
+    rounds = max(1.0, own / at_once)
+    bounds = (issue, cached, fetched, rounds * _LATENCY)
+    return _LATENCY + max(bounds) + sum(bounds) / 8 - warps

@@ -1,0 +1,349 @@
+"""Reductions along any axes, arg max, and running sums, with elementwise work before and after.
+
+The kernels stand in `reduction_kernel`. Where there are few rows of many elements, a first launch
+reduces chunks of rows into the workspace and a second one the chunks' states: always the same
+chunks, so that results are always the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from planish.fusion.expression import identity
+from planish.fusion.task import Task
+from planish.ops.base import normalize_axis
+from planish.ops.reduce import (
+    ArgMax,
+    ArgMin,
+    CumSum,
+    ReduceAll,
+    ReduceAny,
+    ReduceMax,
+    ReduceMean,
+    ReduceMin,
+    ReduceProd,
+    ReduceSum,
+    Reduction,
+)
+from planish.targets.anchored import AnchoredTactic, outputs_follow
+from planish.targets.base import Binding, Family, Launch, Pointer, Tactic, Workspace
+from planish.targets.cuda.kernels.fused import WIDE
+from planish.targets.cuda.kernels.nest import (
+    Space,
+    open_ended,
+    power_of_two,
+    prologue_of,
+    spaces_of_rows,
+    values_of,
+    work_of,
+)
+from planish.targets.cuda.kernels.reduction_kernel import (
+    Reducer,
+    ReductionKernel,
+    RunningSumKernel,
+)
+from planish.targets.cuda.machine import H200, CudaMachine
+from planish.targets.restoring import checked_parameters
+
+NAMES: dict[type, str] = {
+    ReduceSum: "sum",
+    ReduceMean: "mean",
+    ReduceMax: "max",
+    ReduceMin: "min",
+    ReduceProd: "prod",
+    ReduceAny: "any",
+    ReduceAll: "all",
+    ArgMax: "argmax",
+    ArgMin: "argmin",
+}
+POWERS = tuple(1 << i for i in range(15))
+"""Rows and elements a program may take at a time, and chunks of a row."""
+WARPS = (1, 2, 4, 8, 16)
+_OFFERED = 6
+"""Tactics for a task."""
+_ALIGNMENT = 256
+"""Bytes to which parts of the workspace are aligned."""
+
+
+# ---- which tiles -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the choice of tiles looks at.
+
+    Attributes
+    ----------
+    rows, length : int
+        How many rows there are, and elements in each.
+    along : bool
+        Whether the elements of a row are neighbours, rather than those of different rows.
+    size : int
+        Bytes of an element.
+    """
+
+    rows: int
+    length: int
+    along: bool
+    size: int
+
+    @staticmethod
+    def of(space: Space, kept: int) -> Rows:
+        """The rows of a space."""
+        main = max((o for o in space.groups[0] if o), key=lambda o: len([*filter(None, o.strides)]))
+        inner, outer = (abs(main.strides[a]) or WIDE for a in (-1, kept - 1))
+        return Rows(
+            math.prod(space.extents[:kept]),
+            math.prod(space.extents[kept:]),
+            inner <= outer,
+            main.pointer.dtype.size,
+        )
+
+    def cost(self, machine: CudaMachine, rows: int, columns: int, split: int) -> float:
+        """Nanoseconds, roughly: only the order of tiles matters.
+
+        Bytes at what the multiprocessors in use can draw, lines fetched whole; steps of a loop one
+        after the other; another launch.
+        """
+        programs = -(-self.rows // rows) * split
+        steps = -(-self.length // (split * columns))
+        side = (columns if self.along else rows) * self.size
+        fetched = programs * steps * rows * columns * self.size * max(1.0, 32 / side)
+        busy = min(programs, machine.multiprocessors)
+        waves = -(-programs // (8 * machine.multiprocessors))
+        lanes = rows * columns / 4096
+        return fetched / (30 * busy) + waves * steps * (500 + 200 * lanes) + 2000 * (split > 1)
+
+
+def warps_of(elements: int) -> int:
+    """Warps that take a tile with 16 elements in each thread."""
+    return min(max(elements // 512, 1), 8)
+
+
+def tile_choices(shape: Rows, machine: CudaMachine, split: bool) -> list[tuple[int, int, int]]:
+    """Rows, elements at a time and chunks worth measuring, the likely best first."""
+    tiles = [
+        (rows, columns, chunks)
+        for rows in POWERS[:10]
+        if rows <= power_of_two(shape.rows)
+        for columns in POWERS[:13]
+        if columns <= power_of_two(shape.length)
+        and min(256, power_of_two(shape.length) * power_of_two(shape.rows))
+        <= rows * columns
+        <= 8192
+        for chunks in (POWERS[:10] if split else (1,))
+        if chunks == 1 or shape.length >= chunks * columns
+    ]
+    return sorted(tiles, key=lambda tile: shape.cost(machine, *tile))[:_OFFERED]
+
+
+# ---- reductions --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReductionTactic(AnchoredTactic):
+    """A reduction with so many rows, and elements of each at a time; in `split` chunks."""
+
+    family: ClassVar[str] = "reduction"
+
+    rows: int = 1
+    columns: int = 1024
+    split: int = 1
+    warps: int = 4
+
+    def accepts(self, binding: Binding) -> bool:
+        return fits(self.task, binding)
+
+    def workspace(self, binding: Binding) -> int:
+        space, kept = reduction_space(self.task, binding)
+        if self._chunks(space, kept) == 1:
+            return 0
+        reducer = self._reducer()
+        values = self._positions_at(space, kept)
+        chunks = self._chunks(space, kept)
+        return values + (4 * math.prod(space.extents[:kept]) * chunks if reducer.is_search else 0)
+
+    def launches(self, binding: Binding) -> list[Launch]:
+        space, kept = reduction_space(self.task, binding)
+        before, _, reads, outputs = space.groups
+        count = math.prod(space.extents[:kept])
+        chunks = self._chunks(space, kept)
+        reducer = self._reducer()
+        prologue = work_of(prologue_of(self.task).expression, before)
+        epilogue = work_of(self.task.epilogue.expression, reads, outputs)
+        nothing = work_of(identity(reducer.dtype), (None,))
+        states: tuple[Pointer, ...] = (Workspace(),)
+        if reducer.is_search:
+            states = (*states, Workspace(self._positions_at(space, kept)))
+        chunk = self._chunk(space, kept)
+
+        def kernel(stage: str, block: tuple[int, int], warps: int) -> ReductionKernel:
+            return ReductionKernel(
+                warps,
+                1,
+                reducer=reducer,
+                kept=open_ended(space.extents[:kept]),
+                reduced=space.extents[kept:],
+                block=block,
+                chunk=chunk,
+                stage=stage,
+                before=nothing if stage == "joined" else prologue,
+                after=nothing if stage == "partial" else epilogue,
+            )
+
+        block = (self.rows, self.columns)
+        groups = -(-count // self.rows)
+        if chunks == 1:
+            values = values_of(before, reads, outputs)
+            return [Launch(kernel("whole", block, self.warps), values, (count,), groups)]
+        first = kernel("partial", block, self.warps)
+        columns = power_of_two(chunks)
+        rows = min(power_of_two(count), max(1, 1024 // columns))
+        second = kernel("joined", (rows, columns), warps_of(rows * columns))
+        return [
+            Launch(first, (*values_of(before), *states), (count,), groups * chunks),
+            Launch(second, (*states, *values_of(reads, outputs)), (count,), -(-count // rows)),
+        ]
+
+    def _reducer(self) -> Reducer:
+        op = self.anchor.op
+        dtype = self.anchor.inputs[0].dtype
+        return Reducer(NAMES[type(op)], dtype, isinstance(op, ArgMax) and op.select_last)
+
+    def _chunk(self, space: Space, kept: int) -> int:
+        """Elements of a row that a program reduces: whole blocks."""
+        length = math.prod(space.extents[kept:])
+        return -(-length // (self.split * self.columns)) * self.columns
+
+    def _chunks(self, space: Space, kept: int) -> int:
+        return -(-math.prod(space.extents[kept:]) // self._chunk(space, kept))
+
+    def _positions_at(self, space: Space, kept: int) -> int:
+        """Where positions stand in the workspace: after the values."""
+        states = math.prod(space.extents[:kept]) * self._chunks(space, kept)
+        return -(-states * self._reducer().wide.size // _ALIGNMENT) * _ALIGNMENT
+
+
+def reduction_space(task: Task, binding: Binding) -> tuple[Space, int]:
+    """The space of a reduction, and how many of its axes are kept."""
+    assert task.anchor is not None
+    op, rank = task.anchor.op, task.anchor.inputs[0].type.rank
+    given = op.axes if isinstance(op, Reduction) else (op.axis,)  # type: ignore[attr-defined]
+    return spaces_of_rows(task, binding, [normalize_axis(a, rank) for a in given])
+
+
+def fits(task: Task, binding: Binding) -> bool:
+    """Whether the outputs are as the anchor's, and 32 bits count the input's elements."""
+    assert task.anchor is not None
+    result = task.anchor.output.type.bind(binding.symbols)
+    elements = math.prod(task.anchor.inputs[0].type.bind(binding.symbols))
+    return outputs_follow(task, binding, result) and elements < WIDE
+
+
+def _is_reduction(task: Task) -> bool:
+    return task.anchor is not None and type(task.anchor.op) in NAMES
+
+
+@dataclass(frozen=True)
+class ReductionFamily(Family):
+    """Reductions and arg max."""
+
+    name: ClassVar[str] = "reduction"
+
+    machine: CudaMachine = H200
+
+    def on(self, machine: Any) -> Family:
+        return ReductionFamily(machine)
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not _is_reduction(task) or not fits(task, binding):
+            return
+        shape = Rows.of(*reduction_space(task, binding))
+        for rows, columns, split in tile_choices(shape, self.machine, split=True):
+            yield ReductionTactic(task, rows, columns, split, warps_of(rows * columns))
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        allowed: dict[str, tuple[int, ...]] = {
+            "rows": POWERS,
+            "columns": POWERS,
+            "split": POWERS,
+            "warps": WARPS,
+        }
+        understood = _is_reduction(task)
+        return ReductionTactic(
+            task, **checked_parameters(self.name, task, parameters, understood, **allowed)
+        )
+
+
+# ---- running sums ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunningSumTactic(AnchoredTactic):
+    """A running sum of so many rows, and elements of each at a time."""
+
+    family: ClassVar[str] = "running_sum"
+
+    rows: int = 1
+    columns: int = 1024
+    warps: int = 4
+
+    def accepts(self, binding: Binding) -> bool:
+        return fits(self.task, binding)
+
+    def launches(self, binding: Binding) -> list[Launch]:
+        op = self.anchor.op
+        assert isinstance(op, CumSum)
+        space, kept = reduction_space(self.task, binding)
+        before, _, reads, outputs = space.groups
+        count = math.prod(space.extents[:kept])
+        kernel = RunningSumKernel(
+            self.warps,
+            1,
+            dtype=self.anchor.inputs[0].dtype,
+            exclusive=op.exclusive,
+            reverse=op.reverse,
+            kept=open_ended(space.extents[:kept]),
+            length=space.extents[kept],
+            block=(self.rows, self.columns),
+            before=work_of(prologue_of(self.task).expression, before),
+            after=work_of(self.task.epilogue.expression, reads, outputs),
+        )
+        values = values_of(before, reads, outputs)
+        return [Launch(kernel, values, (count,), -(-count // self.rows))]
+
+
+def _is_running_sum(task: Task) -> bool:
+    return task.anchor is not None and isinstance(task.anchor.op, CumSum)
+
+
+@dataclass(frozen=True)
+class RunningSumFamily(Family):
+    """`CumSum`."""
+
+    name: ClassVar[str] = "running_sum"
+
+    machine: CudaMachine = H200
+
+    def on(self, machine: Any) -> Family:
+        return RunningSumFamily(machine)
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not _is_running_sum(task) or not fits(task, binding):
+            return
+        shape = Rows.of(*reduction_space(task, binding))
+        for rows, columns, _ in tile_choices(shape, self.machine, split=False)[:4]:
+            yield RunningSumTactic(task, rows, columns, warps_of(rows * columns))
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        allowed: dict[str, tuple[int, ...]] = {"rows": POWERS, "columns": POWERS, "warps": WARPS}
+        understood = _is_running_sum(task)
+        return RunningSumTactic(
+            task, **checked_parameters(self.name, task, parameters, understood, **allowed)
+        )
+
+
+FAMILIES: tuple[Family, ...] = (ReductionFamily(), RunningSumFamily())

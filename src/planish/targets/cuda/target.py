@@ -1,0 +1,154 @@
+"""An NVIDIA GPU as a target."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from planish.errors import DeviceError
+from planish.targets.base import Executable, Family, Kernel, Layout, Schedule, Target
+from planish.targets.cache import KernelCache, generator_version
+from planish.targets.cuda.codegen.compile import DeviceCode, triton
+from planish.targets.cuda.driver import Gpu, gpu
+from planish.targets.cuda.executable import CudaExecutable
+from planish.targets.cuda.kernel import LibraryKernel
+from planish.targets.cuda.kernels import FAMILIES
+from planish.targets.cuda.machine import CudaMachine
+from planish.targets.cuda.memory import ConstantPool, CudaArena, CudaTensor, DeviceArray
+from planish.targets.workers import compile_kernels
+
+
+class CudaTarget(Target):
+    """Kernels generated with Triton, and those of NVIDIA's libraries, captured in CUDA graphs."""
+
+    precisions = frozenset({"fp32", "tf32", "fp16", "bf16"})
+    has_streams = True
+
+    def __init__(self, device: Gpu) -> None:
+        self.gpu = device
+        self.machine: CudaMachine = device.machine()
+        self.device = f"cuda:{device.ordinal}"
+        self.threads = 1
+        version = generator_version("cuda", _compiler_version())
+        self.timing_key = f"{self.machine.timing_key} {version}"
+        self._cache = KernelCache(f"{self.machine.code_key} {version}")
+        self._families = tuple(family.on(self.machine) for family in FAMILIES)
+        self._lock = threading.Lock()
+        self._libraries: dict[str, Any] = {}
+
+    def families(self) -> Sequence[Family]:
+        return self._families
+
+    def prepare(
+        self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        import os
+
+        missing = {
+            k.symbol: k
+            for k in kernels
+            if not isinstance(k, LibraryKernel) and self._cache.get(k.symbol) is None
+        }
+        finished = 0
+
+        def done(kernel: Kernel, code: bytes) -> None:
+            nonlocal finished
+            finished += 1
+            self._cache.put(kernel.symbol, code)
+            if progress:
+                progress(finished, len(missing))
+
+        processes = len(os.sched_getaffinity(0))
+        compile_kernels(list(missing.values()), self.machine, processes, done)
+
+    def executable(self, schedule: Schedule) -> Executable:
+        kernels = [
+            s.launch.kernel for s in schedule.launches if isinstance(s.launch.kernel, Kernel)
+        ]
+        self.prepare(kernels)
+        return CudaExecutable(schedule, self.gpu, self._load)
+
+    def _load(self, kernel: Kernel) -> Any:
+        """What `CudaExecutable` queues: a function of the device, or a library's call."""
+        if isinstance(kernel, LibraryKernel):
+            with self._lock:
+                if kernel.symbol not in self._libraries:
+                    self._libraries[kernel.symbol] = kernel.load(self.gpu)
+                return self._libraries[kernel.symbol]
+        return self.gpu.load(kernel.symbol, lambda: self._code(kernel))
+
+    def _code(self, kernel: Kernel) -> DeviceCode:
+        """The code of a kernel, compiled here if the cache has lost it."""
+        data = self._cache.get(kernel.symbol)
+        if data is None:
+            data = kernel.compile(self.machine)
+            self._cache.put(kernel.symbol, data)
+        return DeviceCode.from_bytes(data)
+
+    def arena(self, size: int) -> CudaArena:
+        return CudaArena(self.gpu, max(size, 64))
+
+    def constant_pool(self) -> ConstantPool:
+        return ConstantPool(self.gpu)
+
+    def tensor(self, layout: Layout, dtype: np.dtype) -> CudaTensor:
+        return CudaTensor(self.gpu, layout, dtype)
+
+    def foreign_array(self, given: Any) -> DeviceArray | None:
+        if isinstance(given, DeviceArray):
+            return given
+        described = getattr(given, "__cuda_array_interface__", None)
+        if described is None:
+            return None
+        shape, dtype = tuple(described["shape"]), np.dtype(described["typestr"])
+        strides = described.get("strides")
+        dense = np.empty(shape, dtype).strides if 0 not in shape else strides
+        if strides is not None and tuple(strides) != dense:
+            raise DeviceError(
+                "An array on the GPU is not dense",
+                where=f"shape {shape}, strides {tuple(strides)} bytes",
+                why="kernels read inputs as they would lie in a new array",
+                cure="pass a contiguous copy (.contiguous() in PyTorch)",
+            )
+        return DeviceArray(shape, dtype, int(described["data"][0]), given)
+
+    def new_array(self, shape: Sequence[int], dtype: np.dtype) -> DeviceArray:
+        shape = tuple(shape)
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        memory = self.gpu.allocate(size, "an output")
+        return DeviceArray(shape, dtype, memory.address, memory)
+
+    def stream(self, given: Any) -> Any:
+        return self.gpu.wrap_stream(given)
+
+
+def _compiler_version() -> str:
+    try:
+        return f"triton {triton().__version__}"
+    except DeviceError:
+        return "no triton"
+
+
+@cache
+def cuda(device: str) -> CudaTarget:
+    """The GPU of a device name: "cuda:0", or "cuda" for the first one.
+
+    Raises
+    ------
+    DeviceError
+        There is no such GPU, no driver, or a package is missing.
+    """
+    match = re.fullmatch(r"cuda(?::(\d{1,3}))?", device)
+    if match is None:
+        raise DeviceError(
+            f"There is no device {device!r}",
+            where="device=",
+            why="GPUs are named cuda:0, cuda:1, …",
+            cure='pass one of these names, or "cpu"',
+        )
+    return CudaTarget(gpu(int(match.group(1) or 0)))
