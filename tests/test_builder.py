@@ -184,4 +184,4 @@ def test_find_target() -> None:
     assert target is find_target("cpu")
     with pytest.raises(DeviceError, match="'gpu'") as caught:
         find_target("gpu")
-    assert "cpu" in caught.value.cure
+    assert "cpu" in caught.value.why

@@ -18,6 +18,9 @@ from planish.passes import optimize
 from planish.passes.counted import settle_counts
 from planish.plan.plan import Plan
 from planish.plan.views import insert_copies, place
+from planish.precision.layers import all_names, check_layer_precision
+from planish.precision.permissions import FP32, Permissions, parse_precision
+from planish.precision.settle import settle_precision
 from planish.profile import settle_ranges, tuning_points
 from planish.runtime.engine import Engine
 from planish.targets.base import Target
@@ -51,6 +54,10 @@ class BuildReport:
     Attributes
     ----------
     nodes_imported, nodes_optimized, layers : int
+    lowered : int
+        Nodes that compute in a lower precision than FP32.
+    kept_in_fp32 : dict
+        Where lower precisions are permitted, the nodes that stay in FP32, with the reason.
     fallbacks : dict
         Host steps by layer name, with the reason.
     tuning : TuningReport
@@ -61,6 +68,8 @@ class BuildReport:
     nodes_imported: int = 0
     nodes_optimized: int = 0
     layers: int = 0
+    lowered: int = 0
+    kept_in_fp32: dict[str, str] = field(default_factory=dict)
     fallbacks: dict[str, str] = field(default_factory=dict)
     tuning: TuningReport = field(default_factory=TuningReport)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -99,9 +108,16 @@ def build(
     device : str
         "cpu".
     precision : str or set
-        Permitted precisions: "fp32".
-    layer_precision, strict_types, calibration, evaluate, accuracy_budget
-        Concern lower precisions; an error where "fp32" is the only one.
+        Permitted precisions: "fp32", "tf32", "fp16", "bf16", or "best" for all that the device
+        has. FP32 is always permitted, and stands in where the device lacks another; a line in the
+        log says so.
+    layer_precision : mapping of str to str, optional
+        Precisions by the names of layers, or patterns of them ("head/*"), in place of what Planish
+        chooses; of those that `precision` permits.
+    strict_types : bool
+        Whether a layer that cannot have the precision asked for is an error.
+    calibration, evaluate, accuracy_budget
+        Concern INT8, which this version does not have.
     allow_fallback : bool
         Whether an op without a kernel may run by its NumPy reference; False makes it an error.
     max_workspace_size : int, optional
@@ -121,14 +137,10 @@ def build(
     """
     from planish.frontends import import_model
 
-    if precision not in ("fp32", {"fp32"}, ["fp32"], ("fp32",)):
-        raise PrecisionError(
-            f"Precision {precision!r} is not available on {device}",
-            where="precision=",
-            why="this version has kernels for fp32",
-            cure='leave it out, or pass "fp32"',
-        )
-    _refuse_unused(layer_precision, strict_types, calibration, evaluate, accuracy_budget)
+    target = find_target(device)
+    asked = parse_precision(precision, device, target.precisions)
+    layer_precision = check_layer_precision(layer_precision, strict_types, asked)
+    _refuse_unused(calibration, evaluate, accuracy_budget)
     inputs, outputs = checked_inputs(inputs), checked_outputs(outputs)
     check_limits(
         threads=threads,
@@ -136,7 +148,6 @@ def build(
         tuning_seconds=tuning_seconds,
         timing_cache=timing_cache,
     )
-    target = find_target(device)
     clock = _Clock(progress)
     with clock.stage("import"):
         graph = import_model(
@@ -150,6 +161,9 @@ def build(
         graph,
         target,
         clock=clock,
+        precision=asked,
+        layer_precision=layer_precision,
+        strict_types=strict_types,
         allow_fallback=allow_fallback,
         max_workspace_size=max_workspace_size,
         threads=threads,
@@ -163,6 +177,9 @@ def build_graph(
     target: Target,
     *,
     clock: _Clock | None = None,
+    precision: frozenset[str] = frozenset({FP32}),
+    layer_precision: Mapping[str, str] | None = None,
+    strict_types: bool = False,
     allow_fallback: bool = True,
     max_workspace_size: int | None = None,
     threads: int | None = None,
@@ -175,10 +192,22 @@ def build_graph(
     settle_ranges(graph)
     with clock.stage("optimize"):
         settle_counts(graph)
+        before = all_names(graph)
         optimize(graph)
+        report.nodes_optimized = len(graph.nodes)
+        permissions, decision = settle_precision(
+            graph,
+            precision,
+            device=target.device,
+            available=target.precisions,
+            layers=layer_precision,
+            strict=strict_types,
+            before=before,
+        )
         insert_copies(graph)
         verify(graph)
-    report.nodes_optimized = len(graph.nodes)
+    report.lowered = len(decision.lowered)
+    report.kept_in_fp32 = {node.name: why for node, why in decision.kept.items()}
     with clock.stage("tune"):
         plan, report.tuning = tune_graph(
             graph,
@@ -188,6 +217,7 @@ def build_graph(
             threads=threads,
             tuning_seconds=tuning_seconds,
             timing_cache=timing_cache,
+            permissions=permissions,
         )
     report.layers = len(plan.steps)
     report.seconds = clock.seconds
@@ -225,8 +255,10 @@ def tune_graph(
     threads: int | None = None,
     tuning_seconds: float | None = None,
     timing_cache: Any = None,
+    permissions: Permissions | None = None,
 ) -> tuple[Plan, TuningReport]:
-    """The tuned plan of an optimised graph whose copies were inserted."""
+    """The tuned plan of an optimised graph, lowered where permitted, whose copies were inserted."""
+    permissions = permissions or Permissions()
     clock = clock or _Clock(False)
     placements = place(graph)
     tasks = propose(graph, placements.free)
@@ -240,12 +272,14 @@ def tune_graph(
             budget=default_budget(len(tasks)) if tuning_seconds is None else tuning_seconds,
             threads=threads or target.threads,
             max_workspace=max_workspace_size,
+            permissions=permissions,
             report=clock.report,
         )
         plan = tuner.run(tasks, tuning_points(graph))
     finally:
         cache.close()
-    return Plan(plan.graph, plan.steps, _about(target, len(plan.steps), threads)), tuner.result
+    about = _about(target, str(permissions), len(plan.steps), threads)
+    return Plan(plan.graph, plan.steps, about), tuner.result
 
 
 def default_timing_cache() -> Path:
@@ -260,31 +294,24 @@ def default_budget(tasks: int) -> float:
     return min(max(SECONDS_PER_TASK * tasks, LEAST_BUDGET), MOST_BUDGET)
 
 
-def _refuse_unused(
-    layer_precision: Any, strict_types: bool, calibration: Any, evaluate: Any, budget: Any
-) -> None:
+def _refuse_unused(calibration: Any, evaluate: Any, budget: Any) -> None:
     if budget is not None and evaluate is None:
         raise InputError(
             "accuracy_budget needs evaluate",
             why="the budget is in the unit of your metric",
             cure="pass evaluate=, a function of an engine that gives a number, larger is better",
         )
-    given = {
-        "layer_precision": layer_precision is not None,
-        "strict_types": strict_types,
-        "calibration": calibration is not None,
-        "accuracy_budget": budget is not None,
-    }
-    for name, present in given.items():
-        if present:
+    for name, given in (("calibration", calibration), ("accuracy_budget", budget)):
+        if given is not None:
             raise PrecisionError(
-                f"{name}= has no effect with precision 'fp32'",
-                why="it steers lower precisions, which this version does not have yet",
+                f"{name}= has no effect",
+                where=f"{name}=",
+                why="it steers INT8, which this version does not have yet",
                 cure="leave it out",
             )
 
 
-def _about(target: Target, layers: int, threads: int | None) -> dict[str, Any]:
+def _about(target: Target, precision: str, layers: int, threads: int | None) -> dict[str, Any]:
     import platform
 
     return {
@@ -292,7 +319,7 @@ def _about(target: Target, layers: int, threads: int | None) -> dict[str, Any]:
         "device": target.device,
         "machine": target.timing_key,
         "python": platform.python_version(),
-        "precision": "fp32",
+        "precision": precision,
         "layers": layers,
         "threads": threads,  # null: all cores of the machine that runs it
     }

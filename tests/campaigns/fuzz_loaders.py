@@ -45,10 +45,16 @@ with atheris.instrument_imports(include=["planish"]):
 
 import numpy as np
 
+from helpers.fuzz.generate import op_recipes
+from helpers.fuzz.specs import has_spec
 from helpers.networks import N, Net
+from planish.ops.base import OPS
 
 UNEXPECTED = "please report this"
 """What the catch-all of `import_model` says."""
+
+LONGEST = 16384
+"""Bytes that an input of the fuzzer may have."""
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="planish-fuzz-", dir="/dev/shm"))
 
@@ -246,8 +252,10 @@ def onnx_files() -> list[bytes]:
 
 
 def graphdef_files() -> list[bytes]:
-    """Small frozen graphs of several kinds."""
+    """Small frozen graphs of several kinds, and two of each op that is converted."""
     import tensorflow as tf
+    from helpers.tensorflow_ops.run import graph_def_of
+    from helpers.tensorflow_ops.table import TABLE, case_of
 
     def network(x):
         y = tf.nn.conv2d(x, tf.ones((3, 3, 2, 4)), 2, "SAME")
@@ -268,11 +276,19 @@ def graphdef_files() -> list[bytes]:
             tf.TensorSpec((None, 8, 8, 2), tf.float32)
         )
         found.append(concrete.graph.as_graph_def().SerializeToString())
+    for op in TABLE:
+        for seed in range(2):
+            try:
+                data = graph_def_of(case_of(op, seed)).SerializeToString()
+            except (tf.errors.OpError, ValueError):
+                continue  # attributes that TensorFlow itself refuses
+            if len(data) < 4000:
+                found.append(data)
     return found
 
 
 def plan_files() -> list[bytes]:
-    """Small plans of several kinds."""
+    """Small plans of several kinds, and one around each op that has a kernel."""
     found = []
     for kind in range(3):
         net = Net(seed=kind)
@@ -285,6 +301,14 @@ def plan_files() -> list[bytes]:
             net.output(net.add(net.conv(x, 2, 3), x))
         engine = builder.build_graph(net.graph, cpu(), tuning_seconds=0)
         found.append(engine.serialize())
+    for op in OPS.values():
+        if not has_spec(op):
+            continue
+        ((_, recipe),) = op_recipes(op.name, 1)
+        engine = builder.build_graph(recipe.graph(), cpu(), tuning_seconds=0)
+        data = engine.serialize()
+        if len(data) < LONGEST:
+            found.append(data)
     return found
 
 
@@ -333,7 +357,7 @@ def main() -> None:
         except PlanishError as error:
             check(error, data)
 
-    options = ["-timeout=20", "-rss_limit_mb=3072", "-max_len=16384", "-len_control=0"]
+    options = ["-timeout=20", "-rss_limit_mb=3072", f"-max_len={LONGEST}", "-len_control=0"]
     arguments = [sys.argv[0], str(corpus), *options, *sys.argv[3:]]
     atheris.Setup(arguments, one, **({"custom_mutator": mutate} if mutate else {}))
     atheris.Fuzz()

@@ -68,3 +68,17 @@ def test_precision_that_is_not_there(cli, model: Path, tmp_path: Path) -> None:
     outcome = cli("build", model, "-o", tmp_path / "c.plan", "--precision", "fp3", "--json")
     assert outcome.code == 1
     assert outcome.document["error"]["kind"] == "PrecisionError"
+
+
+def test_precision_flags(cli, model: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "p.plan"
+    arguments = ("build", model, "-o", plan, "--tuning-seconds", 0, "--precision", "fp16,tf32")
+    outcome = cli(*arguments, "--layer-precision", "dense=fp32", "--strict-types", "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.document["precision"] == "fp32", "all that the CPU has"
+    outcome = cli(*arguments, "--layer-precision", "dens=fp32")
+    assert outcome.code == 1
+    assert "near names are 'dense'" in outcome.err
+    outcome = cli(*arguments, "--layer-precision", "dense=fp16", "--strict-types")
+    assert outcome.code == 1
+    assert "cpu has no kernels for fp16" in outcome.err

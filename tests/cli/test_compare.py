@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -57,3 +58,19 @@ def test_keras_files(cli, tmp_path: Path) -> None:
     keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, activation="tanh")]).save(path)
     outcome = cli("compare", path, "--tuning-seconds", 0, "--max-error", 1e-5)
     assert outcome.code == 0, outcome.err
+
+
+def test_layers_that_overflow_are_named(cli, model: Path, plan: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    outcome = cli("compare", model, plan, "--layers", "--input", "x=9x6")
+    assert outcome.code == 0, outcome.err
+    assert "no layer overflows" in outcome.out
+    np.save(tmp_path / "x.npy", np.full((2, 6), 1e38, np.float32))
+    arguments = ("compare", model, plan, "--layers", "--input", f"x={tmp_path / 'x.npy'}")
+    outcome = cli(*arguments)
+    assert outcome.code == 0, outcome.err
+    assert "overflow in " in outcome.out
+    assert "--layer-precision" in outcome.err
+    (first, *_) = cli(*arguments, "--json").document["overflows"]
+    assert first["dtype"] == "f32"
+    assert first["overflowed"] > 0

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
+
+from helpers.old_runtime import known_bug
 
 
 def onnx_op(
@@ -36,6 +39,8 @@ def onnx_op(
     model = onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8
     )
+    if reason := known_bug(model):
+        pytest.skip(reason)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -26,6 +26,8 @@ planish compare model.onnx m.plan --input images.npy --max-error 1e-4
 
 planish compare frozen.pb --input input=4x224x224x3
 
+planish compare model.onnx half.plan --layers
+
 TensorFlow models are run by TensorFlow, ONNX models by ONNX Runtime, or by onnx.reference where
 that is not installed. Without a plan, one is built for the comparison."""
 
@@ -57,6 +59,14 @@ def compare(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of random inputs.")] = 0,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="Also run the plan layer by layer, by NumPy references, and name those whose "
+            "values overflow their precision.",
+        ),
+    ] = False,
     json_output: Json = False,
     *,
     options: BuildOptions,
@@ -95,6 +105,8 @@ def compare(
         "random_inputs": made,
         "outputs": [dataclasses.asdict(d) for d in found],
     }
+    if layers:
+        result["overflows"] = _overflows(engine, arrays, json_output)
     worst = max(found, key=lambda d: d.relative)
     if max_error is not None and not worst.relative <= max_error:
         raise ThresholdMissedError(
@@ -103,6 +115,23 @@ def compare(
             result,
         )
     return result
+
+
+def _overflows(
+    engine: Engine, arrays: Mapping[str, np.ndarray], json_output: bool
+) -> list[dict[str, Any]]:
+    """The layers whose values overflow; tells the user which to keep in fp32."""
+    from planish.precision.overflow import find_overflows
+
+    found = find_overflows(engine.plan.graph, arrays)
+    if not json_output:
+        for one in found:
+            typer.echo(f"overflow in {one.layer}: {one}")
+        if not found:
+            typer.echo("no layer overflows on these inputs")
+    if found:
+        note(f"--layer-precision {found[0].layer}=fp32 keeps the first of them in FP32")
+    return [{**dataclasses.asdict(one), "dtype": one.dtype.value} for one in found]
 
 
 def _references(

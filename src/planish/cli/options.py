@@ -50,7 +50,7 @@ def _flags(
     precision: Annotated[
         str,
         typer.Option(
-            help="Permitted precisions: fp32, fp16, bf16, int8, best, or several with commas.",
+            help="Permitted precisions: fp32, tf32, fp16, bf16, best, or several with commas.",
             rich_help_panel=PANEL,
         ),
     ] = "fp32",

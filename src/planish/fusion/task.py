@@ -17,10 +17,19 @@ import numpy as np
 
 from planish.fusion.expression import Expression, Instruction, Leaf, identity
 from planish.graph.graph import Node, Value
-from planish.ops.elementwise import Elementwise
+from planish.graph.types import DType
+from planish.ops.elementwise import Cast, Elementwise
 
 ACCUMULATOR = -1
 """The operand number of a leaf that is the anchor's (first) output, or a prologue's result."""
+
+PRECISIONS = {
+    DType.FLOAT64: "fp64",
+    DType.FLOAT32: "fp32",
+    DType.FLOAT16: "fp16",
+    DType.BFLOAT16: "bf16",
+}
+"""What the precision of a floating-point dtype is called; others have their dtype's name."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,19 @@ class Task:
     def origin(self) -> str:
         """The user's ops in this task."""
         return " + ".join(dict.fromkeys(n.origin or n.name for n in self.nodes))
+
+    @cached_property
+    def precision(self) -> str:
+        """The precision it computes in, by its dtypes: "fp32", "fp16", "int8", "bool", …."""
+        for node in (self.anchor, *self.nodes):
+            if node is None or (isinstance(node.op, Cast) and node is not self.nodes[-1]):
+                continue
+            values = (*node.outputs[:1], *node.inputs)
+            found = next(
+                (v for v in values if v.dtype.is_float), (*node.inputs, node.outputs[0])[0]
+            )
+            return PRECISIONS.get(found.dtype, found.dtype.numpy.name)
+        raise AssertionError("a task has nodes")
 
     @cached_property
     def key(self) -> str:

@@ -7,20 +7,26 @@ Symbolic dimensions are bound from the shapes of the given inputs; then every at
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from planish.errors import InputError, ShapeError
 from planish.graph.dims import Dim, evaluate
-from planish.graph.graph import Graph, Value
+from planish.graph.graph import Graph, Node, Value
 
 if TYPE_CHECKING:
     from planish.ops.base import Op
 
 
-def interpret(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+Observer = Callable[[Node, Sequence[np.ndarray], Sequence[np.ndarray]], None]
+"""Called with a node, what it read, and what it gave."""
+
+
+def interpret(
+    graph: Graph, inputs: Mapping[str, np.ndarray], observe: Observer | None = None
+) -> list[np.ndarray]:
     """The results of `graph`, in order, for inputs by name.
 
     Parameters
@@ -28,6 +34,8 @@ def interpret(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray
     graph : Graph
     inputs : mapping of str to numpy.ndarray
         An array for every graph input, of its dtype and of a shape that fits it.
+    observe : callable, optional
+        Called after every node.
 
     Raises
     ------
@@ -64,7 +72,8 @@ def interpret(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray
         if value.producer is None:
             count(value, _array(values, value))
     for node in graph.nodes:
-        results = bind(node.op, bindings).reference(*(_array(values, v) for v in node.inputs))
+        given = [_array(values, v) for v in node.inputs]
+        results = bind(node.op, bindings).reference(*given)
         for value, result in zip(node.outputs, results, strict=True):
             expected = value.type.bind(bindings)
             if result.shape != expected or result.dtype != value.dtype.numpy:
@@ -75,6 +84,8 @@ def interpret(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray
                 )
             values[value] = result
             count(value, result)
+        if observe:
+            observe(node, given, results)
     return [
         _trimmed(_array(values, value), [evaluate(d, bindings) for d in shape])
         for _, value, shape in graph.results()

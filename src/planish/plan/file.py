@@ -30,6 +30,7 @@ from planish.graph.graph import Graph, Node, Value
 from planish.plan import tensors
 from planish.plan.codec import Json, decode_graph, encode_graph, expect
 from planish.plan.plan import Choice, Plan, PlanStep
+from planish.precision.permissions import FP32, recorded
 
 FORMAT = 1
 """The version of the format. A reader refuses others: what the parts mean may have changed."""
@@ -54,13 +55,14 @@ class StoredChoice:
 
 @dataclass(frozen=True)
 class StoredStep:
-    """The nodes of a task, its anchor, the tactics chosen for it, and those found bad."""
+    """The nodes of a task, its anchor, the tactics chosen, those found bad, what is permitted."""
 
     nodes: tuple[Node, ...]
     anchor: Node | None
     choices: tuple[StoredChoice, ...]
     wrong: tuple[str, ...] = ()
     slow: tuple[str, ...] = ()
+    precisions: frozenset[str] = frozenset({FP32})
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def _pieces(plan: Plan) -> Iterator[bytes | memoryview]:
     header = {
         "about": plan.about,
         "weights": {"bytes": sum(map(len, weights)), "sha256": digest.hexdigest()},
-        "steps": [_encode_step(step) for step in plan.steps],
+        "steps": [_encode_step(step, recorded(plan.about)) for step in plan.steps],
         "graph": encode_graph(plan.graph, names),
     }
     try:
@@ -190,7 +192,7 @@ def _stored_once(graph: Graph) -> tuple[dict[Value, str], dict[str, np.ndarray]]
     return names, arrays
 
 
-def _encode_step(step: PlanStep) -> Json:
+def _encode_step(step: PlanStep, usual: frozenset[str]) -> Json:
     item: dict[str, Json] = {"nodes": [node.name for node in step.task.nodes]}
     if step.task.anchor is not None:
         item["anchor"] = step.task.anchor.name
@@ -199,6 +201,8 @@ def _encode_step(step: PlanStep) -> Json:
         item["wrong"] = list(step.wrong)
     if step.slow:
         item["slow"] = list(step.slow)
+    if step.precisions != usual:
+        item["precisions"] = sorted(step.precisions)
     return item
 
 
@@ -248,8 +252,9 @@ def deserialize(source: bytes | bytearray | memoryview | str | os.PathLike[str])
             raise PlanError("The plan file is damaged", why="the weights do not fit their checksum")
         graph = decode_graph(expect(header, "graph", dict), tensors.read(blob))
         by_name = {node.name: node for node in graph.nodes}
-        steps = tuple(_decode_step(s, by_name) for s in expect(header, "steps", list))
         about = _about(header)
+        usual = recorded(about)
+        steps = tuple(_decode_step(s, by_name, usual) for s in expect(header, "steps", list))
     except RecursionError as error:
         raise _damaged(name, "the header is nested too deeply") from error
     except PlanError as error:
@@ -354,7 +359,7 @@ def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is not a number in JSON")
 
 
-def _decode_step(item: Json, nodes: Mapping[str, Node]) -> StoredStep:
+def _decode_step(item: Json, nodes: Mapping[str, Node], usual: frozenset[str]) -> StoredStep:
     def find(name: Json) -> Node:
         if not isinstance(name, str) or name not in nodes:
             raise PlanError("A step of the plan names a node that is not there", why=str(name)[:99])
@@ -363,14 +368,16 @@ def _decode_step(item: Json, nodes: Mapping[str, Node]) -> StoredStep:
     members = tuple(find(name) for name in expect(item, "nodes", list))
     anchor = find(item["anchor"]) if item.get("anchor") is not None else None
     choices = tuple(_decode_choice(choice) for choice in expect(item, "choices", list))
-    return StoredStep(members, anchor, choices, _names(item, "wrong"), _names(item, "slow"))
+    wrong, slow = _names(item, "wrong"), _names(item, "slow")
+    precisions = frozenset(_names(item, "precisions")) if "precisions" in item else usual
+    return StoredStep(members, anchor, choices, wrong, slow, precisions)
 
 
 def _names(item: Json, key: str) -> tuple[str, ...]:
-    """The tactics in a list that a step may lack."""
+    """The tactics, or precisions, in a list that a step may lack."""
     names = item.get(key, [])
     if type(names) is not list or not all(isinstance(name, str) for name in names):
-        raise PlanError(f"The entry {key!r} of a step is not a list of tactics")
+        raise PlanError(f"The entry {key!r} of a step is not a list of names")
     return tuple(names)
 
 

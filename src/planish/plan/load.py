@@ -14,6 +14,7 @@ from planish.fusion.task import Task, make_task
 from planish.plan.check import check_nodes, check_steps
 from planish.plan.file import StoredChoice, StoredPlan, deserialize
 from planish.plan.plan import Choice, Plan, PlanStep
+from planish.precision.permissions import Permissions, precision_text, recorded
 from planish.targets.base import Tactic, Target
 from planish.targets.reference import ReferenceTactic
 
@@ -83,13 +84,13 @@ def restore(stored: StoredPlan, target: Target) -> Plan:
             task = make_task(step.nodes, step.anchor)
             choices = []
             for choice in step.choices:
-                tactic = _tactic(task, choice, target, foreign)
+                tactic = _tactic(task, choice, target, foreign, step.precisions)
                 if tactic is not None:
                     choices.append(Choice(choice.at, tactic, choice.seconds))
                 elif choice.family != ReferenceTactic.family:
                     dropped += 1
             slow = () if foreign else step.slow  # elsewhere something else is slow
-            steps.append(PlanStep(task, tuple(choices), step.wrong, slow))
+            steps.append(PlanStep(task, tuple(choices), step.wrong, slow, step.precisions))
         check_steps(stored.graph, plan.placements, [step.task for step in steps])
     except PlanishError as error:
         where = f"{stored.source}: {error.where}" if error.where else stored.source
@@ -109,13 +110,22 @@ def restore(stored: StoredPlan, target: Target) -> Plan:
     return Plan(plan.graph, tuple(steps), about)
 
 
-def _tactic(task: Task, choice: StoredChoice, target: Target, foreign: bool) -> Tactic | None:
+def _tactic(
+    task: Task, choice: StoredChoice, target: Target, foreign: bool, precisions: frozenset[str]
+) -> Tactic | None:
     """The tactic of a choice; None if it comes from elsewhere and does not exist here."""
     if choice.family == ReferenceTactic.family:
         # where nothing else ran it there may be a kernel here, which binding prefers
         return None if foreign else ReferenceTactic(task)
     try:
-        return target.restore(task, choice.family, choice.parameters)
+        tactic = target.restore(task, choice.family, choice.parameters)
+        if not tactic.is_permitted(precisions):
+            raise PlanError(
+                f"A tactic of the plan computes in {tactic.precision}, which it does not permit",
+                where=task.name,
+                why=f"its step permits {precision_text(precisions)}",
+            )
+        return tactic
     except PlanError as error:
         if not foreign:
             raise
@@ -133,8 +143,20 @@ def _tactic(task: Task, choice: StoredChoice, target: Target, foreign: bool) -> 
 def _tuned_again(stored: StoredPlan, target: Target) -> Plan:
     from planish.builder import tune_graph
 
-    plan, _ = tune_graph(stored.graph, target)
+    usual = recorded(stored.about)
+    permissions = Permissions(usual, _narrowed(stored, usual))
+    plan, _ = tune_graph(stored.graph, target, permissions=permissions)
     return Plan(plan.graph, plan.steps, {**_kept(stored.about), **plan.about})
+
+
+def _narrowed(stored: StoredPlan, usual: frozenset[str]) -> dict[str, str]:
+    """The layers that permit less than the plan does, by name."""
+    return {
+        node.name: precision_text(step.precisions)
+        for step in stored.steps
+        if step.precisions != usual
+        for node in step.nodes
+    }
 
 
 def _kept(about: dict[str, Any]) -> dict[str, Any]:

@@ -42,12 +42,15 @@ class PlanStep:
     slow : tuple of str
         Tactics that were far slower than others at every size where tuning tried them: they run
         where nothing else can.
+    precisions : frozenset of str
+        What its tactics may compute in beside the task's own dtypes.
     """
 
     task: Task
     choices: tuple[Choice, ...]
     wrong: tuple[str, ...] = ()
     slow: tuple[str, ...] = ()
+    precisions: frozenset[str] = frozenset({"fp32"})
 
     def tactic(self, binding: Binding, target: Target) -> Tactic:
         """The tactic for these shapes: of those tuned the nearest that accepts them, else the
@@ -66,7 +69,7 @@ class PlanStep:
         for choice in sorted(self.choices, key=distance):
             if choice.tactic.accepts(binding):
                 return choice.tactic
-        offered = target.tactics(self.task, binding)
+        offered = [t for t in target.tactics(self.task, binding) if t.is_permitted(self.precisions)]
         for tactic in sorted(offered, key=lambda tactic: str(tactic) in self.slow):
             if str(tactic) not in self.wrong and tactic.accepts(binding):
                 return tactic

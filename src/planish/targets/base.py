@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from planish import native
 from planish.errors import PlanError
 from planish.fusion.task import Task
 from planish.graph.graph import Value
@@ -336,6 +337,11 @@ class Executable(ABC):
         stream : object, optional
             As `Target.stream` made it: work is queued there and not waited for.
         """
+
+    @property
+    @abstractmethod
+    def program(self) -> native.Program:
+        """A program of the C runtime that runs everything, for callers in C."""
 
     @abstractmethod
     def measure(

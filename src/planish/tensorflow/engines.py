@@ -63,7 +63,7 @@ class LoadedEngine:
             return Bound(empty, tuple(outputs))
         bound = self.engine.bound(sizes)
         self.shapes[tuple(sorted(sizes.items()))] = None
-        program = bound.executable.program  # type: ignore[attr-defined]
+        program = bound.executable.program
         return Bound(program, tuple(outputs))
 
     def _counted(self, sizes: dict[str, int], outputs: list[TensorType]) -> Bound:
@@ -78,7 +78,7 @@ class LoadedEngine:
                     factor = evaluate(floordiv(dim, symbol(counted)), sizes)
                     holder = graph.output_names.index(graph.counts[counted].output)
                     trims.append(Trim(place, axis, holder, factor))
-        program = self.engine.bound(sizes).executable.program  # type: ignore[attr-defined]
+        program = self.engine.bound(sizes).executable.program
         self.shapes[tuple(sorted(sizes.items()))] = None
         return Bound(program, tuple(outputs), tuple(visible), tuple(trims))
 

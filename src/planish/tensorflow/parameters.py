@@ -6,12 +6,11 @@ that catches these goes on working.
 
 from __future__ import annotations
 
-import logging
 from typing import Any, NamedTuple
 
 from planish.errors import InputError, PrecisionError
-
-log = logging.getLogger("planish")
+from planish.precision.permissions import parse_precision, permit
+from planish.targets.devices import find_target
 
 DEFAULT_TRT_MAX_WORKSPACE_SIZE_BYTES = 1 << 30
 
@@ -189,5 +188,6 @@ def settle_precision(params: Any) -> None:
             why="this version has kernels for FP32 only",
             cure='pass precision_mode="FP32"',
         )
-    if mode != TrtPrecisionMode.FP32:
-        log.warning("%s is permitted and not used: this version has FP32 kernels only", mode)
+    target = find_target("cpu")
+    asked = parse_precision(mode.lower(), target.device, target.precisions)
+    permit(asked, target.device, target.precisions)

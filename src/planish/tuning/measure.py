@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from planish.fusion.task import Task
+from planish.fusion.task import PRECISIONS, Task
 from planish.graph.graph import Value
 from planish.graph.interpret import bind
+from planish.graph.types import DType
 from planish.targets.base import (
     ABSOLUTE,
     ARENA,
@@ -31,15 +33,20 @@ from planish.targets.base import (
     TensorMemory,
     Workspace,
 )
+from planish.tuning.rows import probed_rows, sampled_rows, take
 
 log = logging.getLogger("planish")
 
+TOLERANCES = {"fp16": 1e-2, "bf16": 2e-2, "tf32": 4e-3}
+"""Largest error of a result, as a share of its largest magnitude, by what it is rounded to."""
 TOLERANCE = 1e-4
-"""Largest error of a float32 result, as a share of the result's largest magnitude."""
+"""That of float32 and wider."""
 
 SECONDS_EACH = 0.006
 """Time given to the repeats of one tactic."""
 
+SAMPLES = (1 << 22) - 3
+"""So many random numbers at most are drawn for an input; larger ones repeat them."""
 
 HOPELESS = 4.0
 """A tactic whose first two runs both take so many times the best is not measured further."""
@@ -65,15 +72,19 @@ class Bench:
         for tensor, array in zip(self._inputs, self._arrays, strict=True):
             tensor.write(array)
         self._outputs = [self._tensor(v) for v in task.outputs]
+        self._rows = sampled_rows(task, binding)
         self._expected: list[np.ndarray] | None = None
 
     def _tensor(self, value: Value) -> TensorMemory:
         return self._target.tensor(self._binding.layout(value), value.dtype.numpy)
 
     def expected(self) -> list[np.ndarray]:
-        """The outputs by the references."""
+        """The outputs by the references; of large ones some rows (see `planish.tuning.rows`)."""
         if self._expected is None:
-            known = dict(zip(self._task.inputs, self._arrays, strict=True))
+            arrays = self._arrays
+            if self._rows is not None:
+                arrays = take(self._task, self._binding, arrays, self._rows)
+            known = dict(zip(self._task.inputs, arrays, strict=True))
             for node in self._task.nodes:
                 op = bind(node.op, self._binding.symbols)
                 values = [known.get(v, v.data) for v in node.inputs]
@@ -87,7 +98,7 @@ class Bench:
             for tensor in self._outputs:
                 tensor.poison()
             first = float(executable.measure(arena, (), (), self._threads, 1)[0])
-            wrong = _difference([t.read() for t in self._outputs], self.expected())
+            wrong = self._difference([t.read() for t in self._outputs], tactic.precision)
             if wrong:
                 log.warning("tactic %s of %s is wrong: %s", tactic, self._task.name, wrong)
                 return Measurement(None, wrong)
@@ -98,6 +109,18 @@ class Bench:
             times = executable.measure(arena, (), (), self._threads, repeats)
             # the least: what disturbs a measurement only ever adds to it
             return Measurement(float(times.min()))
+
+    def _difference(self, outputs: list[np.ndarray], precision: str) -> str:
+        """What is wrong with outputs; empty if nothing is."""
+        if self._rows is None:
+            return _difference(outputs, self.expected(), precision)
+        rows = probed_rows(len(outputs[0]))
+        wanted = self.expected()
+        for i, (have, want) in enumerate(zip(outputs, wanted, strict=True)):
+            probed = have[rows]
+            if have.dtype.kind in "fV" and not np.isnan(want).any() and np.isnan(probed).any():
+                return f"output {i} is not written everywhere"
+        return _difference([o[self._rows] for o in outputs], wanted, precision)
 
     @contextmanager
     def _program(self, tactic: Tactic) -> Iterator[tuple[Executable, Any]]:
@@ -156,20 +179,28 @@ def _sample(value: Value, binding: Binding, random: np.random.Generator) -> np.n
     if value.data is not None:
         return value.data
     shape = binding.shape(value)
+    count = math.prod(shape)
+    drawn = min(count, SAMPLES)
     if value.dtype.is_float:
-        return random.standard_normal(shape).astype(value.dtype.numpy)
-    return random.integers(0, 2, shape).astype(value.dtype.numpy)
+        some = random.standard_normal(drawn, np.float32).astype(value.dtype.numpy)
+    else:
+        some = random.integers(0, 2, drawn).astype(value.dtype.numpy)
+    return np.resize(some, shape)
 
 
-def _difference(outputs: list[np.ndarray], expected: list[np.ndarray]) -> str:
-    """What is wrong with outputs; empty if nothing is."""
+def _difference(
+    outputs: list[np.ndarray], expected: list[np.ndarray], precision: str = "fp32"
+) -> str:
+    """What is wrong with outputs of a tactic of that precision; empty if nothing is."""
     for i, (have, want) in enumerate(zip(outputs, expected, strict=True)):
         if have.dtype.kind not in "fV":
             if not np.array_equal(have, want):
                 share = float(np.mean(have != want))
                 return f"output {i} differs in {share:.1%} of its elements"
             continue
-        tolerance = TOLERANCE if have.dtype.itemsize >= 4 else 2e-2
+        # results are rounded to their own dtype, and computed in the tactic's precision
+        rounded = PRECISIONS.get(DType.of(have.dtype), "fp32")
+        tolerance = max(TOLERANCES.get(p, TOLERANCE) for p in (rounded, precision))
         a, b = have.astype(np.float64), want.astype(np.float64)
         with np.errstate(all="ignore"):
             agree = (a == b) | (np.isnan(a) & np.isnan(b))

@@ -17,6 +17,7 @@ from planish.fusion.task import Task
 from planish.graph.graph import Graph, Node, Value
 from planish.plan.plan import Choice, Plan, PlanStep, binding_of
 from planish.plan.views import Placements
+from planish.precision.permissions import FLOATS, Permissions
 from planish.profile import FACTORS
 from planish.targets.base import Binding, Tactic, Target
 from planish.targets.reference import ReferenceTactic
@@ -89,6 +90,7 @@ class _Entry:
     binding: Binding
     key: str
     tactics: list[Tactic]
+    precisions: frozenset[str]
     times: dict[int, float] = field(default_factory=dict)
     rejected: set[int] = field(default_factory=set)
 
@@ -126,6 +128,12 @@ class _Entry:
         return {str(self.tactics[i]): seconds <= limit for i, seconds in self.times.items()}
 
     @property
+    def settled_key(self) -> str:
+        """Where the timing cache keeps what budget was spent on these tactics."""
+        more = sorted(self.precisions - FLOATS.keys())  # dtypes stand in the key
+        return " ".join((self.key, SETTLED, *more))
+
+    @property
     def guess(self) -> float:
         return estimate(self.task, self.binding)
 
@@ -153,14 +161,16 @@ class Tuner:
         budget: float,
         threads: int,
         max_workspace: int | None = None,
+        permissions: Permissions | None = None,
         report: Report | None = None,
     ) -> None:
         self._graph, self._placements, self._target = graph, placements, target
         self._cache, self._threads = cache, threads
         self._budget = budget
         self._max_workspace = max_workspace
+        self._permissions = permissions or Permissions()
         self._report = report or (lambda what, done, total: None)
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[tuple[str, frozenset[str]], _Entry] = {}
         self.result = TuningReport()
 
     def run(self, tasks: Sequence[Task], points: Sequence[Mapping[str, int]]) -> Plan:
@@ -203,7 +213,7 @@ class Tuner:
 
     def _settle(self) -> None:
         """Remembers what this budget bought: the same build again has nothing left to measure."""
-        keys = [f"{entry.key} {SETTLED}" for entry in self._entries.values()]
+        keys = [entry.settled_key for entry in self._entries.values()]
         if self._budget > 0:
             self._cache.put_largest((key, self._budget) for key in keys)
 
@@ -214,14 +224,16 @@ class Tuner:
         binding = self._binding(task, symbols)
         layouts = [binding.layout(v) for v in (*task.inputs, *task.outputs)]
         key = f"{self._target.timing_key} t{self._threads} {task.key} {layouts}"
-        shared = self._entries.get(key)
+        precisions = self._permissions.of(task.nodes)
+        shared = self._entries.get((key, precisions))
         if shared is None:
             tactics = [
                 t
                 for t in self._target.tactics(task, binding)
-                if t.accepts(binding) and self._fits(t, binding)
+                if t.is_permitted(precisions) and t.accepts(binding) and self._fits(t, binding)
             ][:TACTICS_PER_TASK]
-            shared = self._entries[key] = _Entry(task, binding, key, tactics)
+            shared = _Entry(task, binding, key, tactics, precisions)
+            self._entries[key, precisions] = shared
             for i, tactic in enumerate(tactics):
                 seconds = self._cache.get(f"{key} {tactic}")
                 if seconds == WRONG:
@@ -229,7 +241,7 @@ class Tuner:
                 elif seconds is not None:
                     shared.times[i] = seconds
                     self.result.cached += 1
-            spent = self._cache.get(f"{key} {SETTLED}")
+            spent = self._cache.get(shared.settled_key)
             if spent is not None and spent >= self._budget:
                 shared.shortlist = []
         return shared
@@ -367,7 +379,13 @@ class Tuner:
                 continue
             choices.append(Choice(tuple(sorted(symbols.items())), tactic, seconds))
         slow = (name for name, fast in sane.items() if not fast)
-        return PlanStep(task, tuple(choices), tuple(sorted(wrong)), tuple(sorted(slow)))
+        return PlanStep(
+            task,
+            tuple(choices),
+            tuple(sorted(wrong)),
+            tuple(sorted(slow)),
+            self._permissions.of(task.nodes),
+        )
 
     def _ordered(self, chosen: Sequence[Task]) -> list[Task]:
         """Tasks in the order of their last node: every input is ready when a task runs."""

@@ -25,19 +25,22 @@ from planish.plan.plan import binding_of
 from planish.plan.views import insert_copies, place
 from planish.profile import settle_ranges
 from planish.runtime.engine import Engine
-from planish.targets.base import Binding, Layout, Tactic, Target
+from planish.targets.base import Binding, Kernel, Layout, Tactic, Target
 from planish.targets.cpu.machine import Machine
-from planish.targets.cpu.run import forget_kernels, run_tactic
+from planish.targets.cpu.run import forget_kernels, load_kernels, run_tactic
 
 RUNS = 3
 """Noisy runs that bound rounding errors."""
+
+Offer = tuple[Tactic, Binding]
+"""A tactic, and the layouts it is to be tried at."""
 
 MANY_RUNS = 24
 """Noisy runs before a difference is believed."""
 
 
-FORGOTTEN = 500
-"""After so many tactics their kernels are forgotten."""
+FORGOTTEN = 5000
+"""After so many tactics the kernels that they loaded are unloaded."""
 
 
 class Mismatch(Exception):
@@ -80,7 +83,12 @@ class Options:
     share : float
         The share of tasks whose kernels the engine uses.
     tactics : int
-        Tactics tried one by one, at most.
+        Tactics of a graph tried one by one, at most.
+    kernels : int, optional
+        Kernels compiled for a graph, at most; beyond that only tactics are tried, and used in
+        engines, whose kernels were compiled for an earlier graph. None: no limit.
+    optimized : float
+        The share of kernels that LLVM compiles as it does for users; see `FuzzTarget`.
     machine : Machine, optional
         Whose tactics; None: this one's.
     """
@@ -89,6 +97,8 @@ class Options:
     onnx: bool = True
     share: float = 1.0
     tactics: int = 1000
+    kernels: int | None = None
+    optimized: float = 1.0
     machine: Machine | None = None
 
 
@@ -97,13 +107,15 @@ class Checker:
 
     def __init__(self, options: Options = Options()) -> None:
         self.options = options
-        self.target = FuzzTarget(options.machine)
+        self.target = FuzzTarget(options.machine, options.optimized)
         self.tally = Tally()
         self._folder = tempfile.TemporaryDirectory(prefix="planish-fuzz-")
+        self._forgotten = 0
 
     def check(self, recipe: Recipe, seed: int, runs: int = RUNS) -> None:
         """Raises `Mismatch` (or what the code under test raises) where something is wrong."""
         self.target.seed, self.target.share = seed, self.options.share
+        self.target.known_only = self.options.kernels is not None
         graph, values = recipe.build()
         self.tally.graphs += 1
         self.tally.nodes += len(graph.nodes)
@@ -151,37 +163,37 @@ class Checker:
     # ---- tactics --------------------------------------------------------------------------
 
     def _check_tactics(self, recipe: Recipe, seed: int, runs: int) -> None:
-        self.target.share = 1.0
+        self.target.share, self.target.known_only = 1.0, False
         symbols = recipe.points[-1]
         graph, found = _offered(self.target, recipe, seed)
         arrays = recipe.arrays(symbols)
         known = {v: arrays[v.name] for v in graph.inputs}
         evaluate(graph.nodes, known, symbols)
-        rng = np.random.default_rng(seed)
-        for tactic, binding in _sample(found, self.options.tactics, rng):
-            self._check_tactic(tactic, binding, known, seed, runs)
-            if self.tally.tactics % FORGOTTEN == 0:
-                forget_kernels()
+        chosen = self._sample(found, np.random.default_rng(seed))
+        launches = [launch for t, binding in chosen for launch in t.launches(binding)]
+        kernels = [x.kernel for x in launches if isinstance(x.kernel, Kernel)]
+        load_kernels(kernels, self.target.machine, self.target.code)
+        expected: dict[int, list[dict[Value, np.ndarray]]] = {}
+        for tactic, binding in chosen:
+            task = tactic.task
+            if id(task) not in expected:
+                expected[id(task)] = _noisy(task, known, binding.symbols, seed, runs)
+            self._check_tactic(tactic, binding, known, expected[id(task)])
+        if self.tally.tactics - self._forgotten > FORGOTTEN:
+            self._forgotten = self.tally.tactics
+            forget_kernels()
 
     def _check_tactic(
         self,
         tactic: Tactic,
         binding: Binding,
         known: dict[Value, np.ndarray],
-        seed: int,
-        runs: int,
+        expected: list[dict[Value, np.ndarray]],
     ) -> None:
         task = tactic.task
         self.tally.tactics += 1
         self.tally.families[tactic.family] = self.tally.families.get(tactic.family, 0) + 1
         given = [v.data if v.data is not None else known[v] for v in task.inputs]
-        expected = []
-        for noise in [None, *(Noise(seed + k) for k in range(runs))]:
-            near = {
-                v: noise.on(None, a) if noise else a
-                for v, a in zip(task.inputs, given, strict=True)
-            }
-            expected.append(evaluate(task.nodes, near, binding.symbols, noise))
         outputs = run_tactic(tactic, binding, given, self.target.machine)
         for value, output in zip(task.outputs, outputs, strict=True):
             assert_gaps_untouched(output)
@@ -189,6 +201,37 @@ class Checker:
                 where = f"{tactic} of {task.key} at {dict(binding.symbols)}"
                 layouts = [binding.strides(v) for v in (*task.inputs, *task.outputs)]
                 raise Mismatch("tactic", f"{where}, strides {layouts}: {wrong}")
+
+    def _sample(self, found: list[Offer], rng: np.random.Generator) -> list[Offer]:
+        """Tactics of as many tasks as there are, at most as many as the options say.
+
+        Of the kernels to compile, every other one is of the family that was tried least so far.
+        """
+        most, budget = self.options.tactics, self.options.kernels
+        seen: dict[str, int] = {}
+        turns = []
+        for i in rng.permutation(len(found)):
+            name = found[i][0].task.name
+            seen[name] = seen.get(name, 0) + 1
+            turns.append((seen[name], int(i)))
+        offers = [found[i] for _, i in sorted(turns, key=lambda turn: turn[0])]
+        if budget is None:
+            return offers[:most]
+        missing = [self.target.missing(*offer) for offer in offers]
+        ready = [offer for offer, symbols in zip(offers, missing, strict=True) if not symbols]
+        rest = [(o, symbols) for o, symbols in zip(offers, missing, strict=True) if symbols]
+        chosen: list[Offer] = []
+        compiled: set[str] = set()
+        tried = dict(self.tally.families)
+        while rest and len(compiled) < budget:
+            turn = 0
+            if len(chosen) % 2:
+                turn = min(range(len(rest)), key=lambda i: tried.get(rest[i][0][0].family, 0))
+            offer, symbols = rest.pop(turn)
+            chosen.append(offer)
+            compiled |= symbols
+            tried[offer[0].family] = tried.get(offer[0].family, 0) + 1
+        return [*chosen, *ready][:most]
 
     # ---- ONNX Runtime ---------------------------------------------------------------------
 
@@ -225,20 +268,16 @@ def _offered(
     return graph, found
 
 
-def _sample(
-    found: list[tuple[Tactic, Binding]], most: int, rng: np.random.Generator
-) -> list[tuple[Tactic, Binding]]:
-    """At most so many tactics, of as many tasks as there are."""
-    if len(found) <= most:
-        return found
-    seen: dict[str, int] = {}
-    turns = []
-    for i in rng.permutation(len(found)):
-        name = found[i][0].task.name
-        seen[name] = seen.get(name, 0) + 1
-        turns.append((seen[name], int(i)))
-    turns.sort(key=lambda turn: turn[0])
-    return [found[i] for _, i in turns[:most]]
+def _noisy(
+    task: Task, known: dict[Value, np.ndarray], symbols: Symbols, seed: int, runs: int
+) -> list[dict[Value, np.ndarray]]:
+    """What a task computes by the references, without and with rounding errors."""
+    given = {v: v.data if v.data is not None else known[v] for v in task.inputs}
+    results = []
+    for noise in [None, *(Noise(seed + k) for k in range(runs))]:
+        near = {v: noise.on(None, a) if noise else a for v, a in given.items()}
+        results.append(evaluate(task.nodes, near, symbols, noise))
+    return results
 
 
 def _with_gaps(task: Task, binding: Binding, rng: np.random.Generator) -> Binding:
@@ -367,12 +406,22 @@ def _symbolic(recipe: Recipe) -> bool:
 def smallest_failure(checker: Checker, recipe: Recipe, seed: int, most: int = 200) -> str:
     """The smallest graph found that fails as the given one does, for people.
 
-    Empty where the given one does not fail once rounding errors were looked at more closely.
+    Empty where the given one does not fail once rounding errors were looked at more closely. Every
+    tactic is tried where a tactic failed, so that the one that did is among them.
     """
+    options = checker.options
     what = failure(checker, recipe, seed)
+    if not what and options.kernels is not None:
+        checker.options = replace(options, tactics=1000, kernels=None)
+        what = failure(checker, recipe, seed)
     if not what:
+        checker.options = options
         return ""
     kind = what.split(":")[0]
+    if kind == "tactic":
+        checker.options = replace(options, engine=False, onnx=False, tactics=1000, kernels=None)
+    elif kind in ("engine", "saved plan", "ONNX Runtime"):
+        checker.options = replace(options, tactics=0)
 
     def fails(candidate: Recipe) -> bool:
         return failure(checker, candidate, seed).startswith(kind)
@@ -380,4 +429,6 @@ def smallest_failure(checker: Checker, recipe: Recipe, seed: int, most: int = 20
     small = shrink(recipe, fails, most)
     sizes = ", ".join(str(dict(p)) for p in small.points if p)
     at = f"\nat {sizes}" if sizes else ""
-    return f"seed {seed}: {failure(checker, small, seed)}\n{small.graph()}{at}"
+    what = failure(checker, small, seed)
+    checker.options = options
+    return f"seed {seed}: {what}\n{small.graph()}{at}"

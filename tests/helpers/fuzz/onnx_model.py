@@ -39,7 +39,9 @@ def onnx_difference(
     if onnx is None:
         return "", 0
     nodes = list(dict.fromkeys(v.producer for v in values.values() if v.producer))
-    left_out: set[str] = set()
+    from helpers.old_runtime import OUR_OPS, is_old
+
+    left_out = {n.name for n in nodes if is_old() and n.op.name in OUR_OPS}
     for _ in range(len(nodes) + 1):
         exporter = _export(nodes, known, left_out)
         if not exporter.outputs:

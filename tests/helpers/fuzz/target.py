@@ -1,33 +1,43 @@
 """The CPU for fuzzing: kernels compiled in this process, tactics in random order, some tasks only.
 
 Compiling costs far more than running such small graphs. So a target compiles kernels for a share of
-the tasks, chosen by the seed, and lets the references run the others: every graph still goes
-through passes, fusion, views, memory planning and the executor.
+the tasks, chosen by the seed, or takes only tactics whose kernels it has compiled before, and lets
+the references run the others: every graph still goes through passes, fusion, views, memory planning
+and the executor.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from planish.fusion.task import Task
 from planish.targets.base import Binding, Kernel, Tactic
+from planish.targets.cpu.codegen import compile as codegen
+from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.machine import Machine
 from planish.targets.cpu.target import CpuTarget
 
-KEPT = 4000
+KEPT = 20_000
 """Kernels kept in memory."""
 
 
 class MemoryCache:
-    """Object code of kernels by symbol, the oldest forgotten."""
+    """Object code of kernels by symbol; what was not used for longest is forgotten."""
 
     def __init__(self) -> None:
         self._code: dict[str, bytes] = {}
         self.compiled = 0
 
+    def __contains__(self, symbol: str) -> bool:
+        return symbol in self._code
+
     def get(self, symbol: str) -> bytes | None:
-        return self._code.get(symbol)
+        code = self._code.pop(symbol, None)
+        if code is not None:
+            self._code[symbol] = code
+        return code
 
     def put(self, symbol: str, code: bytes) -> None:
         self.compiled += 1
@@ -45,27 +55,61 @@ class FuzzTarget(CpuTarget):
         The share of tasks that kernels run.
     seed : int
         Decides which, and which of their tactics comes first.
+    optimized : float
+        The share of kernels, decided by their symbols, that LLVM compiles as it does for users. The
+        others it compiles as written, without its passes, in a quarter of the time.
+    known_only : bool
+        Whether only tactics are offered whose kernels are compiled.
     """
 
-    def __init__(self, machine: Machine | None = None) -> None:
+    def __init__(self, machine: Machine | None = None, optimized: float = 1.0) -> None:
         super().__init__(machine)
         self.kernels = MemoryCache()
         self._cache = self.kernels  # type: ignore[assignment]
-        self.share, self.seed = 1.0, 0
+        self.share, self.seed, self.known_only = 1.0, 0, False
+        self.optimized = optimized
+        self._plain: Any = None
 
     def prepare(
         self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None
     ) -> None:
         for kernel in kernels:
-            if self.kernels.get(kernel.symbol) is None:
-                code = kernel.compile(self.machine)
-                self.kernels.put(kernel.symbol, code)
+            self.code(kernel)
+
+    def code(self, kernel: Kernel) -> bytes:
+        """A kernel's object code, compiled if there is none yet."""
+        code = self.kernels.get(kernel.symbol)
+        if code is None:
+            code = self._compile(kernel)
+            self.kernels.put(kernel.symbol, code)
+        return code
+
+    def missing(self, tactic: Tactic, binding: Binding) -> set[str]:
+        """The symbols of the kernels of a tactic that are not compiled yet."""
+        kernels = (launch.kernel for launch in tactic.launches(binding))
+        symbols = {k.symbol for k in kernels if isinstance(k, Kernel)}
+        return {s for s in symbols if s not in self.kernels}
 
     def tactics(self, task: Task, binding: Binding) -> list[Tactic]:
         if self._draw(f"{self.seed} {task.key}") >= self.share:
             return []
         offered = super().tactics(task, binding)
+        if self.known_only:
+            offered = [t for t in offered if t.accepts(binding) and not self.missing(t, binding)]
         return sorted(offered, key=lambda t: self._draw(f"{self.seed} {task.key} {t}"))
+
+    def _compile(self, kernel: Kernel) -> bytes:
+        if self._draw(kernel.symbol) < self.optimized or not isinstance(kernel, CpuKernel):
+            return kernel.compile(self.machine)
+        llvm = codegen.binding()
+        if self._plain is None:
+            codegen.compile_assembly("", self.machine)  # LLVM knows the architecture then
+            self._plain = llvm.Target.from_triple(self.machine.triple).create_target_machine(
+                cpu="", features=",".join(self.machine.features), opt=0, codemodel="jitdefault"
+            )
+        module = llvm.parse_assembly(kernel.assembly(self.machine))
+        module.verify()
+        return self._plain.emit_object(module)
 
     @staticmethod
     def _draw(text: str) -> float:

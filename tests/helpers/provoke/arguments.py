@@ -43,6 +43,57 @@ def precision(folder: Path) -> None:
     quick_engine(addition(), precision="fp12")
 
 
+@case('`precision="int8"`')
+def precision_without_kernels(folder: Path) -> None:
+    quick_engine(addition(), precision="int8")
+
+
+@case("A precision that the device has no kernels for")
+def precision_not_used(folder: Path) -> None:
+    quick_engine(addition(), precision="fp16")
+
+
+@case("`layer_precision=` where only FP32 is permitted")
+def layer_precision_without_effect(folder: Path) -> None:
+    quick_engine(addition(), layer_precision={"sum": "fp32"})
+
+
+@case("`layer_precision=` that is no mapping")
+def layer_precision_kind(folder: Path) -> None:
+    quick_engine(addition(), precision="fp16", layer_precision=["sum"])
+
+
+@case("`layer_precision=` with a precision that is not permitted")
+def layer_precision_not_permitted(folder: Path) -> None:
+    quick_engine(addition(), precision="fp16", layer_precision={"sum": "bf16"})
+
+
+@case("`layer_precision=` with an unknown precision")
+def layer_precision_unknown(folder: Path) -> None:
+    quick_engine(addition(), precision="fp16", layer_precision={"sum": "half"})
+
+
+@case("`layer_precision=` with a name that no layer has")
+def layer_precision_name(folder: Path) -> None:
+    quick_engine(addition(), precision="fp16", layer_precision={"summ": "fp16"})
+
+
+@case("`strict_types=` without `layer_precision=`")
+def strict_types_without_effect(folder: Path) -> None:
+    quick_engine(addition(), precision="fp16", strict_types=True)
+
+
+@case("`strict_types=` that cannot be obeyed")
+def strict_types(folder: Path) -> None:
+    layers = {"sum": "fp16"}
+    quick_engine(addition(), precision="fp16", layer_precision=layers, strict_types=True)
+
+
+@case("`calibration=`")
+def calibration(folder: Path) -> None:
+    quick_engine(addition(), calibration=ONES)
+
+
 @case("`inputs=` that is no mapping")
 def inputs_kind(folder: Path) -> None:
     quick_engine(addition(), inputs=[(1, 4)])

@@ -71,6 +71,11 @@ def _expected(case: Case) -> tuple[Any, list[str], list[np.ndarray]]:
     return graph_def, names, expected
 
 
+def graph_def_of(case: Case) -> Any:
+    """The case as a GraphDef; TensorFlow does not run it."""
+    return _graph(case, case.build)[0].as_graph_def()
+
+
 def by_planish(case: Case, graph_def: Any, outputs: Sequence[str]) -> list[np.ndarray]:
     """The results of an engine without a host step."""
     engine = quick_engine(

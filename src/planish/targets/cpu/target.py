@@ -145,7 +145,6 @@ class CpuExecutable(Executable):
 
     @property
     def program(self) -> native.Program:
-        """The program itself, for callers in C."""
         return self._program
 
     def run(

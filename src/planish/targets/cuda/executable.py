@@ -13,11 +13,14 @@ import ctypes
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import groupby
+from queue import Empty, LifoQueue
 from typing import Any
 
 import numpy as np
 
+from planish import native
 from planish.targets.base import (
     ABSOLUTE,
     ARENA,
@@ -235,6 +238,30 @@ class CudaExecutable(Executable):
         for changed, address, touched in zip(raws, addresses, scheduled.touches, strict=True):
             if changed is not None and touched.written:
                 self._gpu.upload(address, changed)
+
+    @cached_property
+    def program(self) -> native.Program:
+        """One host step: whoever calls it, on any thread, takes an arena that nobody uses."""
+        count = len(self._schedule.input_bytes)
+        values = count + len(self._schedule.output_bytes)
+        free: LifoQueue[CudaArena] = LifoQueue()
+
+        def call(pointers: Any, _params: Any, _begin: int, _end: int) -> None:
+            addresses = [pointers[i] or 0 for i in range(values)]
+            try:
+                arena = free.get_nowait()
+            except Empty:
+                arena = CudaArena(self._gpu, self.arena_bytes)
+            self.run(arena, addresses[:count], addresses[count:], 1)
+            free.put(arena)
+
+        kernel = native.HostKernel(call)
+        step = native.Step(
+            kernel.address, 1, 1, [(FIRST_INPUT + i, 0) for i in range(values)], (), native.HOST
+        )
+        return native.Program(
+            [step], input_count=count, output_count=values - count, keep=(kernel, self._schedule)
+        )
 
     # ---- timing ---------------------------------------------------------------------------
 

@@ -71,8 +71,10 @@ def libdevice() -> SimpleNamespace:
 
 @contextmanager
 def corrected_interpreter() -> Iterator[None]:
-    """The interpreter with casts that round as a GPU does, integers that may wrap around, loops whose
-    bounds are computed, and products of bfloat16.
+    """The interpreter with what it has wrong made right.
+
+    Casts round as a GPU does, integers may wrap around, loops may have computed bounds, and
+    bfloat16 is multiplied as such.
     """
     triton()
     from triton.runtime import interpreter
@@ -89,7 +91,7 @@ def corrected_interpreter() -> Iterator[None]:
         to = kind.scalar
         if to == tl.bfloat16 and source.data.dtype == np.float32:
             return TensorHandle(source.data.astype(ml_dtypes.bfloat16).view(np.uint16), to)
-        if to == tl.float32 and source.dtype.scalar == tl.bfloat16:
+        if to == tl.float32 and source.dtype.scalar == tl.bfloat16 and source.data.itemsize == 2:
             return TensorHandle(source.data.view(ml_dtypes.bfloat16).astype(np.float32), to)
         return original(source, kind)
 

@@ -34,6 +34,8 @@ TYPES = {
     DType.BOOL: "i1",
 }
 """Triton's short names of element types in signatures."""
+ELF = b"\x7fELF"
+"""What a cubin begins with."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,10 @@ class DeviceCode:
             The data is something else.
         """
         head, newline, cubin = data.partition(b"\n")
-        about = json.loads(head)
+        try:
+            about = json.loads(head)
+        except RecursionError as error:
+            raise ValueError("no description of device code") from error
         if not newline or not isinstance(about, dict):
             raise ValueError("no description of device code")
         try:
@@ -84,6 +89,8 @@ class DeviceCode:
             raise ValueError(f"warps cannot be {code.warps!r}")
         if not (type(code.shared) is int and 0 <= code.shared <= 1 << 20):
             raise ValueError(f"shared cannot be {code.shared!r}")
+        if cubin[:4] != ELF:
+            raise ValueError("no device code")
         return code
 
 

@@ -64,7 +64,9 @@ def _power(s: Step, a: str, b: str) -> str:
     left = s.let(f"tl.where({b} < {s.c(0)}, {s.c(0)}, {b}) | {every}")
     result = s.let(f"{every} + {s.c(1)}")
     with s.k.block(f"for _ in range({bits}):"):
-        s.k.line(f"{result} = tl.where(({left} & {s.c(1)}) != {s.c(0)}, {result} * {base}, {result})")
+        s.k.line(
+            f"{result} = tl.where(({left} & {s.c(1)}) != {s.c(0)}, {result} * {base}, {result})"
+        )
         s.k.line(f"{base} = {base} * {base}")
         s.k.line(f"{left} = {left} >> {s.c(1)}")
     return f"tl.where({b} < {s.c(0)}, {s.c(0)}, {result})"

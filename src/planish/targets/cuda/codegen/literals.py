@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from planish.graph.types import DType
-from planish.ops.elementwise import Elementwise
 from planish.targets.cuda.codegen.source import Source
 
 HALVES = (DType.FLOAT16, DType.BFLOAT16)
@@ -70,7 +69,7 @@ class Step:
     k : Source
         Where rules put what takes more than one statement.
     op : Elementwise
-        Any type, as each rule knows the attributes of its own op.
+        Each rule knows the attributes of its own.
     dtypes : tuple of DType
         Of the operands.
     constants : tuple
@@ -78,7 +77,7 @@ class Step:
     """
 
     k: Source
-    op: Elementwise | Any
+    op: Any
     dtypes: tuple[DType, ...]
     constants: tuple[float | int | bool | None, ...]
 

@@ -29,7 +29,7 @@ class Source:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._depth = 1
-        self._names: dict[str, int] = {}
+        self._names: set[str] = set()
 
     def line(self, text: str) -> None:
         """Adds a statement."""
@@ -37,9 +37,12 @@ class Source:
 
     def name(self, hint: str) -> str:
         """A variable's name that is not in use: the hint, numbered if need be."""
-        count = self._names.get(hint, 0)
-        self._names[hint] = count + 1
-        return f"{hint}_{count}" if count else hint
+        name, count = hint, 0
+        while name in self._names:
+            count += 1
+            name = f"{hint}_{count}"
+        self._names.add(name)
+        return name
 
     def let(self, hint: str, expression: str) -> str:
         """Assigns an expression to a new variable and gives its name."""

@@ -1,6 +1,30 @@
 """The kernel families of GPUs, one a file. The order is that in which tactics are offered."""
 
 from planish.targets.base import Family
-from planish.targets.cuda.kernels import pointwise
+from planish.targets.cuda.kernels import (
+    contraction,
+    depthwise,
+    gather,
+    matrix,
+    movement,
+    pointwise,
+    pool,
+    reduction,
+    resize,
+    rows,
+)
 
-FAMILIES: tuple[Family, ...] = (*pointwise.FAMILIES,)
+_PRODUCTS: tuple[Family, ...] = (*matrix.FAMILIES, *depthwise.FAMILIES)
+"""The fast families of products and convolutions; `contraction` takes what they decline."""
+
+FAMILIES: tuple[Family, ...] = (
+    *pointwise.FAMILIES,
+    *reduction.FAMILIES,
+    *rows.FAMILIES,
+    *movement.FAMILIES,
+    *gather.FAMILIES,
+    *pool.FAMILIES,
+    *resize.FAMILIES,
+    *_PRODUCTS,
+    *contraction.fallback(_PRODUCTS),
+)

@@ -137,7 +137,7 @@ def _problem(task: Task, binding: Binding) -> _Problem:
 
 def _product(task: Task, binding: Binding, op: Product) -> _Problem:
     assert task.anchor is not None
-    a, b = task.anchor.inputs[:2]
+    b = task.anchor.inputs[1]
     shape = task.anchor.output.type.bind(binding.symbols)
     layout = binding.layout(b)
     if op.transpose_b:
@@ -145,10 +145,10 @@ def _product(task: Task, binding: Binding, op: Product) -> _Problem:
     else:
         (*outer, depth, columns), (*steps, in_depth, in_column) = layout.shape, layout.strides
     batches = broadcast_strides(Layout(tuple(outer), tuple(steps)), shape[:-2])
-    shared = not any(batches) or (op.transpose_a and len(shape) == 2)
+    shared = not any(batches)
     right = Access(
         pointer_of(b, binding),
-        (*(() if shared else batches), in_depth, in_column if columns > 1 else 0),
+        (*(() if shared else batches), in_depth, in_column),
         is_wide(layout),
     )
     rows = math.prod(shape[:-1]) if shared else shape[-2]
@@ -171,12 +171,9 @@ def _convolution(task: Task, binding: Binding, op: Window) -> _Problem:
         befores = [max(evaluate(before, binding.symbols), 0) for before, _ in op.padding]
     axes = tuple(
         make(*numbers)
-        for numbers in zip(
-            extents, sizes, window, op.strides, op.dilations, befores, strict=True
-        )
+        for numbers in zip(extents, sizes, window, op.strides, op.dilations, befores, strict=True)
     )
-    strides = (*layout.strides[:-1], layout.strides[-1] if filters > 1 else 0)
-    right = Access(pointer_of(w, binding), strides, is_wide(layout))
+    right = Access(pointer_of(w, binding), layout.strides, is_wide(layout))
     own = filters // op.groups
     copies = math.prod(a.phases for a in axes)
     if op.groups > 1 and not spans_groups(op.groups, own):
@@ -188,14 +185,11 @@ def _convolution(task: Task, binding: Binding, op: Window) -> _Problem:
 def _takes_dot(task: Task, binding: Binding) -> bool:
     """Whether blocks of depth may go through `tl.dot`."""
     assert task.anchor is not None
-    if any(_zero_points(task)) or task.anchor.inputs[0].dtype not in (
-        DType.FLOAT16,
-        DType.BFLOAT16,
-        DType.FLOAT32,
-    ):
+    dtype, problem = task.anchor.inputs[0].dtype, _problem(task, binding)
+    bytes_to_int32 = isinstance(task.anchor.op, MatMulInteger | ConvInteger)
+    if not bytes_to_int32 and dtype not in (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32):
         return False
-    problem = _problem(task, binding)
-    return problem.depth >= 16 and not spans_groups(problem.groups, problem.filters)
+    return problem.depth >= 8 and not spans_groups(problem.groups, problem.filters)
 
 
 def _understood(task: Task) -> bool:
@@ -221,17 +215,16 @@ class ContractionFamily(Family):
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _understood(task):
             return
-        for family in self.before:
-            if next(iter(family.tactics(task, binding)), None) is not None:
-                return
+        if any(_takes(family, task, binding) for family in self.before):
+            return
         problem = _problem(task, binding)
         if _takes_dot(task, binding):
             yield from self._dots(task, binding, problem)
-        half = _power(problem.depth, 4) if problem.depth < 4 else 4
+        unroll = _power(problem.depth, 4)
         for area, warps in ((2048, 4), (1024, 4), (256, 1)):
             columns = _power(problem.columns, 64)
             rows = min(max(area // columns, 1), max(_power(problem.row_count, 256), 1))
-            tactic = Contraction(task, rows, columns, half, warps, 1, False)
+            tactic = Contraction(task, rows, columns, unroll, warps, 1, False)
             if tactic.accepts(binding):
                 yield tactic
 
@@ -239,16 +232,18 @@ class ContractionFamily(Family):
         assert task.anchor is not None
         wide = task.anchor.inputs[0].dtype is DType.FLOAT32
         deep = 16 if wide else max(16, _power(problem.depth, 64))
-        columns = max(16, _power(problem.columns, 64 if wide else 128))
+        widest = max(16, _power(problem.columns, 64 if wide else 128))
         found = []
         for rows, warps in ((128, 4), (64, 4), (32, 2), (16, 1)):
-            blocks = -(-problem.columns // columns) * -(-problem.row_count // rows)
-            programs = blocks * problem.copies
-            tactic = Contraction(task, rows, columns, deep, warps, 3, True)
-            if tactic.accepts(binding):
-                idle = max(1.0, self.machine.multiprocessors / programs)
-                found.append((idle * (1 + 16 / rows), rows, tactic))
-        for *_, tactic in sorted(found, key=lambda entry: entry[:2])[:3]:
+            for columns in dict.fromkeys((widest, max(16, widest // 2), max(16, widest // 4))):
+                tactic = Contraction(task, rows, columns, deep, warps, 3, True)
+                if not tactic.accepts(binding):
+                    continue
+                blocks = -(-problem.columns // columns) * -(-problem.row_count // rows)
+                idle = max(1.0, self.machine.multiprocessors / (blocks * problem.copies))
+                waste = blocks * rows * columns / (problem.columns * problem.row_count)
+                found.append((idle * waste * (1 + 16 / rows + 16 / columns), rows, tactic))
+        for *_, tactic in sorted(found, key=lambda entry: entry[:2])[:4]:
             yield tactic
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
@@ -268,14 +263,19 @@ class ContractionFamily(Family):
         return Contraction(task, **values)
 
 
+def _takes(family: Family, task: Task, binding: Binding) -> bool:
+    """Whether a family offers a tactic that needs no permission to round more."""
+    return any(
+        tactic.precision == task.precision and tactic.accepts(binding)
+        for tactic in family.tactics(task, binding)
+    )
+
+
 def _power(number: int, most: int) -> int:
     """The next power of two, at most `most`."""
     return min(1 << max(number - 1, 0).bit_length(), most)
 
 
-def fallback(before: Sequence[Family]) -> ContractionFamily:
+def fallback(before: Sequence[Family]) -> tuple[Family, ...]:
     """The family that takes what those before it decline."""
-    return ContractionFamily(tuple(before))
-
-
-FAMILIES: tuple[Family, ...] = (ContractionFamily(),)
+    return (ContractionFamily(tuple(before)),)

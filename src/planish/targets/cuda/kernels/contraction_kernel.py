@@ -17,7 +17,8 @@ from planish.graph.types import DType
 from planish.targets.cuda.codegen.elementwise import compute_type, storage_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer, TritonKernel
-from planish.targets.cuda.kernels.fused import Access, Work, apply, decompose, finish, load, offset
+from planish.targets.cuda.kernels.fused import Access, Work, decompose, finish, load, whole_mask
+from planish.targets.cuda.kernels.patches import read_source
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,11 @@ class ContractionKernel(TritonKernel):
     groups, depth, filters : int
         Groups, and what each of them reads and gives.
     dtype, result : DType
-        Of the left factor as it is multiplied, and of the sums.
+        Of the left factor, and of the sums.
     rows, columns, unroll : int
     dot : bool
-        Whether tensor cores multiply blocks of `unroll` of depth.
+        Whether blocks of `unroll` of depth are multiplied by tensor cores. Bytes are float16 there:
+        the sums of a block of 128 are exact.
     """
 
     family = "contraction"
@@ -142,9 +144,16 @@ class ContractionKernel(TritonKernel):
         return "tl.int64" if self.result.size == 8 else "tl.int32"
 
     @property
+    def factor(self) -> str:
+        """The type in which factors are multiplied."""
+        if not self.dot:
+            return self.accumulator
+        return storage_type(self.dtype) if self.result.is_float else "tl.float16"
+
+    @property
     def splits_groups(self) -> bool:
         """Whether a program works on one group, not on columns of several."""
-        return self.groups > 1 and spans_groups(self.groups, self.filters) is False
+        return self.groups > 1 and not spans_groups(self.groups, self.filters)
 
     def write(self, k: Source) -> None:
         rest = k.let("program", "tl.program_id(0)")
@@ -175,10 +184,11 @@ class ContractionKernel(TritonKernel):
             exists = k.let("exists", f"{row} < {limit}")
             row = k.let("row", f"tl.minimum({row}, {limit} - 1)")  # reads need no mask then
         column = k.let("own", f"({block} * {self.columns} + tl.arange(0, {self.columns}))[None, :]")
+        if not self.dot:  # factors of the whole shape are loaded where they are multiplied
+            column = k.let("own", f"tl.broadcast_to({column}, ({self.rows}, {self.columns}))")
         inside = None
         if wanted % self.columns:
             inside = k.let("inside", f"{column} < {wanted}")
-            column = k.let("own", f"tl.minimum({column}, {wanted - 1})")
         if self.splits_groups:
             column = k.let("column", f"{group} * {self.filters} + {column}")
         elif self.groups > 1:
@@ -198,124 +208,153 @@ class ContractionKernel(TritonKernel):
             masks = [exists] * len(index)
         index.append(column)
         masks.append(inside)
-        zeros = self._load_zeros(k, index)
+        zeros = self._load_zeros(k, index, masks)
         total = k.let("total", f"tl.full(({self.rows}, {self.columns}), 0, {self.accumulator})")
-        self._accumulate(k, total, index, (image, grid, phases, group), zeros)
+        self._accumulate(k, _Places(total, index, inside, image, grid, phases, group, zeros))
         value = k.let("sum", f"{total}.to({compute_type(self.result)})")
         first = len(self.pointers) - len(self.work.pointers)
         finish(k, self.work, first, index, masks, [value])
 
-    def _load_zeros(self, k: Source, index: Sequence[str]) -> list[str | None]:
+    def _load_zeros(
+        self, k: Source, index: Sequence[str], masks: Sequence[str | None]
+    ) -> tuple[str | None, ...]:
+        """The zero points, in the type that factors are multiplied in."""
         pointer = len(self.reads.pointers) + 1
         found: list[str | None] = []
         for item in self.zeros:
             if item is None:
                 found.append(None)
                 continue
-            value = load(k, pointer, item, index, None, "zero")
-            found.append(k.let("zero", f"{value}.to({self.accumulator})"))
+            value = load(k, pointer, item, index, masks, "zero")
+            found.append(k.let("zero", f"{value}.to({self.factor})"))
             pointer += 1
-        return found
+        return tuple(found)
 
-    def _accumulate(
-        self,
-        k: Source,
-        total: str,
-        index: Sequence[str],
-        place: tuple[str, Sequence[str], Sequence[str], str],
-        zeros: Sequence[str | None],
-    ) -> None:
+    def _accumulate(self, k: Source, places: _Places) -> None:
         """The loop over the places of the window and the depth."""
-        image, grid, phases, group = place
         blocks = -(-self.depth // self.unroll)
         counts, firsts, starts = [], [], []
-        for axis, phase, q in zip(self.axes, phases, grid, strict=True):
+        for axis, phase, q in zip(self.axes, places.phases, places.grid, strict=True):
             counts.append(_chosen(k, phase, axis.count))
             firsts.append(_chosen(k, phase, axis.first))
             shift = _chosen(k, phase, axis.shift)
             starts.append(k.let("start", f"{q} * {axis.step} + {shift}"))
-        turns = " * ".join([*counts, str(blocks)])
-        if turns.replace(" ", "").replace("1*", "") == "1":
-            turns = "1"
         step = k.name("step")
-        with k.block(f"for {step} in range({turns}):"):
+        with k.block(f"for {step} in range({' * '.join([*counts, str(blocks)])}):"):
             rest, first = step, "0"
             if blocks > 1:
                 first = k.let("first", f"{rest} % {blocks} * {self.unroll}")
                 rest = k.let("rest", f"{rest} // {blocks}")
-            taps, at, masks = [], [], []
+            taps: list[str] = []
+            at: list[str] = []
+            masks: list[str | None] = []
             for number in reversed(range(len(self.axes))):
-                axis = self.axes[number]
-                j = k.let("j", f"{rest} % {counts[number]}") if number else rest
+                axis, j = self.axes[number], rest
                 if number:
+                    j = k.let("j", f"{rest} % {counts[number]}")
                     rest = k.let("rest", f"{rest} // {counts[number]}")
                 where = k.let("at", f"{starts[number]} + {j} * {axis.move}")
                 taps.insert(0, k.let("tap", f"{firsts[number]} + {j} * {axis.skip}"))
                 at.insert(0, where)
-                if _leaves(axis):
-                    masks.append(k.let("is_in", f"({where} >= 0) & ({where} < {axis.extent})"))
-            column = index[-1]
-
-            def operands(depth: str) -> tuple[list[str], list[str]]:
-                """Where the factors lie at a depth."""
-                if self.axes:
-                    own = depth if self.groups == 1 else f"({group} * {self.depth} + {depth})"
-                    return [image, *at, own], [*taps, depth, column]
-                *outer, row = index[:-1]
-                left = [*outer, depth, row] if self.transposed else [*outer, row, depth]
-                rank = len(self.reads.shape)
-                return left[len(left) - rank :], [*index[: self.outer], depth, column]
-
-            mask = " & ".join(masks) or None
-            (self._dot if self.dot else self._multiply)(k, total, operands, first, mask, zeros)
-
-    def _multiply(self, k, total, operands, first, mask, zeros) -> None:  # type: ignore[no-untyped-def]
-        """Adds products one depth after the other."""
-        left_zero, right_zero = zeros
-        uneven = self.depth % self.unroll
-        for number in range(self.unroll):
-            depth = k.let("depth", f"{first} + {number}")
-            exists = k.let("is_deep", f"{depth} < {self.depth}") if uneven else None
-            left, right = operands(depth)
-            x = self._left(k, left, mask, exists, left_zero)
-            place = f"p{len(self.reads.pointers)} + {offset(self.right, right)}"
-            masked = f", mask={exists}, other=0" if exists else ""
-            w = k.let("w", f"tl.load({place}{masked}).to({self.accumulator})")
-            if right_zero is not None:
-                w = k.let("w", f"{w} - {right_zero}")
-            k.line(f"{total} += {x} * {w}")
+                test = f"({where} >= 0) & ({where} < {axis.extent})"
+                masks.insert(0, k.let("is_in", test) if _leaves(axis) else None)
+            combine = self._dot if self.dot else self._multiply
+            combine(k, places, _Window(at, masks, taps), first)
 
     def _left(
-        self, k: Source, index: Sequence[str], mask: str | None, deep: str | None, zero: str | None
+        self, k: Source, places: _Places, window: _Window, depth: str, deep: str | None
     ) -> str:
         """Elements of the left factor, 0 where there are none."""
-        both = " & ".join(m for m in (mask, deep) if m) or None
-        (x,) = apply(k, self.reads, 0, index, both)
-        x = k.let("x", f"{x}.to({self.accumulator})")
-        if zero is not None:
-            x = k.let("x", f"{x} - {zero}")
-        if both is not None and (zero is not None or not self.reads.expression.is_copy):
-            x = k.let("x", f"tl.where({both}, {x}, 0)")
-        return x
+        masks: list[str | None]
+        if self.axes:
+            own, mask = depth, deep
+            if self.groups > 1:
+                own = f"({places.group} * {self.depth} + {depth})"
+                mask = whole_mask([deep, None if self.splits_groups else places.inside])
+            index = [places.image, *window.at, own]
+            masks = [None, *window.masks, mask]
+        else:
+            *outer, row = places.index[:-1]
+            index, masks = [*outer, row, depth], [*[None] * (len(outer) + 1), deep]
+            if self.transposed:
+                index[-2:], masks[-2:] = [depth, row], [deep, None]
+            rank = len(self.reads.shape)
+            index, masks = index[-rank:], masks[-rank:]
+        x = read_source(k, self.reads, index, masks)
+        x = k.let("x", f"{x}.to({self.factor})")
+        zero, mask = places.zeros[0], whole_mask(masks)
+        if zero is None:
+            return x
+        return k.let("x", f"{x} - {zero}" if mask is None else f"tl.where({mask}, {x} - {zero}, 0)")
 
-    def _dot(self, k, total, operands, first, mask, zeros) -> None:  # type: ignore[no-untyped-def]
+    def _right(
+        self, k: Source, places: _Places, window: _Window, depth: str, deep: str | None
+    ) -> str:
+        """Elements of the right factor, its zero point subtracted."""
+        outer = window.taps if self.axes else places.index[: self.outer]
+        index = [*outer, depth, places.index[-1]]
+        masks = [*[None] * len(outer), deep, places.inside]
+        w = load(k, len(self.reads.pointers), self.right, index, masks, "w")
+        w = k.let("w", f"{w}.to({self.factor})")
+        zero = places.zeros[1]
+        return w if zero is None else k.let("w", f"{w} - {zero}")
+
+    def _multiply(self, k: Source, places: _Places, window: _Window, first: str) -> None:
+        """Adds products one depth after the other."""
+        for number in range(self.unroll):
+            depth = k.let("depth", f"{first} + {number}")
+            deep = None
+            if self.depth % self.unroll:
+                deep = k.let("is_deep", f"{depth} < {self.depth}")
+            x = self._left(k, places, window, depth, deep)
+            w = self._right(k, places, window, depth, deep)
+            k.line(f"{places.total} += {x} * {w}")
+
+    def _dot(self, k: Source, places: _Places, window: _Window, first: str) -> None:
         """Adds the product of two blocks."""
         lanes = k.let("lanes", f"{first} + tl.arange(0, {self.unroll})")
-        uneven = self.depth % self.unroll
-        deep = k.let("is_deep", f"{lanes} < {self.depth}") if uneven else None
-        left, _ = operands(f"{lanes}[None, :]")
-        _, right = operands(f"{lanes}[:, None]")
-        both = " & ".join(m for m in (mask, deep and f"{deep}[None, :]") if m) or None
-        (x,) = apply(k, self.reads, 0, left, both)
-        if both is not None and not self.reads.expression.is_copy:
-            x = k.let("x", f"tl.where({both}, {x}, 0)")
-        x = k.let("x", f"{x}.to({storage_type(self.dtype)})")
-        place = f"p{len(self.reads.pointers)} + {offset(self.right, right)}"
-        masked = f", mask={deep}[:, None], other=0" if deep else ""
-        w = k.let("w", f"tl.load({place}{masked})")
-        kind = ', input_precision="ieee"' if self.dtype is DType.FLOAT32 else ""
-        out = f", out_dtype={self.accumulator}" if not self.result.is_float else ""
-        k.line(f"{total} = tl.dot({x}, {w}, {total}{kind}{out})")
+        left, right = f"({self.rows}, {self.unroll})", f"({self.unroll}, {self.columns})"
+        across = k.let("across", f"tl.broadcast_to({lanes}[None, :], {left})")
+        down = k.let("down", f"tl.broadcast_to({lanes}[:, None], {right})")
+        deep: tuple[str | None, str | None] = (None, None)
+        if self.depth % self.unroll:
+            tests = (f"{lane} < {self.depth}" for lane in (across, down))
+            deep = (k.let("is_deep", next(tests)), k.let("is_deep", next(tests)))
+        x = self._left(k, places, window, across, deep[0])
+        w = self._right(k, places, window, down, deep[1])
+        x, w = f"tl.broadcast_to({x}, {left})", f"tl.broadcast_to({w}, {right})"
+        total = places.total
+        if self.result.is_float:
+            exact = ', input_precision="ieee"' if self.factor == "tl.float32" else ""
+            k.line(f"{total} = tl.dot({x}, {w}, {total}, out_dtype={self.accumulator}{exact})")
+        else:  # exact: less than 2^24, and added as integers
+            k.line(f"{total} += tl.dot({x}, {w}).to({self.accumulator})")
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Names of where a place of the window lies, per spatial axis: in the input, and in it."""
+
+    at: Sequence[str]
+    masks: Sequence[str | None]
+    taps: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Names of what a program computes, and of where."""
+
+    total: str
+    index: Sequence[str]
+    """Along the result's axes."""
+    inside: str | None
+    """Which columns exist."""
+    image: str
+    grid: Sequence[str]
+    """Positions of a phase, per spatial axis."""
+    phases: Sequence[str]
+    group: str
+    zeros: tuple[str | None, ...]
 
 
 def spans_groups(groups: int, filters: int) -> bool:

@@ -18,12 +18,12 @@ from planish.targets.cuda.codegen.elementwise import compute_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer as Argument
 from planish.targets.cuda.kernels.fused import Access, Work, load, pointer_of
+from planish.targets.cuda.kernels.patch_cost import likely_parameters
 from planish.targets.cuda.kernels.patches import (
     RANGES,
     PatchKernel,
     PatchTactic,
     Windows,
-    likely_parameters,
 )
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters
@@ -48,7 +48,8 @@ class DepthwiseKernel(PatchKernel):
         return (self.filters.pointer,)
 
     def start(self) -> str:
-        return f"tl.full(({self.patches}, {self.block}), 0, {compute_type(self.filters.pointer.dtype)})"
+        wide = compute_type(self.filters.pointer.dtype)
+        return f"tl.full(({self.patches}, {self.block}), 0, {wide})"
 
     def tap(self, k: Source, place: Sequence[str], channel: str, mask: str | None) -> str:
         pointer = len(self.reads.pointers)

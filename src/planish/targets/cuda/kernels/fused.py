@@ -196,7 +196,11 @@ def offset(item: Access, index: Sequence[str]) -> str:
 
 
 Mask = str | Sequence[str | None] | None
-"""Which elements exist: one name for all axes, or per axis one or None; None: all of them."""
+"""Which elements exist: one name for all axes, or per axis one or None; None: all of them.
+
+Where an index is one number for the whole program, give a mask per axis, and None for that axis: a
+tensor that has no other axes is then loaded as one number, which Triton refuses to mask by a tile.
+"""
 
 
 def whole_mask(mask: Mask) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ import numpy as np
 
 from planish.fusion.task import Task
 from planish.graph.types import DType
+from planish.ops.conv import Conv
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import (
     ZEROED_BYTES,
@@ -24,6 +26,16 @@ from planish.targets.base import (
 )
 from planish.targets.cuda.kernels import matrix_cost as cost
 from planish.targets.cuda.kernels.fused import Access
+from planish.targets.cuda.kernels.matrix_image import (
+    BLOCK,
+    CHANNELS,
+    copied_images,
+    copy_bytes,
+    copy_size,
+    image_kernel,
+    may_copy,
+    on_copy,
+)
 from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel, Tile, Walk, ceil
 from planish.targets.cuda.kernels.matrix_problem import (
     Problem,
@@ -42,7 +54,11 @@ _LIMITS = {0: 5, 1: 12, 3: 7}
 
 @dataclass(frozen=True)
 class MatrixTactic(AnchoredTactic):
-    """The matrix kernel with a tile: the fields are those of `Tile`, warps and stages."""
+    """The matrix kernel with a tile.
+
+    The fields are those of `Tile`, warps and stages; and `channels`, how many a copy of the images
+    has that is made first (see `matrix_image`), 0 for none.
+    """
 
     family: ClassVar[str] = "matrix"
 
@@ -55,6 +71,7 @@ class MatrixTactic(AnchoredTactic):
     walk: int = 0
     vector: bool = False
     passes: int = 1
+    channels: int = 0
 
     @property
     def precision(self) -> str:
@@ -80,9 +97,9 @@ class MatrixTactic(AnchoredTactic):
         problem = problem_of(self.task, binding)
         if problem is None:
             return False
-        if self.split > 1 and (
-            self.workspace(binding) > cost.MOST_WORKSPACE or self.zeroed(binding) > ZEROED_BYTES
-        ):
+        if self._sums(problem) > cost.MOST_WORKSPACE or self.zeroed(binding) > ZEROED_BYTES:
+            return False
+        if self.channels and not may_copy(problem, self.channels):
             return False
         window = problem.window
         if self.walk == Walk.ROW and window is not None and window.dilations[1] != 1:
@@ -90,10 +107,27 @@ class MatrixTactic(AnchoredTactic):
         return self._tiles(problem) * self.split < 1 << 31
 
     def constants(self) -> list[np.ndarray]:
-        return [pack(filters(self.task), self.tile)] if is_packed(self.task) else []
+        if not is_packed(self.task):
+            return []
+        weights = filters(self.task)
+        if self.channels:
+            more = self.channels - weights.shape[2]
+            weights = np.pad(weights, ((0, 0), (0, 0), (0, more), (0, 0)))
+        return [pack(weights, self.tile)]
 
     def launches(self, binding: Binding) -> list[Launch]:
         problem = self._problem(binding)
+        launches: list[Launch] = []
+        pointers: list[Pointer] = [*problem.left_values]
+        if self.channels:
+            elements = math.prod(copy_size(problem, self.channels)) * copied_images(problem)
+            copy = image_kernel(problem, self.channels)
+            where = (*pointers, Workspace())
+            launches.append(Launch(copy, where, (elements,), ceil(elements, BLOCK)))
+            sums = Workspace(copy_bytes(problem, self.channels))
+            problem, pointers = on_copy(problem, self.channels), [Workspace()]
+        else:
+            sums = Workspace()
         kernel = MatrixKernel(
             warps=self.warps,
             stages=self.stages,
@@ -110,19 +144,23 @@ class MatrixTactic(AnchoredTactic):
             result=problem.result,
             whole_rows=problem.whole_rows,
         )
-        pointers: list[Pointer] = [*problem.left_values]
         pointers.append(problem.right_value or Constant(0))
         pointers += problem.result_values
         if self.split > 1:
-            pointers += [Workspace(), Zeroed()]
+            pointers += [sums, Zeroed()]
         tasks = self._tiles(problem) * self.split
-        return [Launch(kernel, tuple(pointers), (problem.rows,), tasks)]
+        return [*launches, Launch(kernel, tuple(pointers), (problem.rows,), tasks)]
 
     def workspace(self, binding: Binding) -> int:
+        problem = self._problem(binding)
+        size = copy_bytes(problem, self.channels) if self.channels else 0
+        return size + self._sums(problem)
+
+    def _sums(self, problem: Problem) -> int:
+        """Bytes of what programs that share tiles hand to one another."""
         if self.split == 1:
             return 0
-        tiles = self._tiles(self._problem(binding))
-        return 4 * tiles * self.split * self.rows * self.columns
+        return 4 * self._tiles(problem) * self.split * self.rows * self.columns
 
     def zeroed(self, binding: Binding) -> int:
         return 4 * self._tiles(self._problem(binding)) if self.split > 1 else 0
@@ -151,10 +189,9 @@ class MatrixFamily(Family):
         problem = problem_of(task, binding)
         if problem is None:
             return
-        shape = shape_of(problem)
         single = problem.dtype is DType.FLOAT32
         for passes in (1, 3, 0) if single else (1,):
-            for choice in cost.choices(shape, self.machine, passes, _LIMITS[passes]):
+            for choice, channels in self._choices(problem, passes):
                 tile = choice.tile
                 if tile.vector and passes == 1 and single:
                     continue  # it is offered as what it is: without tensor cores
@@ -169,9 +206,31 @@ class MatrixFamily(Family):
                     int(tile.walk),
                     tile.vector,
                     tile.passes,
+                    channels,
                 )
                 if tactic.accepts(binding):
                     yield tactic
+
+    def _choices(self, problem: Problem, passes: int) -> list[tuple[cost.Choice, int]]:
+        """Tiles, with the channels of a copy of the images, the likely best first."""
+        limit, machine = _LIMITS[passes], self.machine
+        shape = shape_of(problem)
+        copies = [c for c in CHANNELS if may_copy(problem, c)][:1]
+        if shape.vector * shape.size >= 16 or not copies:
+            return [(c, 0) for c in cost.choices(shape, machine, passes, limit)]
+        copy = shape_of(on_copy(problem, copies[0]))
+        few = limit // 3
+        found = [(c, copies[0]) for c in cost.choices(copy, machine, passes, limit - few)]
+        found += [(c, 0) for c in cost.choices(shape, machine, passes, few)]
+
+        def time(item: tuple[cost.Choice, int]) -> float:
+            choice, channels = item
+            if not channels:
+                return cost.estimate(shape, choice, machine)
+            moved = 2 * copy_bytes(problem, channels)
+            return cost.estimate(copy, choice, machine) + cost.copying(moved, machine)
+
+        return sorted(found, key=time)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         values = checked_parameters(
@@ -188,6 +247,7 @@ class MatrixFamily(Family):
             walk=tuple(map(int, Walk)),
             vector=FLAG,
             passes=(0, 1, 3),
+            channels=(0, *CHANNELS),
         )
         assert task.anchor is not None
         if values["vector"]:
@@ -196,6 +256,10 @@ class MatrixFamily(Family):
             wrong = values["rows"] < 16 or values["columns"] < 16 or values["depth"] > 128
             single = task.anchor.inputs[0].dtype is DType.FLOAT32
             wrong = wrong or (values["passes"] != 1 and not single)
+        if values["channels"] and (
+            not isinstance(task.anchor.op, Conv) or values["channels"] < filters(task).shape[2]
+        ):
+            wrong = True
         if wrong or values["rows"] * values["columns"] * values["depth"] > 1 << 22:
             raise impossible(self.name, task, f"no tile is {dict(values)}")
         return MatrixTactic(task, **values)
@@ -203,7 +267,10 @@ class MatrixFamily(Family):
 
 def shape_of(problem: Problem) -> cost.Shape:
     """What the cost model looks at."""
-    widths = [_width(item) for item in problem.left.leaves if item is not None]
+    sources = [item for item in problem.left.leaves if item is not None]
+    whole = [item for item in sources if item.strides[-1] and any(item.strides[:-1])] or sources
+    read = sum(item.pointer.dtype.size for item in whole)
+    widths = [_width(item) for item in whole]
     moved = sum(a.pointer.dtype.size for a in problem.result.outputs)
     for leaf in problem.result.leaves:
         if leaf is not None and leaf.strides[-1] and leaf.strides[-2]:
@@ -215,6 +282,8 @@ def shape_of(problem: Problem) -> cost.Shape:
         taps=problem.taps,
         channels=problem.channels,
         size=problem.dtype.size,
+        read=max(read, 1),
+        worked=not problem.left.expression.is_copy,
         moved=moved,
         vector=min(widths, default=1),
         dilated=problem.window is not None and problem.window.dilations[1] != 1,

@@ -48,6 +48,8 @@ _MEETING = 1500
 """Cycles until the last program of a tile knows that it is, and reads the first part."""
 _GATHER = 0.1
 """Cycles per load instruction of a thread: its address and its conditions."""
+_NARROW = 0.2
+"""The same for loads of less than four bytes, which go through registers."""
 _KEPT_REGISTERS = 64
 """Of a thread, beside its sums."""
 
@@ -63,6 +65,10 @@ class Shape:
     channels : int
     size : int
         Bytes of an element of the factors.
+    read : int
+        Bytes read per element of the left factor; more than `size` where a prologue reads others.
+    worked : bool
+        Whether there is a prologue: it takes registers.
     moved : int
         Bytes read and written per element of the result.
     vector : int
@@ -77,6 +83,8 @@ class Shape:
     taps: tuple[int, int]
     channels: int
     size: int
+    read: int
+    worked: bool
     moved: int
     vector: int
     dilated: bool = False
@@ -85,6 +93,12 @@ class Shape:
     def depth(self) -> int:
         """Products per element of the result."""
         return self.taps[0] * self.taps[1] * self.channels
+
+    def staged(self, tile: Tile, stages: int) -> int:
+        """Bytes of shared memory that the pipeline takes."""
+        per_step = (tile.rows * self.read + tile.columns * self.size) * tile.depth
+        parts = 2 * (tile.rows + tile.columns) * tile.depth * self.size if tile.passes == 3 else 0
+        return stages * per_step + parts
 
 
 @dataclass(frozen=True)
@@ -104,11 +118,17 @@ def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list
     ranked = sorted((estimate(shape, c, machine), i) for i, c in enumerate(candidates))
     kept: list[Choice] = []
     seen: dict[object, int] = {}
+    keys: tuple[object, ...]
     rest: list[Choice] = []
     for _, i in ranked:
         tile, warps = candidates[i].tile, candidates[i].warps
         keys = (tile.rows, tile.columns, tile.vector), (tile, warps)
-        if len(kept) < limit and seen.get(keys[0], 0) < 3 and seen.get(keys[1], 0) < 2:
+        if tile.vector:  # tensor cores may be faster all the same
+            fits = seen.get("vector", 0) < limit // 2
+            keys = (*keys, "vector")
+        else:
+            fits = True
+        if fits and len(kept) < limit and seen.get(keys[0], 0) < 3 and seen.get(keys[1], 0) < 2:
             for key in keys:
                 seen[key] = seen.get(key, 0) + 1
             kept.append(candidates[i])
@@ -129,12 +149,14 @@ def walks(shape: Shape, depth: int) -> Iterator[Walk]:
     if shape.taps == (1, 1):
         yield Walk.TAPS
         return
-    padded = {w: _padded(shape, Tile(16, 16, depth, walk=w)) for w in Walk}
-    if padded[Walk.TAPS] <= 2 * shape.depth:
+    by_taps, by_rows = (
+        _padded(shape, Tile(16, 16, depth, walk=walk)) for walk in (Walk.TAPS, Walk.ROW)
+    )
+    if by_taps <= 2 * shape.depth:
         yield Walk.TAPS
-    if padded[Walk.TAPS] == shape.depth:
+    if by_taps == shape.depth:
         return
-    if shape.taps[1] > 1 and not shape.dilated and padded[Walk.ROW] <= 2 * shape.depth:
+    if shape.taps[1] > 1 and not shape.dilated and by_rows <= 2 * shape.depth:
         yield Walk.ROW
     if shape.taps[0] > 1 or shape.dilated:
         yield Walk.FLAT
@@ -146,9 +168,9 @@ def _padded(shape: Shape, tile: Tile) -> int:
 
 
 def _tiles(shape: Shape, machine: CudaMachine, passes: int) -> Iterator[Choice]:
-    depths = DEPTHS[1:] if shape.size == 2 else DEPTHS[:3]
+    depths = [d for d in DEPTHS if 64 <= d * shape.size <= 256]
     if passes == 0:
-        depths = DEPTHS[:2]
+        depths = depths[:2]
     for depth in depths:
         if depth > 32 and depth >= 2 * shape.depth:
             continue
@@ -171,26 +193,28 @@ def _variants(shape: Shape, tile: Tile, machine: CudaMachine) -> Iterator[Choice
     for warps in (4, 8):
         if warps == 8 and (size < 64 * 128 or tile.rows < 64):
             continue
-        if size < 512 or size > _most_sums(tile) * warps * 32:
+        if size < 512 or size > _most_sums(shape, tile) * warps * 32:
             continue
         for stages in STAGES:
-            staged = stages * (tile.rows + tile.columns) * tile.depth * shape.size
-            if staged > machine.shared - 4096:
+            if shape.staged(tile, stages) > machine.shared - 4096:
                 continue
             for split in SPLITS:
                 part = steps // split
-                if split > 1 and (part < 2 or tiles * split > 4 * machine.multiprocessors):
-                    continue
-                if split > 1 and tiles * split * size * 4 > MOST_WORKSPACE:
-                    continue
                 if stages > max(2, part):
+                    continue
+                if split > 1 and (
+                    part < 2
+                    or tiles * split > 4 * machine.multiprocessors
+                    or tiles * split * size * 4 > MOST_WORKSPACE
+                    or size > 64 * warps * 32  # adding up takes registers, too
+                ):
                     continue
                 yield Choice(replace(tile, split=split), warps, stages)
 
 
-def _most_sums(tile: Tile) -> int:
+def _most_sums(shape: Shape, tile: Tile) -> int:
     """Sums that a thread may keep in registers."""
-    return 64 if tile.passes == 0 else 128
+    return 64 if tile.passes != 1 or shape.worked else 128
 
 
 def _vector_tiles(shape: Shape, machine: CudaMachine) -> Iterator[Choice]:
@@ -227,14 +251,16 @@ def estimate(shape: Shape, choice: Choice, machine: CudaMachine) -> float:
     tiles = shape.batch * ceil(shape.rows, tile.rows) * ceil(shape.columns, tile.columns)
     steps = ceil(_padded(shape, tile) // tile.depth, tile.split)
     at_once = _programs_at_once(shape, choice, machine)
-    run = tile.depth * shape.size
-    fetched = (tile.rows + tile.columns) * (0.5 * run + 0.5 * max(run, _LINE))
+    fetched = tile.rows * _run(tile.depth * shape.read)
+    fetched += tile.columns * _run(tile.depth * shape.size)
     width = _vector(shape, tile)
-    loads = tile.depth * (tile.rows / width + tile.columns * shape.size / 16)
-    work = max(_products(shape, tile, machine), fetched / _CACHE, _GATHER * loads)
-    work += 0.25 * _GATHER * loads + (0 if tile.vector else _STEP)
+    narrow = width * shape.size < 4
+    loads = _GATHER * tile.depth * tile.columns * shape.size / 16
+    loads += (_NARROW if narrow else _GATHER) * tile.depth * tile.rows / width
+    work = max(_products(shape, tile, machine), fetched / _CACHE, loads)
+    work += 0.25 * loads + (0 if tile.vector else _STEP)
     waiting = _LATENCY / max(choice.stages - 1, 1) if steps > 1 else 0.0
-    if width * shape.size < 4 or choice.stages == 1:  # such loads wait in registers
+    if narrow or choice.stages == 1:
         waiting = _LATENCY
 
     def time(programs: int) -> float:
@@ -251,9 +277,19 @@ def estimate(shape: Shape, choice: Choice, machine: CudaMachine) -> float:
     return max(cycles, _least(shape, machine)) + 0.02 * cycles
 
 
+def _run(size: int) -> float:
+    """What a run of so many bytes costs, as bytes."""
+    return 0.5 * size + 0.5 * max(size, _LINE)
+
+
+def copying(size: int, machine: CudaMachine) -> float:
+    """Cycles of a launch that reads and writes so many bytes in all."""
+    return _START + size / (_MEMORY * machine.multiprocessors)
+
+
 def _least(shape: Shape, machine: CudaMachine) -> float:
     """Cycles that memory needs for everything once."""
-    factors = (shape.rows * shape.channels + shape.columns * shape.depth) * shape.size
+    factors = shape.rows * shape.channels * shape.read + shape.columns * shape.depth * shape.size
     result = shape.rows * shape.columns * shape.moved
     return shape.batch * (factors + result) / (_MEMORY * machine.multiprocessors)
 
@@ -285,8 +321,6 @@ def _programs_at_once(shape: Shape, choice: Choice, machine: CudaMachine) -> int
     tile, threads = choice.tile, choice.warps * 32
     sums = tile.rows * tile.columns * (tile.depth if tile.vector else 1) / threads
     registers = min(sums + _KEPT_REGISTERS, 255) * threads
-    staged = choice.stages * (tile.rows + tile.columns) * tile.depth * shape.size
-    if tile.vector and choice.stages == 1:
-        staged = 0
+    staged = 0 if choice.stages == 1 else shape.staged(tile, choice.stages)
     shared = machine.shared_per_multiprocessor // (staged + 1024)
     return max(1, min(shared, int(machine.registers // registers), 2048 // threads, 16))

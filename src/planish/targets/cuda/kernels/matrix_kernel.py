@@ -22,9 +22,11 @@ from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer, TritonKernel
 from planish.targets.cuda.kernels.fused import Access, Work, decompose, finish, offset
 
-_NAMES = ("pid", "part", "z", "row", "column", "depth", "place", "step", "total", "whole", "other")
-_NAMES += ("row_tiles", "row_tile", "column_tile", "first_tile", "inside", "height", "arrived")
-_NAMES += ("local",)
+_NAMES = (
+    *("pid", "part", "z", "place", "row_tiles", "row_tile", "column_tile", "first_tile", "inside"),
+    *("height", "row", "column", "depth", "step", "total", "local", "arrived", "whole", "other"),
+)
+"""Variables that every kernel has."""
 
 GROUP = 8
 """Tiles of rows that are done together: their programs share columns in the second-level cache."""
@@ -310,12 +312,13 @@ class _Writer:
     def _step(self, blocks: int) -> _Step:
         """Names what a step covers."""
         k, tile, kernel = self.k, self.tile, self.kernel
-        _, length, _ = kernel.segments
-        segment = "step" if blocks == 1 else k.let("segment", f"step // {blocks}")
-        if blocks == 1:
-            along = "depth"
-        else:
-            block = "step" if kernel.segments[0] == 1 else f"(step - {segment} * {blocks})"
+        count, length, _ = kernel.segments
+        segment = "step" if blocks == 1 else "0"
+        if blocks > 1 and count > 1:
+            segment = k.let("segment", f"step // {blocks}")
+        along = "depth"
+        if blocks > 1:
+            block = "step" if count == 1 else f"(step - {segment} * {blocks})"
             along = k.let("along", f"{block} * {tile.depth} + depth")
         exists = k.let("exists", f"{along} < {length}") if length % tile.depth else None
         if kernel.window is None:
@@ -405,7 +408,8 @@ class _Writer:
     def _inner_offset(self, step: _Step, strides: tuple[int, ...]) -> str:
         """What a step adds to a leaf's pointers: taps and channels, as text to append."""
         _, depth = self.left_at
-        scalars, vectors = [], []
+        scalars: list[str] = []
+        vectors: list[str] = []
         window = self.kernel.window
         if window is None:
             vectors += _times(step.along, strides[-1])

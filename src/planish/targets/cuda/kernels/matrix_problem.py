@@ -99,7 +99,7 @@ def is_packed(task: Task) -> bool:
     assert task.anchor is not None
     value = task.anchor.inputs[1]
     return value.is_constant and (
-        isinstance(task.anchor.op, Conv) or math.prod(map(int, value.shape[:-2])) == 1
+        isinstance(task.anchor.op, Conv) or math.prod(value.type.bind({})[:-2]) == 1
     )
 
 
@@ -151,7 +151,7 @@ def _conv(task: Task, binding: Binding) -> Problem:
     expression, sources = _left(task)
     accesses = [access(v, binding, shape) for v in sources]
     pads = tuple(evaluate(before, binding.symbols) for before, _ in op.padding)
-    taps, steps, spread = tuple(map(int, w.shape[:-2])), op.strides, op.dilations
+    taps, steps, spread = w.type.bind({})[:-2], op.strides, op.dilations
     image = result_shape
     if len(op.strides) == 1:  # an image of one row
         shape, image = (shape[0], 1, *shape[1:]), (image[0], 1, *image[1:])
@@ -226,7 +226,8 @@ def _matmul(task: Task, binding: Binding) -> Problem:
     batched = any(b_access.strides[:-2])
     groups = (rank - 2, rank - 1) if batched else (rank - 1,)
     extents, merged = merge((*lead, rows, depth), [s.strides for s in accesses], groups)
-    right, right_axes = None, ()
+    right: Access | None = None
+    right_axes: tuple[int, ...] = ()
     if batched:
         b_extents, (strides,) = merge((*lead, depth, columns), [b_access.strides], groups)
         right, right_axes = Access(b_access.pointer, strides, b_access.wide), b_extents[:-2]

@@ -7,7 +7,7 @@ them. Elementwise work before and after comes along: its operands are seen the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,6 +54,8 @@ ELEMENTS = (256, 512, 1024, 2048, 4096, 8192)
 WARPS = (1, 2, 4, 8)
 _OFFERED = 4
 """Tactics for a task."""
+_WASTE = 1.15
+"""How much larger than a row the blocks that cover it may be."""
 _LINE = 32
 """Elements that are enough for a side of a tile to be read in whole lines."""
 
@@ -253,16 +255,13 @@ def _block(extents: Sequence[int], row: int | None, elements: int) -> tuple[int,
 
 
 def columns_of(extent: int, most: int) -> int:
-    """A power of two that covers a row in whole blocks, as well as may be."""
-    block = least = min(power_of_two(extent), most)
-    waste = [(-(-extent // b) * b, -b) for b in _halves(block) if b >= min(_LINE, least)]
-    return -min(waste)[1]
-
-
-def _halves(block: int) -> Iterator[int]:
-    while block:
-        yield block
-        block //= 2
+    """A power of two that covers a row in blocks of which little is cut off."""
+    blocks = [min(power_of_two(extent), most)]
+    while blocks[-1] > _LINE:
+        blocks.append(blocks[-1] // 2)
+    covered = {b: -(-extent // b) * b for b in blocks}
+    least = min(covered.values())
+    return next(b for b in blocks if covered[b] <= max(least, _WASTE * extent))
 
 
 def _counted(extents: Sequence[int], row: int | None) -> int:

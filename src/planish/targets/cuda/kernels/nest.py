@@ -214,9 +214,7 @@ def spaces_of_rows(
     )
     roles = tuple(int(a in axes) for a in range(rank))
     space = Space(shape, roles, groups)
-    main = max(
-        (o for o in groups[0] if o is not None), key=lambda o: len([*filter(None, o.strides)])
-    )
+    main = main_of(space.groups[0])
 
     def order(axis: int) -> tuple[int, ...]:
         return roles[axis], -abs(main.strides[axis]), axis
@@ -227,6 +225,12 @@ def spaces_of_rows(
             space = space.extended(role)
     space = space.ordered(lambda axis: (space.roles[axis], axis))
     return space, space.roles.count(0)
+
+
+def main_of(group: Operands) -> Operand:
+    """The operand that moves along most axes."""
+    present = [o for o in group if o is not None]
+    return max(present, key=lambda o: sum(map(bool, o.strides)))
 
 
 def bind(group: Iterable[Operand | None]) -> tuple[Access | None, ...]:
@@ -302,6 +306,19 @@ def spread(k: Source, flat: str, extents: Sequence[int], mask: str | None) -> Ti
 def lanes(k: Source, start: str, count: int, side: str) -> str:
     """The numbers from `start` on, as `ROWS` or as `COLUMNS`."""
     return k.let("lanes", f"({start}) + tl.arange(0, {count}){side}")
+
+
+_COMBINED = {
+    "sum": "_sum_combine",
+    "prod": "_prod_combine",
+    "max": "_elementwise_max",
+    "min": "_elementwise_min",
+}
+
+
+def across(name: str, reduction: str) -> str:
+    """The columns of a tile combined into one: ``[rows, 1]``. Maxima and minima ignore NaN."""
+    return f"tl.reduce({name}, 1, tl.standard.{_COMBINED[reduction]}, keep_dims=True)"
 
 
 def unsigned(dtype: DType) -> DType:

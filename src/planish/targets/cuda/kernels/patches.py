@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -30,13 +30,11 @@ from planish.targets.cuda.kernels.fused import (
     decompose,
     load,
     offset,
+    whole_mask,
 )
-from planish.targets.cuda.machine import CudaMachine
 
 UNROLLED = 64
 """Loads of a tile that are unrolled; larger windows are looped over."""
-_LATENCY = 1200
-"""Clocks from a program's start to its end beside its instructions: two rounds of loads."""
 
 
 @dataclass(frozen=True)
@@ -199,12 +197,11 @@ class PatchKernel(TritonKernel):
                 places.append((step, name, self._is_inside(k, axis, step, name)))
             seen.append(places)
         taps: dict[tuple[int, ...], str] = {}
-        both = Conjunctions(k)
         own = self.source_channel(k, channel)
         for choice in itertools.product(*seen):
             index = [image, *(name for _, name, _ in choice), own]
-            mask = both.of([*(mask for *_, mask in choice), inside])
-            x = self._read(k, index, mask)
+            masks = [None, *(mask for *_, mask in choice), inside]
+            x = read_source(k, self.reads, index, masks, self.fill)
             for place, accumulator in sums.items():
                 tap = []
                 for axis, (step, *_) in enumerate(choice):
@@ -252,27 +249,21 @@ class PatchKernel(TritonKernel):
                 loops.enter_context(k.block(f"for {taps[-1]} in range({window}):"))
             weight = self.tap(k, taps, channel, inside)
             for place, accumulator in sums.items():
-                at, masks = [], [inside]
+                at: list[str] = []
+                masks: list[str | None] = [None]
                 for axis, u in enumerate(place):
-                    step = f"{taps[axis]} * {windows.dilations[axis]}"
-                    name = k.let("at", f"{starts[axis, u]} + {step}")
+                    moved = f"{taps[axis]} * {windows.dilations[axis]}"
+                    name = k.let("at", f"{starts[axis, u]} + {moved}")
                     at.append(name)
                     test = f"({name} >= 0) & ({name} < {windows.extents[axis]})"
                     masks.append(k.let("is_in", test))
-                x = self._read(k, [image, *at, own], Conjunctions(k).of(masks))
+                index = [image, *at, own]
+                x = read_source(k, self.reads, index, [*masks, inside], self.fill)
                 k.line(f"{accumulator} = {self.step(accumulator, x, weight)}")
 
-    def _read(self, k: Source, index: Sequence[str], mask: str | None) -> str:
-        (x,) = apply(k, self.reads, 0, index, mask)
-        if mask is None or (self.fill == "0" and self.reads.expression.is_copy):
-            return x
-        return k.let("x", f"tl.where({mask}, {x}, {self.fill})")
-
-    def _finish(
-        self, k: Source, rows: Sequence[tuple[list[str], list[str | None], str]]
-    ) -> None:
+    def _finish(self, k: Source, rows: Sequence[tuple[list[str], list[str | None], str]]) -> None:
         """Applies the expression at every position; what several of them read is read once."""
-        both, work = Conjunctions(k), self.work
+        work = self.work
         first = len(self.reads.pointers) + len(self.extra)
         known: dict[object, str] = {}
         results = []
@@ -286,37 +277,41 @@ class PatchKernel(TritonKernel):
                 axes = [a for a, stride in enumerate(item.strides) if stride]
                 key = (pointer, *(index[a] for a in axes))
                 if key not in known:
-                    # image 0 of the mask stands for tiles that do not exist: they read others
-                    mask = both.of([masks[a] for a in axes if a])
-                    known[key] = load(k, pointer, item, index, mask)
+                    # tiles that do not exist read the last one's
+                    known[key] = load(k, pointer, item, index, [None, *masks[1:]])
                 leaves.append(known[key])
                 pointer += 1
             results.append(emit(k, work.expression, leaves))
         place = first + sum(item is not None for item in work.leaves)
         for (index, masks, _), values in zip(rows, results, strict=True):
-            mask = both.of(masks)
+            mask = whole_mask(masks)
             for number, (value, item) in enumerate(zip(values, work.outputs, strict=True)):
                 where = f"p{place + number} + ({offset(item, index)} + shape)"
                 stored = f"({value}).to({storage_type(item.pointer.dtype)})"
                 k.line(f"tl.store({where}, {stored}, mask={mask})")
 
 
-class Conjunctions:
-    """Masks that hold where several hold, each computed once."""
+def read_source(
+    k: Source,
+    work: Work,
+    index: Sequence[str],
+    masks: Sequence[str | None],
+    fill: str = "0",
+) -> str:
+    """Elements of the anchor's input 0; `fill` where a mask (one for each axis) does not hold.
 
-    def __init__(self, k: Source) -> None:
-        self._k = k
-        self._known: dict[tuple[str, ...], str] = {}
-
-    def of(self, masks: Iterable[str | None]) -> str | None:
-        """The name of a mask; None if nothing is masked."""
-        names = tuple(m for m in masks if m is not None)
-        if len(names) < 2:
-            return names[0] if names else None
-        if names not in self._known:
-            rest = self.of(names[:-1])
-            self._known[names] = self._k.let("mask", f"{rest} & {names[-1]}")
-        return self._known[names]
+    The prologue is applied before: what lies outside is that of its result.
+    """
+    (x,) = apply(k, work, 0, index, masks)
+    mask = whole_mask(masks)
+    if mask is None:
+        return x
+    if fill == "0" and work.expression.is_copy:
+        (item,) = work.leaves
+        assert item is not None
+        if all(stride for stride, test in zip(item.strides, masks, strict=True) if test):
+            return x  # masked elements are loaded as 0
+    return k.let("x", f"tl.where({mask}, {x}, {fill})")
 
 
 # ---- when binding ------------------------------------------------------------------------------
@@ -384,92 +379,3 @@ RANGES = {
     "warps": (1, 2, 4, 8),
 }
 """The possible parameters of a `PatchTactic`."""
-
-TILES = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (2, 4), (4, 2), (4, 4))
-"""Tiles worth trying: rows, columns."""
-
-
-def likely_parameters(
-    windows: Windows, batch: int, channels: int, size: int, machine: CudaMachine, most: int
-) -> Iterator[tuple[int, int, int, int, int]]:
-    """Parameters of a `PatchTactic`, by a rough count of instructions and loads.
-
-    Parameters
-    ----------
-    windows : Windows
-    batch, channels : int
-    size : int
-        Bytes of an element.
-    machine : CudaMachine
-    most : int
-        How many to give.
-    """
-    vector = max(1, 16 // size)
-    flat = len(windows.sizes) == 1
-    found: dict[tuple[int, int, int, int, int], float] = {}
-    for rows, columns in TILES:
-        tile = (*(1,) * (len(windows.sizes) - 2), rows, columns)[-len(windows.sizes) :]
-        useless = flat and rows > 1
-        if useless or ((rows, columns) != (1, 1) and not windows.is_unrolled(tile)):
-            continue
-        if rows * columns * vector > 128:  # registers
-            continue
-        for block in channel_blocks(channels, vector):
-            for warps in (1, 2, 4):
-                patches = max(1, 32 * warps * vector // block)
-                if patches * block > 32 * warps * vector:
-                    continue
-                key = (rows, columns, patches, block, warps)
-                found[key] = _clocks(windows, tile, batch, channels, key, vector, machine)
-    ranked = sorted(found, key=found.__getitem__)
-    yield from itertools.islice(_varied(ranked), most)
-
-
-def _varied(ranked: Sequence[tuple[int, int, int, int, int]]) -> Iterator[tuple[int, ...]]:
-    """The same in an order where each tile has been seen twice before one is seen a third time."""
-    count: dict[tuple[int, ...], int] = {}
-    order = []
-    for place, key in enumerate(ranked):
-        seen = count[key[:2]] = count.get(key[:2], 0) + 1
-        order.append((seen > 2, place, key))
-    yield from (key for *_, key in sorted(order))
-
-
-def channel_blocks(channels: int, vector: int) -> list[int]:
-    """Channels of a program: powers of two that compute few in vain."""
-    powers = [1 << n for n in range(8)]
-    wide = [b for b in powers if b >= 2 * vector] if channels >= 2 * vector else powers
-    waste = {b: -(-channels // b) * b / channels for b in wide}
-    fair = [b for b in wide if waste[b] <= max(1.15, min(waste.values()))]
-    return fair[-3:]
-
-
-def _clocks(
-    windows: Windows,
-    tile: Sequence[int],
-    batch: int,
-    channels: int,
-    key: tuple[int, int, int, int, int],
-    vector: int,
-    machine: CudaMachine,
-) -> float:
-    """Clocks of a multiprocessor that has most to do."""
-    *_, patches, block, warps = key
-    loads = math.prod(len(windows.reach(a, n)) for a, n in enumerate(tile))
-    positions, taps = math.prod(tile), math.prod(windows.window)
-    programs = -(-batch * math.prod(windows.tiles(tile)) // patches) * -(-channels // block)
-    own = -(-programs // machine.multiprocessors) * warps
-    instructions = loads * (6 + vector) + positions * vector * (taps + 4) + taps * vector + 80
-    issue = own * instructions / min(4.0, own)
-    # a warp reads 512 bytes at a time: 4 clocks, more where they lie in many cache lines
-    lines = 32 * vector // min(block, 8 * vector)
-    cached = own * (loads + 2 * positions) * max(4.0, lines / 2)
-    # what comes from the second-level cache: every input element about once, and the result
-    area = math.prod(windows.strides) * positions
-    fetched = own * (min(area, loads) + positions + taps / 4) * 8
-    # registers (accumulators, weights, a row of loads) and blocks limit what runs at a time
-    registers = 40 + positions * vector + min(taps, 9) * vector + 4 * len(tile)
-    at_once = min(64.0, 32.0 * warps, machine.registers / 32 / registers)
-    rounds = max(1.0, own / at_once)
-    bounds = (issue, cached, fetched, rounds * _LATENCY)
-    return _LATENCY + max(bounds) + sum(bounds) / 8 - warps

@@ -178,10 +178,12 @@ def _blocks(elements: int, vector: int, multiprocessors: int) -> list[tuple[int,
     share = max(elements // (128 * multiprocessors), 1)  # for 4 warps on each multiprocessor
     each = min(1 << share.bit_length() - 1, vector)
     wanted = [(128 * each, 4), (256 * each, 4), (256 * each, 8), (64 * each, 2)]
+    if each < vector:
+        wanted.append((128 * vector, 4))
     if elements < 128:
         warps = 1 << max(-(-elements // 32) - 1, 0).bit_length()
         wanted = [(32 * warps, warps)]
-    return [(block, warps) for block, warps in wanted if block in BLOCKS]
+    return list(dict.fromkeys((block, warps) for block, warps in wanted if block in BLOCKS))
 
 
 FAMILIES = (PointwiseFamily(),)

@@ -16,12 +16,12 @@ from planish.targets.base import Binding, Family, Pointer, Tactic
 from planish.targets.cuda.codegen.elementwise import compute_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernels.fused import Work
+from planish.targets.cuda.kernels.patch_cost import likely_parameters
 from planish.targets.cuda.kernels.patches import (
     RANGES,
     PatchKernel,
     PatchTactic,
     Windows,
-    likely_parameters,
 )
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters

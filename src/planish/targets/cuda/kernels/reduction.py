@@ -8,7 +8,7 @@ chunks, so that results are always the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,6 +33,7 @@ from planish.targets.base import Binding, Family, Launch, Pointer, Tactic, Works
 from planish.targets.cuda.kernels.fused import WIDE
 from planish.targets.cuda.kernels.nest import (
     Space,
+    main_of,
     open_ended,
     power_of_two,
     prologue_of,
@@ -62,8 +63,10 @@ NAMES: dict[type, str] = {
 POWERS = tuple(1 << i for i in range(15))
 """Rows and elements a program may take at a time, and chunks of a row."""
 WARPS = (1, 2, 4, 8, 16)
-_OFFERED = 6
+_OFFERED = 8
 """Tactics for a task."""
+Tile = tuple[int, int, int, int]
+"""Rows, elements of each at a time, chunks of a row, and warps."""
 _ALIGNMENT = 256
 """Bytes to which parts of the workspace are aligned."""
 
@@ -93,7 +96,7 @@ class Rows:
     @staticmethod
     def of(space: Space, kept: int) -> Rows:
         """The rows of a space."""
-        main = max((o for o in space.groups[0] if o), key=lambda o: len([*filter(None, o.strides)]))
+        main = main_of(space.groups[0])
         inner, outer = (abs(main.strides[a]) or WIDE for a in (-1, kept - 1))
         return Rows(
             math.prod(space.extents[:kept]),
@@ -102,42 +105,57 @@ class Rows:
             main.pointer.dtype.size,
         )
 
-    def cost(self, machine: CudaMachine, rows: int, columns: int, split: int) -> float:
+    def cost(self, machine: CudaMachine, rows: int, columns: int, split: int, warps: int) -> float:
         """Nanoseconds, roughly: only the order of tiles matters.
 
         Bytes at what the multiprocessors in use can draw, lines fetched whole; steps of a loop one
-        after the other; another launch.
+        after the other, with as many programs side by side as there is room for; another launch.
         """
         programs = -(-self.rows // rows) * split
         steps = -(-self.length // (split * columns))
         side = (columns if self.along else rows) * self.size
-        fetched = programs * steps * rows * columns * self.size * max(1.0, 32 / side)
+        fetched = programs * steps * rows * columns * self.size * max(1.0, 64 / side)
         busy = min(programs, machine.multiprocessors)
-        waves = -(-programs // (8 * machine.multiprocessors))
-        lanes = rows * columns / 4096
-        return fetched / (30 * busy) + waves * steps * (500 + 200 * lanes) + 2000 * (split > 1)
+        lane = rows * columns / (32 * warps)
+        room = machine.registers / (32 * warps * (2 * lane + 32))
+        waves = -(-programs // (max(1, int(min(32, 64 / warps, room))) * machine.multiprocessors))
+        # a row that lies in several warps is combined through shared memory
+        crossing = self.along and warps > 1 and columns * self.size > 32 * 16
+        step = 500 + 10 * lane + 200 * crossing
+        return fetched / (30 * busy) + waves * steps * step + 2000 * (split > 1)
 
 
-def warps_of(elements: int) -> int:
-    """Warps that take a tile with 16 elements in each thread."""
-    return min(max(elements // 512, 1), 8)
+def warps_for(rows: int, columns: int) -> list[int]:
+    """Warps that may take a tile: 4 to 32 elements in each thread."""
+    tile = rows * columns
+    return [w for w in WARPS if 128 * w <= tile <= 1024 * w] or [1]
 
 
-def tile_choices(shape: Rows, machine: CudaMachine, split: bool) -> list[tuple[int, int, int]]:
-    """Rows, elements at a time and chunks worth measuring, the likely best first."""
+def different(ranked: Sequence[Tile]) -> list[Tile]:
+    """The first tiles, at most two of which differ in nothing but their warps."""
+    chosen: list[Tile] = []
+    for tile in ranked:
+        if sum(tile[:3] == other[:3] for other in chosen) < 2:
+            chosen.append(tile)
+        if len(chosen) == _OFFERED:
+            break
+    return chosen
+
+
+def tile_choices(shape: Rows, machine: CudaMachine, split: bool) -> list[Tile]:
+    """Tiles worth measuring, the likely best first."""
+    length, most = power_of_two(shape.length), power_of_two(shape.rows)
     tiles = [
-        (rows, columns, chunks)
+        (rows, columns, chunks, warps)
         for rows in POWERS[:10]
-        if rows <= power_of_two(shape.rows)
+        if rows <= most
         for columns in POWERS[:13]
-        if columns <= power_of_two(shape.length)
-        and min(256, power_of_two(shape.length) * power_of_two(shape.rows))
-        <= rows * columns
-        <= 8192
+        if columns <= length and min(256, length * most) <= rows * columns <= 8192
         for chunks in (POWERS[:10] if split else (1,))
         if chunks == 1 or shape.length >= chunks * columns
+        for warps in warps_for(rows, columns)
     ]
-    return sorted(tiles, key=lambda tile: shape.cost(machine, *tile))[:_OFFERED]
+    return different(sorted(tiles, key=lambda tile: shape.cost(machine, *tile)))
 
 
 # ---- reductions --------------------------------------------------------------------------------
@@ -186,6 +204,7 @@ class ReductionTactic(AnchoredTactic):
                 1,
                 reducer=reducer,
                 kept=open_ended(space.extents[:kept]),
+                even=count % 16 == 0,
                 reduced=space.extents[kept:],
                 block=block,
                 chunk=chunk,
@@ -202,7 +221,7 @@ class ReductionTactic(AnchoredTactic):
         first = kernel("partial", block, self.warps)
         columns = power_of_two(chunks)
         rows = min(power_of_two(count), max(1, 1024 // columns))
-        second = kernel("joined", (rows, columns), warps_of(rows * columns))
+        second = kernel("joined", (rows, columns), warps_for(rows, columns)[0])
         return [
             Launch(first, (*values_of(before), *states), (count,), groups * chunks),
             Launch(second, (*states, *values_of(reads, outputs)), (count,), -(-count // rows)),
@@ -262,8 +281,8 @@ class ReductionFamily(Family):
         if not _is_reduction(task) or not fits(task, binding):
             return
         shape = Rows.of(*reduction_space(task, binding))
-        for rows, columns, split in tile_choices(shape, self.machine, split=True):
-            yield ReductionTactic(task, rows, columns, split, warps_of(rows * columns))
+        for tile in tile_choices(shape, self.machine, split=True):
+            yield ReductionTactic(task, *tile)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         allowed: dict[str, tuple[int, ...]] = {
@@ -307,6 +326,7 @@ class RunningSumTactic(AnchoredTactic):
             exclusive=op.exclusive,
             reverse=op.reverse,
             kept=open_ended(space.extents[:kept]),
+            even=count % 16 == 0,
             length=space.extents[kept],
             block=(self.rows, self.columns),
             before=work_of(prologue_of(self.task).expression, before),
@@ -335,8 +355,8 @@ class RunningSumFamily(Family):
         if not _is_running_sum(task) or not fits(task, binding):
             return
         shape = Rows.of(*reduction_space(task, binding))
-        for rows, columns, _ in tile_choices(shape, self.machine, split=False)[:4]:
-            yield RunningSumTactic(task, rows, columns, warps_of(rows * columns))
+        for rows, columns, _, warps in tile_choices(shape, self.machine, split=False):
+            yield RunningSumTactic(task, rows, columns, warps)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         allowed: dict[str, tuple[int, ...]] = {"rows": POWERS, "columns": POWERS, "warps": WARPS}

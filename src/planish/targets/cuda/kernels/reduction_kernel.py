@@ -18,7 +18,7 @@ from planish.targets.cuda.codegen.literals import HALVES, limits
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer, TritonKernel
 from planish.targets.cuda.kernels.fused import Work, apply, finish, whole_mask
-from planish.targets.cuda.kernels.nest import COLUMNS, ROWS, Tile, lanes, spread
+from planish.targets.cuda.kernels.nest import COLUMNS, ROWS, Tile, across, lanes, spread
 
 _NOWHERE = (1 << 31) - 1
 """The position of the best element before there is one."""
@@ -119,8 +119,8 @@ class Reducer:
         found = k.let("found", f"{known} & ({equal})")
         other = -1 if self.last else _NOWHERE
         pick = "max" if self.last else "min"
-        place = f"tl.{pick}(tl.where({found}, {where}, {other}), axis=1, keep_dims=True)"
-        return [top, k.let("where", place)]
+        place = k.let("where", f"tl.where({found}, {where}, {other})")
+        return [top, k.let("where", across(place, pick))]
 
     def conclude(self, k: Source, state: list[str], count: int) -> str:
         """The result, from the state of whole rows of `count` elements."""
@@ -151,19 +151,18 @@ class Reducer:
     def _joined(self, k: Source, state: str) -> str:
         """The lanes of a state combined."""
         if self.reduction in ("sum", "mean"):
-            return k.let("total", f"tl.sum({state}, axis=1, keep_dims=True)")
+            return k.let("total", across(state, "sum"))
         if self.reduction == "prod":
-            combine = "tl.standard._prod_combine"
-            return k.let("total", f"tl.reduce({state}, 1, {combine}, keep_dims=True)")
+            return k.let("total", across(state, "prod"))
         pick = "max" if self._largest else "min"
         if not self.wide.is_float:
-            return k.let("top", f"tl.{pick}({state}, axis=1, keep_dims=True)")
+            return k.let("top", across(state, pick))
         # the hardware's maximum loses NaN
         lost = k.let("lost", f"{state} != {state}")
-        clean = f"tl.where({lost}, {self.neutral}, {state})"
-        top = k.let("top", f"tl.{pick}({clean}, axis=1, keep_dims=True)")
-        any_lost = f"tl.max({lost}.to(tl.int32), axis=1, keep_dims=True) > 0"
-        return k.let("top", f"tl.where({any_lost}, {constant(np.nan, self.wide)}, {top})")
+        clean = k.let("clean", f"tl.where({lost}, {self.neutral}, {state})")
+        top = k.let("top", across(clean, pick))
+        lost = k.let("lost", across(f"{lost}.to(tl.int32)", "max"))
+        return k.let("top", f"tl.where({lost} > 0, {constant(np.nan, self.wide)}, {top})")
 
 
 @dataclass(frozen=True)
@@ -175,6 +174,8 @@ class ReductionKernel(TritonKernel):
     reducer : Reducer
     kept, reduced : tuple of int
         The axes that tell rows apart, the first -1, and those inside a row.
+    even : bool
+        Whether there is always a multiple of 16 rows.
     block : (int, int)
         Rows, and elements of a row at a time.
     chunk : int
@@ -192,6 +193,7 @@ class ReductionKernel(TritonKernel):
 
     reducer: Reducer
     kept: tuple[int, ...]
+    even: bool
     reduced: tuple[int, ...]
     block: tuple[int, int]
     chunk: int
@@ -209,7 +211,7 @@ class ReductionKernel(TritonKernel):
 
     @property
     def params(self) -> tuple[bool, ...]:
-        return (False,)
+        return (self.even,)
 
     def write(self, k: Source) -> None:
         rows, columns = self.block
@@ -284,6 +286,8 @@ class RunningSumKernel(TritonKernel):
         As in `planish.ops.reduce.CumSum`.
     kept, length : tuple of int, int
         The axes that tell rows apart, the first -1, and how long a row is.
+    even : bool
+        Whether there is always a multiple of 16 rows.
     block : (int, int)
     before, after : Work
 
@@ -296,6 +300,7 @@ class RunningSumKernel(TritonKernel):
     exclusive: bool
     reverse: bool
     kept: tuple[int, ...]
+    even: bool
     length: int
     block: tuple[int, int]
     before: Work
@@ -307,7 +312,7 @@ class RunningSumKernel(TritonKernel):
 
     @property
     def params(self) -> tuple[bool, ...]:
-        return (False,)
+        return (self.even,)
 
     def write(self, k: Source) -> None:
         rows, columns = self.block
@@ -317,7 +322,7 @@ class RunningSumKernel(TritonKernel):
             self._part(k, kept, "0", None)
             return
         wide = compute_type(wide_dtype("sum", self.dtype))
-        carry = k.let("carry", f"tl.zeros(({rows}, 1), {wide})")
+        carry = k.let("carry", f"tl.full(({rows}, 1), 0, {wide})")
         with k.block(f"for start in range(0, {self.length}, {columns}):"):
             self._part(k, kept, "start", carry)
 
@@ -332,12 +337,12 @@ class RunningSumKernel(TritonKernel):
         source = kept + Tile((self._place(k, read),), (valid,))
         (x,) = apply(k, self.before, 0, source.index, source.masks)
         wide = compute_type(wide_dtype("sum", self.dtype))
-        zero = f"tl.zeros({list(self.block)}, {wide})"
+        zero = f"tl.full({list(self.block)}, 0, {wide})"
         x = k.let("x", f"tl.where({whole_mask(source.masks)}, {x}.to({wide}), {zero})")
-        total = k.let("total", f"tl.cumsum({x}, axis=1)")
+        total = k.let("total", f"tl.associative_scan({x}, 1, tl.standard._sum_combine)")
         if carry is not None:
             total = k.let("total", f"{total} + {carry}")
-            k.line(f"{carry} = {carry} + tl.sum({x}, axis=1, keep_dims=True)")
+            k.line(f"{carry} = {carry} + {across(x, 'sum')}")
         result = k.let("result", f"{total}.to({compute_type(self.dtype)})")
         tile = kept + Tile((self._place(k, step),), (inside,))
         finish(k, self.after, len(self.before.pointers), tile.index, tile.masks, [result])

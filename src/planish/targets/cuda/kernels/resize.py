@@ -13,7 +13,8 @@ from planish.ops.spatial import Resize
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cuda.kernels.fused import bind_work
-from planish.targets.cuda.kernels.patches import bind_source, channel_blocks
+from planish.targets.cuda.kernels.patch_cost import channel_blocks
+from planish.targets.cuda.kernels.patches import bind_source
 from planish.targets.cuda.kernels.resize_kernel import ResizeKernel
 from planish.targets.restoring import checked_parameters
 

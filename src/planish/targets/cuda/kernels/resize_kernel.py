@@ -19,7 +19,8 @@ from planish.ops.spatial import Resize
 from planish.targets.cuda.codegen.elementwise import compute_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer, TritonKernel
-from planish.targets.cuda.kernels.fused import Work, apply, decompose, finish
+from planish.targets.cuda.kernels.fused import Work, decompose, finish
+from planish.targets.cuda.kernels.patches import read_source
 
 UNROLLED = 64
 """Elements read for one output element that are written out; more are looped over."""
@@ -98,8 +99,7 @@ class ResizeKernel(TritonKernel):
         finish(k, self.work, len(self.reads.pointers), index, masks, [value])
 
     def _read(self, k: Source, index: Sequence[str], inside: str | None) -> str:
-        (x,) = apply(k, self.reads, 0, index, inside)
-        return x
+        return read_source(k, self.reads, index, [*[None] * (len(index) - 1), inside])
 
     def _unrolled(
         self, k: Source, axes: Sequence[_Axis], image: str, channel: str, inside: str | None

@@ -1,0 +1,1 @@
+"""Precisions as permissions: which nodes may leave float32, and the rewrite that makes them."""

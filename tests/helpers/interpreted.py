@@ -1,0 +1,81 @@
+"""Checks tactics of the CUDA target against the references, in Triton's interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from helpers.tactics import assert_close, assert_gaps_untouched, random_array
+from planish.fusion.task import Task
+from planish.graph.graph import Value
+from planish.targets.base import Binding, Family, Layout, Tactic
+from planish.targets.cuda.codegen.compile import DeviceCode
+from planish.targets.cuda.kernel import TritonKernel
+from planish.targets.cuda.machine import H200
+from planish.targets.cuda.run import run_tactic
+
+
+def check_interpreted(
+    family: Family,
+    task: Task,
+    rng: np.random.Generator,
+    *,
+    tactics: Iterable[Tactic] | None = None,
+    layouts: Callable[[Value], Layout] | None = None,
+    arrays: Sequence[np.ndarray] | None = None,
+    tolerance: float = 0.0,
+    limit: int | None = 1,
+) -> None:
+    """Runs the first `limit` tactics offered (or those given), each as a plan would restore it."""
+    values = (*task.inputs, *task.outputs)
+    binding = Binding({}, {v: layouts(v) for v in values} if layouts else {})
+    if arrays is None:
+        arrays = [
+            v.data if v.data is not None else random_array(rng, v.type.bind({}), v.dtype)
+            for v in task.inputs
+        ]
+    expected = task.evaluate(arrays)
+    offered = list(tactics if tactics is not None else family.tactics(task, binding))[:limit]
+    assert offered, "the family declines the task"
+    for tactic in offered:
+        assert family.restore(task, tactic.parameters) == tactic
+        assert tactic.accepts(binding)
+        outputs = run_tactic(tactic, binding, arrays)
+        for output, array in zip(outputs, expected, strict=True):
+            assert output.shape == array.shape
+            assert output.dtype == array.dtype
+            assert_close(output, array, tolerance)
+            assert_gaps_untouched(output)
+
+
+def compiled(tactic: Tactic, binding: Binding) -> list[DeviceCode]:
+    """The code of a tactic's kernels for a described H200."""
+    kernels = [launch.kernel for launch in tactic.launches(binding)]
+    return [DeviceCode.from_bytes(k.compile(H200)) for k in kernels if isinstance(k, TritonKernel)]
+
+
+def assembly(tactic: Tactic, binding: Binding) -> str:
+    """The PTX of a tactic's kernels for a described H200."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from planish.targets.cuda.codegen.compile import TYPES, load_function
+
+    texts = []
+    for launch in tactic.launches(binding):
+        kernel = launch.kernel
+        assert isinstance(kernel, TritonKernel)
+        pointers, params = kernel.pointers, kernel.params
+        signature = {f"p{i}": "*" + TYPES[p.dtype] for i, p in enumerate(pointers)}
+        signature |= {f"n{i}": "i32" for i in range(len(params))}
+        known = [p.aligned for p in pointers] + list(params)
+        attributes = {(i,): [["tt.divisibility", 16]] for i, yes in enumerate(known) if yes}
+        made = triton.compile(
+            ASTSource(load_function(kernel.source(), kernel.symbol), signature, {}, attributes),
+            target=GPUTarget("cuda", 90, 32),
+            options={"num_warps": kernel.warps, "num_stages": kernel.stages},
+        )
+        texts.append(made.asm["ptx"])
+    return "\n".join(texts)

@@ -1,0 +1,31 @@
+"""The text of kernels: names that do not clash, blocks that are indented."""
+
+from __future__ import annotations
+
+from planish.targets.cuda.codegen.source import Source
+
+
+def test_names_are_used_once():
+    k = Source()
+    names = [k.name(hint) for hint in ("x_1", "x", "x", "x", "x_1", "y")]
+    assert len(set(names)) == len(names)
+    assert names[1] == "x" and names[-1] == "y"
+
+
+def test_text():
+    k = Source()
+    x = k.let("x", "tl.load(p0)")
+    with k.block("for i in range(n0):"), k.block("if i > 3:"):
+        k.line(f"{x} += 1")
+    k.line(f"tl.store(p1, {x})")
+    text = k.finish("kernel", 2, 1)
+    assert text.endswith(
+        "@triton.jit\n"
+        "def kernel(p0, p1, n0):\n"
+        "    x = tl.load(p0)\n"
+        "    for i in range(n0):\n"
+        "        if i > 3:\n"
+        "            x += 1\n"
+        "    tl.store(p1, x)\n"
+    )
+    assert Source().finish("nothing", 0, 0).endswith("def nothing():\n    pass\n")

@@ -1,0 +1,515 @@
+"""The matrix kernel on GPUs against the references: convolutions and matrix products of every kind,
+in Triton's interpreter; and what it compiles to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
+
+from helpers.interpreted import assembly, check_interpreted, compiled
+from helpers.tactics import row_padded, strided
+from planish.errors import PlanError
+from planish.fusion.task import Task, make_task
+from planish.graph import DType, Graph, TensorType
+from planish.ops.conv import Conv
+from planish.ops.elementwise import Cast, ew
+from planish.ops.matmul import MatMul
+from planish.targets.base import Binding, Layout, dense_strides
+from planish.targets.cuda.kernels.matrix import MatrixFamily, MatrixTactic, shape_of
+from planish.targets.cuda.kernels.matrix_cost import choices
+from planish.targets.cuda.kernels.matrix_kernel import Walk
+from planish.targets.cuda.kernels.matrix_problem import problem_of
+from planish.targets.cuda.machine import H200
+
+FAMILY = MatrixFamily(H200)
+F16, BF16, F32 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32
+TOLERANCES = {F16: 4e-3, BF16: 3e-2, F32: 1e-5}
+TAPS, ROW, FLAT = map(int, Walk)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(11)
+
+
+class Builder:
+    """A chain of ops as a task, with random constants."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng, self.graph, self.nodes = rng, Graph(), []
+
+    def input(self, shape, dtype):
+        return self.graph.input(f"x{len(self.graph.inputs)}", TensorType(tuple(shape), dtype))
+
+    def constant(self, shape, dtype, scale=1.0):
+        return self.graph.constant((self.rng.standard_normal(shape) * scale).astype(dtype.numpy))
+
+    def add(self, op, *values):
+        value = self.graph.add(op, *values)
+        self.nodes.append(value.producer)
+        return value
+
+    def task(self, *outputs) -> Task:
+        for i, output in enumerate(outputs):
+            self.graph.mark_output(output, f"y{i}")
+        anchor = next(n for n in self.nodes if isinstance(n.op, Conv | MatMul))
+        return make_task(self.nodes, anchor)
+
+
+def conv_task(
+    rng,
+    shape,
+    filters,
+    window=(1, 1),
+    stride=1,
+    padding=None,
+    dilation=1,
+    dtype=F16,
+    groups=1,
+    residual=False,
+    per_image=False,
+    prologue=None,
+    relu=True,
+) -> Task:
+    """A convolution, a bias, and what else is asked for."""
+    b = Builder(rng)
+    x = y = b.input(shape, F32 if prologue else dtype)
+    if prologue == "affine":
+        y = b.add(ew.Add(), b.add(ew.Mul(), y, b.constant((shape[-1],), F32)), b.constant((), F32))
+    elif prologue == "sum":
+        y = b.add(ew.Add(), y, b.input(shape, F32))
+        y = b.add(ew.Mul(), y, b.input((*shape[:-1], 1), F32))
+    if prologue and dtype is not F32:
+        y = b.add(Cast(dtype), y)
+    assert prologue != "affine" or y is not x
+    depth = int(np.prod(window)) * shape[-1] // groups
+    weights = b.constant((*window, shape[-1] // groups, filters), dtype, depth**-0.5)
+    spatial = len(window)
+    pads = padding or ((0, 0),) * spatial
+    y = b.add(Conv((stride,) * spatial, pads, (dilation,) * spatial, groups), y, weights)
+    y = b.add(ew.Add(), y, b.constant((filters,), dtype))
+    if per_image:
+        y = b.add(ew.Mul(), y, b.input((shape[0], *(1,) * spatial, filters), dtype))
+    if residual:
+        y = b.add(ew.Add(), y, b.input(y.shape, dtype))
+    return b.task(b.add(ew.Relu(), y) if relu else y)
+
+
+def matmul_task(rng, left, right, *, op=None, constant=False, dtype=F16, more=(), cast=False):
+    """A product, and tensors of the shapes `more` added to it."""
+    b = Builder(rng)
+    op = op or MatMul()
+    x = b.input(left, F32 if cast else dtype)
+    if cast:
+        x = b.add(Cast(dtype), x)
+    w = b.constant(right, dtype, 0.3) if constant else b.input(right, dtype)
+    y = b.add(op, x, w)
+    for shape in more:
+        y = b.add(ew.Add(), y, b.input(shape, dtype))
+    return b.task(y)
+
+
+def arrays(task: Task, rng) -> list[np.ndarray]:
+    """Of about 1 in absolute value, so that tolerances mean the same for all shapes."""
+    return [
+        v.data if v.data is not None else rng.standard_normal(v.type.bind({})).astype(v.dtype.numpy)
+        for v in task.inputs
+    ]
+
+
+def tactics(task: Task, *, walks=(TAPS,), splits=(1,), passes=1) -> list[MatrixTactic]:
+    """Small tiles of several forms."""
+    forms = [(16, 32, 16), (32, 16, 32), (64, 64, 64)]
+    made = []
+    for i, (walk, split) in enumerate((w, s) for w in walks for s in splits):
+        rows, columns, depth = forms[i % 3]
+        made.append(MatrixTactic(task, rows, columns, depth, 4, 2, split, walk, False, passes))
+    return made
+
+
+def check(task: Task, rng, offered=(), limit=2, layouts=None) -> None:
+    """Runs tactics given and the first ones that the family offers."""
+    values = (*task.inputs, *task.outputs)
+    if layouts:
+        chosen = {v: layouts(v) for v in values}
+        layouts = chosen.__getitem__
+    binding = Binding({}, chosen if layouts else {})
+    own = [t for t in FAMILY.tactics(task, binding) if t.rows * t.columns <= 4096][:limit]
+    data = arrays(task, rng)
+    scale = max(float(np.abs(e.astype(np.float32)).max()) for e in task.evaluate(data))
+    tolerance = TOLERANCES[task.anchor.output.dtype] * max(scale, 1)
+    check_interpreted(
+        FAMILY,
+        task,
+        rng,
+        tactics=[*offered, *own],
+        arrays=data,
+        tolerance=tolerance,
+        layouts=layouts,
+        limit=None,
+    )
+
+
+# ---- convolutions --------------------------------------------------------------------------------
+
+ALL = (TAPS, ROW, FLAT)
+SAME = ((1, 1), (1, 1))
+CONVOLUTIONS = [
+    dict(shape=(2, 9, 11, 3), filters=5, window=(3, 3), stride=2, padding=((0, 1), (2, 1))),
+    dict(shape=(5, 5, 4, 7), filters=33, window=(3, 3), padding=SAME, residual=True),
+    dict(shape=(1, 7, 9, 16), filters=24, window=(3, 2), padding=((3, 0), (0, 2))),
+    dict(shape=(2, 6, 5, 24), filters=40, window=(3, 3), residual=True, dtype=BF16),
+    dict(shape=(1, 12, 13, 3), filters=8, window=(7, 7), stride=2, padding=((3, 3), (3, 3))),
+    dict(shape=(3, 4, 4, 1), filters=16, window=(2, 5), padding=((1, 1), (2, 2)), dtype=F32),
+    dict(shape=(2, 5, 5, 34), filters=17, window=(1, 3), padding=((0, 0), (1, 1)), dtype=F32),
+    dict(shape=(2, 5, 5, 8), filters=16, window=(3, 1), padding=((1, 1), (0, 0)), stride=3),
+]
+DILATED = [
+    dict(shape=(2, 9, 8, 6), filters=20, window=(3, 3), padding=((2, 2), (1, 2)), dilation=2),
+    dict(shape=(1, 13, 9, 16), filters=9, window=(3, 2), dilation=3, stride=2, residual=True),
+]
+POINTWISE = [
+    dict(shape=(2, 5, 7, 20), filters=33),
+    dict(shape=(3, 6, 5, 32), filters=16, stride=2, residual=True),
+    dict(shape=(1, 1, 1, 40), filters=100, dtype=F32),
+    dict(shape=(4, 3, 3, 17), filters=5, per_image=True, relu=False, dtype=BF16),
+    dict(shape=(2, 4, 4, 16), filters=16, padding=((1, 0), (2, 1)), stride=2),
+]
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_convolutions(case, rng):
+    task = conv_task(rng, **case)
+    check(task, rng, tactics(task, walks=ALL), limit=1)
+
+
+@pytest.mark.parametrize("case", DILATED, ids=str)
+def test_dilated_convolutions(case, rng):
+    task = conv_task(rng, **case)
+    check(task, rng, tactics(task, walks=(TAPS, FLAT)))
+    refused = replace(tactics(task)[0], walk=ROW)
+    assert not refused.accepts(Binding({}))
+
+
+@pytest.mark.parametrize("case", POINTWISE, ids=str)
+def test_pointwise_convolutions(case, rng):
+    task = conv_task(rng, **case)
+    check(task, rng, tactics(task, splits=(1, 2)))
+
+
+@pytest.mark.parametrize("padding", [((0, 0),), ((1, 2),)])
+def test_convolutions_of_one_dimension(padding, rng):
+    task = conv_task(rng, (3, 14, 10), 12, (3,), padding=padding, stride=2, residual=True)
+    check(task, rng, tactics(task, walks=ALL), limit=1)
+
+
+def test_random_convolutions(rng):
+    for _ in range(6):
+        window = tuple(int(n) for n in rng.integers(1, 5, 2))
+        dilation = int(rng.integers(1, 3))
+        size = [(w - 1) * dilation + 1 + int(rng.integers(0, 5)) for w in window]
+        case = dict(
+            shape=(int(rng.integers(1, 6)), *size, int(rng.integers(1, 40))),
+            filters=int(rng.integers(1, 40)),
+            window=window,
+            stride=int(rng.integers(1, 4)),
+            padding=tuple(tuple(int(n) for n in rng.integers(0, 3, 2)) for _ in range(2)),
+            dilation=dilation,
+            residual=bool(rng.integers(2)),
+            per_image=bool(rng.integers(2)),
+            prologue=(None, "affine", "sum")[rng.integers(3)],
+            dtype=(F16, BF16, F32)[rng.integers(3)],
+        )
+        task = conv_task(rng, **case)
+        walk = FLAT if dilation > 1 else int(rng.integers(3))
+        split = int(rng.integers(1, 5))
+        check(task, rng, tactics(task, walks=(walk,), splits=(split,)), limit=1)
+
+
+@pytest.mark.parametrize("prologue", ["cast", "affine", "sum"])
+@pytest.mark.parametrize("window", [(1, 1), (3, 3)])
+def test_a_prologue_comes_before_the_padding(prologue, window, rng):
+    padding = SAME if window == (3, 3) else None
+    task = conv_task(rng, (2, 5, 6, 9), 20, window, padding=padding, prologue=prologue)
+    assert task.prologue is not None
+    walks = ALL if window == (3, 3) else (TAPS,)
+    check(task, rng, tactics(task, walks=walks), limit=1)
+
+
+@pytest.mark.parametrize("walk", ALL)
+def test_an_infinite_pixel_reaches_only_windows_that_cover_it(walk, rng):
+    task = conv_task(rng, (1, 6, 7, 3), 4, (3, 3), padding=SAME, dtype=F32)
+    data = arrays(task, rng)
+    data[0][0, 2, 3, 1] = np.inf
+    expected = np.isfinite(task.evaluate(data)[0])
+    assert 0 < expected.mean() < 1
+    offered = tactics(task, walks=(walk,))
+    check_interpreted(FAMILY, task, rng, tactics=offered, arrays=data, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("prologue", [None, "cast", "sum"])
+@pytest.mark.parametrize("split", [1, 2])
+def test_images_of_few_channels_are_copied_first(prologue, split, rng):
+    cases = [
+        dict(shape=(2, 11, 12, 3), window=(5, 4), stride=2, padding=((2, 1), (0, 3))),
+        dict(shape=(3, 8, 9, 5), window=(3, 3), padding=SAME, dilation=2),
+        dict(shape=(1, 9, 7), window=(3,), padding=((1, 1),)),
+    ]
+    for case in cases:
+        task = conv_task(rng, filters=20, prologue=prologue, residual=True, **case)
+        walk = FLAT if "dilation" in case else ROW
+        offered = tactics(task, walks=(walk,), splits=(split,))
+        check(task, rng, [replace(t, channels=8) for t in offered], limit=0)
+    assert {t.channels for t in FAMILY.tactics(task, Binding({}))} == {0, 8}
+
+
+def test_a_copy_does_not_spread_infinite_pixels(rng):
+    task = conv_task(rng, (1, 6, 7, 3), 4, (3, 3), padding=SAME, dtype=F32)
+    data = arrays(task, rng)
+    data[0][0, 2, 3, 1] = np.inf
+    offered = [replace(t, channels=4) for t in tactics(task, walks=ALL)]
+    check_interpreted(FAMILY, task, rng, tactics=offered, arrays=data, tolerance=1e-4, limit=None)
+
+
+# ---- layouts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layouts", ["gaps", "any order"])
+@pytest.mark.parametrize("window", [(1, 1), (3, 3)])
+def test_layouts(layouts, window, rng):
+    padding = SAME if window == (3, 3) else None
+    task = conv_task(rng, (2, 5, 6, 9), 20, window, padding=padding, residual=True, prologue="sum")
+    layout = row_padded if layouts == "gaps" else lambda v: strided(v, rng)
+
+    def chosen(value):
+        return Binding({}).layout(value) if value.is_constant else layout(value)
+
+    offered = tactics(task, walks=(TAPS, FLAT) if padding else (TAPS,), splits=(1, 2))
+    check(task, rng, offered, limit=1, layouts=chosen)
+
+
+def test_a_part_of_a_concatenation(rng):
+    task = conv_task(rng, (3, 4, 5, 16), 24, residual=True)
+
+    def part(value):
+        shape = value.type.bind({})
+        return Layout(shape, dense_strides((*shape[:-1], shape[-1] + 40)), 16)
+
+    binding = Binding({}, {task.output: part(task.output)})
+    (launch,) = tactics(task)[0].launches(binding)
+    # rows merge all the same: one axis of pixels, no division
+    assert len(launch.kernel.result.shape) == 2 and "//" not in _body(launch)
+    layouts = {v: binding.layout(v) for v in (*task.inputs, *task.outputs)}
+    check(task, rng, tactics(task, splits=(1, 3)), layouts=layouts.__getitem__)
+
+
+def _body(launch) -> str:
+    """The kernel's text from where its tile is known."""
+    return launch.kernel.source().split("depth = ")[1]
+
+
+def test_batches_share_kernels(rng):
+    for window, padding in (((1, 1), None), ((3, 3), SAME)):
+        kernels = set()
+        for batch in (2, 3, 8):
+            task = conv_task(rng, (batch, 6, 6, 16), 16, window, padding=padding, residual=True)
+            (launch,) = tactics(task)[0].launches(Binding({}))
+            kernels.add(launch.kernel)
+        assert len(kernels) == 1
+
+
+# ---- programs that share a tile ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", [2, 3, 4, 16])
+def test_programs_share_tiles(split, rng):
+    task = conv_task(rng, (1, 5, 5, 24), 40, (3, 3), padding=SAME, residual=True, dtype=F32)
+    tactic = MatrixTactic(task, 16, 32, 32, 4, 2, split, TAPS)
+    assert tactic.zeroed(Binding({})) == 4 * 2 * 2
+    check(task, rng, [tactic], limit=0)
+
+
+def test_tiles_that_would_need_too_much_memory_are_not_shared(rng):
+    task = conv_task(rng, (64, 56, 56, 16), 16)
+    assert not MatrixTactic(task, 16, 16, 16, 4, 2, 16).accepts(Binding({}))
+
+
+# ---- matrix products -----------------------------------------------------------------------------
+
+PRODUCTS = [
+    ((5, 33), (33, 20), dict(constant=True)),
+    ((2, 3, 7, 40), (40, 17), dict(constant=True, more=[(2, 3, 7, 17), (17,)])),
+    ((2, 3, 7, 40), (1, 1, 40, 17), dict(constant=True, more=[(3, 1, 17)])),
+    ((6, 40), (24, 40), dict(op=MatMul(False, True), constant=True, cast=True)),
+    ((40, 18), (40, 24), dict(op=MatMul(True, False))),
+    ((32, 16), (24, 32), dict(op=MatMul(True, True), more=[(16, 1)])),
+    ((2, 3, 7, 10), (2, 3, 10, 9), dict(more=[(2, 1, 1, 9), (7, 9)])),
+    ((2, 3, 7, 10), (2, 3, 9, 10), dict(op=MatMul(False, True), more=[(2, 1, 1, 1)])),
+    ((2, 3, 10, 7), (3, 10, 9), dict(op=MatMul(True, False), cast=True)),
+    ((2, 1, 7, 10), (3, 10, 9), dict(more=[(2, 3, 7, 9)])),
+    ((7, 10), (2, 10, 9), dict(cast=True)),
+    ((4, 1, 5), (4, 5, 1), {}),
+    ((4, 3, 20), (4, 20, 6), dict(constant=True)),
+    ((1, 1, 9, 33), (33, 12), {}),
+]
+
+
+@pytest.mark.parametrize("dtype", [F16, F32])
+@pytest.mark.parametrize(("left", "right", "how"), PRODUCTS, ids=str)
+def test_matrix_products(left, right, how, dtype, rng):
+    task = matmul_task(rng, left, right, dtype=dtype, **how)
+    check(task, rng, tactics(task, splits=(1, 2)), limit=1)
+
+
+def test_layouts_of_products(rng):
+    for how in ({}, dict(op=MatMul(True, True))):
+        left, right = ((2, 7, 20), (2, 20, 9)) if not how else ((2, 20, 7), (2, 9, 20))
+        task = matmul_task(rng, left, right, more=[(2, 7, 9)], **how)
+        for layout in (row_padded, lambda v: strided(v, rng)):
+            check(task, rng, tactics(task), limit=1, layouts=layout)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+@pytest.mark.parametrize("split", [1, 3])
+def test_few_rows_without_tensor_cores(rows, split, rng):
+    task = matmul_task(rng, (rows, 200), (200, 21), constant=True, more=[(rows, 21)])
+    own = MatrixTactic(task, max(r for r in (1, 2, 8) if r <= rows), 4, 64, 2, 1, split, 0, True, 0)
+    check(task, rng, [own, replace(own, stages=3)], limit=0)
+
+
+def test_few_rows_of_computed_matrices(rng):
+    for op, right in ((MatMul(), (3, 40, 21)), (MatMul(False, True), (3, 21, 40))):
+        task = matmul_task(rng, (3, 1, 40), right, op=op, more=[(21,)], dtype=BF16)
+        check(task, rng, [MatrixTactic(task, 1, 8, 64, 2, 1, 1, 0, True, 0)], limit=0)
+
+
+def test_attention_of_one_token_reads_matrices_once(rng):
+    task = matmul_task(rng, (1, 2048), (2048, 1000), constant=True)
+    assert [t for t in FAMILY.tactics(task, Binding({})) if t.vector]
+
+
+# ---- what is offered -----------------------------------------------------------------------------
+
+
+def test_float32_is_offered_with_and_without_tf32(rng):
+    task = conv_task(rng, (8, 14, 14, 64), 64, (3, 3), padding=SAME, dtype=F32)
+    offered = list(FAMILY.tactics(task, Binding({})))
+    assert {(t.passes, t.precision) for t in offered} == {(1, "tf32"), (3, "fp32"), (0, "fp32")}
+    small = conv_task(rng, (1, 4, 4, 16), 16, dtype=F32)
+    check(small, rng, [t for p in (0, 3) for t in tactics(small, passes=p)])
+
+
+RESNET = {
+    "stem": dict(shape=(224, 224, 3), filters=64, window=(7, 7), stride=2, padding=((3, 3),) * 2),
+    "3x3": dict(shape=(56, 56, 64), filters=64, window=(3, 3), padding=SAME),
+    "expand": dict(shape=(56, 56, 64), filters=256, residual=True),
+    "last 3x3": dict(shape=(7, 7, 512), filters=512, window=(3, 3), padding=SAME),
+}
+
+
+def resnet_task(rng, name, batch):
+    case = dict(RESNET[name])
+    return conv_task(rng, (batch, *case.pop("shape")), **case)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 128])
+@pytest.mark.parametrize("name", RESNET)
+def test_what_is_offered_differs(name, batch, rng):
+    task = resnet_task(rng, name, batch)
+    offered = list(FAMILY.tactics(task, Binding({})))
+    assert 8 <= len(offered) <= 12
+    assert len({(t.rows, t.columns) for t in offered}) >= 3
+    assert any(t.split == 1 for t in offered)
+    assert any(t.channels for t in offered) is (name == "stem")
+    if name == "last 3x3" and batch == 1:
+        assert offered[0].split > 1 and offered[0].rows <= 64
+    if batch == 128 and name != "stem":
+        assert offered[0].rows * offered[0].columns >= 128 * 64
+
+
+def test_a_smaller_machine_is_offered_smaller_tiles(rng):
+    small = replace(H200, capability=(8, 6), shared=101376, shared_per_multiprocessor=102400)
+    problem = problem_of(resnet_task(rng, "last 3x3", 128), Binding({}))
+    for choice in choices(shape_of(problem), small, 1, 12):
+        tile = choice.tile
+        assert choice.stages * (tile.rows + tile.columns) * tile.depth * 2 <= small.shared
+
+
+def test_other_tasks_are_declined(rng):
+    grouped = conv_task(rng, (1, 5, 5, 8), 8, (3, 3), groups=2)
+    space = conv_task(rng, (1, 5, 5, 5, 8), 8, (2, 2, 2))
+    integers = matmul_task(rng, (4, 8), (8, 4), dtype=DType.INT32)
+    for task in (grouped, space, integers):
+        assert not list(FAMILY.tactics(task, Binding({})))
+        with pytest.raises(PlanError, match="does not compute this"):
+            FAMILY.restore(task, tactics(task)[0].parameters)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": 17},
+        {"split": 5},
+        {"rows": 1},
+        {"vector": True},
+        {"passes": 3},
+        {"depth": 512},
+        {"channels": 4},
+    ],
+    ids=str,
+)
+def test_plans_cannot_ask_for_impossible_tiles(change, rng):
+    task = conv_task(rng, (1, 5, 5, 8), 8)
+    parameters = {**tactics(task)[0].parameters, **change}
+    with pytest.raises(PlanError, match="impossible matrix kernel"):
+        FAMILY.restore(task, parameters)
+
+
+# ---- what it compiles to -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "batch"), [("stem", 8), ("3x3", 128), ("expand", 128), ("last 3x3", 1)]
+)
+def test_hopper_multiplies_in_groups_of_warps(name, batch, rng):
+    task = resnet_task(rng, name, batch)
+    offered = [t for t in FAMILY.tactics(task, Binding({})) if t.rows >= 64]
+    tactic = offered[0] if batch > 1 else replace(tactics(task)[0], rows=64, depth=64, split=8)
+    text = assembly(tactic, Binding({}))
+    assert "wgmma.mma_async" in text
+    assert ".local" not in text  # nothing is spilled before ptxas
+    *_, code = compiled(tactic, Binding({}))
+    assert code.shared <= H200.shared
+    stores = [line for line in text.splitlines() if "st.global" in line and ".b32" in line]
+    assert any(".v4.b32" in line for line in stores)
+    if name != "stem":  # three channels are not loaded 16 bytes at a time
+        assert "cp.async.cg.shared.global" in text or batch == 128
+
+
+def test_large_tensors_are_addressed_with_64_bits(rng):
+    task = matmul_task(rng, (1 << 20, 4096), (4096, 64), constant=True)
+    tactic = next(iter(FAMILY.tactics(task, Binding({}))))
+    (launch,) = tactic.launches(Binding({}))
+    assert "(safe[:, None]).to(tl.int64) * 4096" in launch.kernel.source()
+    assert compiled(tactic, Binding({}))
+
+
+@pytest.mark.parametrize("passes", [0, 1, 3])
+def test_float32_compiles(passes, rng):
+    task = conv_task(rng, (8, 14, 14, 64), 64, (3, 3), padding=SAME, dtype=F32)
+    tactic = next(t for t in FAMILY.tactics(task, Binding({})) if t.passes == passes)
+    text = assembly(tactic, Binding({}))
+    assert (".tf32" in text) is (passes > 0)
+
+
+def test_a_vector_product_loads_16_bytes_at_a_time(rng):
+    task = matmul_task(rng, (1, 2048), (2048, 1024), constant=True)
+    tactic = next(t for t in FAMILY.tactics(task, Binding({})) if t.vector)
+    text = assembly(tactic, Binding({}))
+    assert "ld.global.v4.b32" in text or "cp.async.cg.shared.global" in text
+    assert "mma" not in text
