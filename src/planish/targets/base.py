@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -371,8 +372,10 @@ class TensorMemory(ABC):
         """Fills it with what no kernel writes by chance (NaN)."""
 
     @abstractmethod
-    def read(self) -> np.ndarray:
-        """Its elements; to be used before the next call."""
+    def read(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Its elements, to be used before the next call; of some rows of the first axis only, if
+        they are given.
+        """
 
 
 class ForeignArray(Protocol):
@@ -403,6 +406,14 @@ class Target(ABC):
     @abstractmethod
     def families(self) -> Sequence[Family]:
         """The kernel families, in the order their tactics are offered."""
+
+    measures_beside_compiling: ClassVar[bool] = False
+    """Whether kernels may be compiled on the host while others are measured."""
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """While it lasts, what `prepare` compiles with is kept at hand."""
+        yield
 
     @abstractmethod
     def prepare(

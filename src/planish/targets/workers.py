@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -36,31 +37,85 @@ def compile_kernels(
     TuningError
         A kernel does not compile, or a worker died.
     """
-    if len(kernels) <= FEW or processes <= 1:
-        for kernel in kernels:
-            done(kernel, kernel.compile(machine))
-        return
-    idle: SimpleQueue[_Worker] = SimpleQueue()
-    workers: list[_Worker] = []
+    with CompilerPool(machine, processes) as pool:
+        pool.compile(kernels, done)
 
-    def run(kernel: Kernel) -> tuple[Kernel, bytes]:
-        worker = idle.get()
+
+class CompilerPool:
+    """Workers for one machine, started when they are first needed; several threads may use them."""
+
+    def __init__(self, machine: Any, processes: int) -> None:
+        self._machine, self._processes = machine, processes
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        self._workers: list[_Worker] = []
+        self._lock = threading.Lock()
+
+    def compile(self, kernels: Sequence[Kernel], done: Callable[[Kernel, bytes], None]) -> None:
+        """See `compile_kernels`. A kernel that does not compile keeps none of the others back."""
+        failed: list[TuningError] = []
+        if (len(kernels) <= FEW and not self._workers) or self._processes <= 1:
+            for kernel in kernels:
+                try:
+                    done(kernel, kernel.compile(self._machine))
+                except TuningError as error:
+                    failed.append(error)
+        elif kernels:
+            failed = self._compile(kernels, done)
+        if failed:
+            raise failed[0]
+
+    def _compile(
+        self, kernels: Sequence[Kernel], done: Callable[[Kernel, bytes], None]
+    ) -> list[TuningError]:
+        self._start(len(kernels))
+        failed: list[TuningError] = []
+        pool = ThreadPoolExecutor(min(self._processes, len(kernels)))
+        try:
+            for future in as_completed([pool.submit(self._run, kernel) for kernel in kernels]):
+                try:
+                    done(*future.result())
+                except TuningError as error:
+                    failed.append(error)
+        except BaseException:
+            self.close()  # those that are at work would answer whoever comes next
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return failed
+
+    def _start(self, count: int) -> None:
+        with self._lock:
+            for _ in range(min(self._processes, count) - len(self._workers)):
+                self._workers.append(_Worker(self._machine))
+                self._idle.put(self._workers[-1])
+
+    def _run(self, kernel: Kernel) -> tuple[Kernel, bytes]:
+        worker = self._idle.get()
         try:
             return kernel, worker.compile(kernel)
         finally:
-            idle.put(worker)
+            self._idle.put(worker if worker.is_alive else self._replaced(worker))
 
-    pool = ThreadPoolExecutor(min(processes, len(kernels)))
-    try:
-        for _ in range(min(processes, len(kernels))):
-            workers.append(_Worker(machine))
-            idle.put(workers[-1])
-        for future in as_completed([pool.submit(run, kernel) for kernel in kernels]):
-            done(*future.result())
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    def _replaced(self, worker: _Worker) -> _Worker:
+        worker.close()
+        with self._lock:
+            fresh = _Worker(self._machine)
+            self._workers = [fresh if w is worker else w for w in self._workers]
+        return fresh
+
+    def close(self) -> None:
+        """Ends the workers; the next kernels get new ones."""
+        with self._lock:
+            workers, self._workers = self._workers, []
+            self._idle = SimpleQueue()
         for worker in workers:
             worker.close()
+
+    def __enter__(self) -> CompilerPool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 class _Worker:
@@ -89,6 +144,10 @@ class _Worker:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
 
     def close(self) -> None:
         self._process.kill()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from planish.errors import TuningError
@@ -175,6 +176,10 @@ class Tuner:
 
     def run(self, tasks: Sequence[Task], points: Sequence[Mapping[str, int]]) -> Plan:
         """Tunes and chooses. `points` are sizes of the dimensions, the usual ones first."""
+        with self._target.compiling():
+            return self._run(tasks, points)
+
+    def _run(self, tasks: Sequence[Task], points: Sequence[Mapping[str, int]]) -> Plan:
         start = time.monotonic()
         usual = points[0]
         tasks = [task for task in tasks if self._runs_everywhere(task, points)]
@@ -295,17 +300,9 @@ class Tuner:
         """
         owner: _Entry | None = None
         bench: Bench | None = None
-        for start in range(0, len(wanted), BATCH):
-            batch = wanted[start : start + BATCH]
+        for start, batch in self._compiled(wanted):
             if time.monotonic() > deadline:
                 return False
-            try:
-                self._target.prepare(
-                    k for entry, i in batch for k in kernels_of(entry.tactics[i], entry.binding)
-                )
-            except TuningError as error:
-                # measuring the tactic in question finds it again, and only that one is out
-                log.debug("a kernel does not compile: %s", error)
             fresh = []
             in_time = True
             for done, (entry, i) in enumerate(batch, start + 1):
@@ -331,6 +328,38 @@ class Tuner:
             if not in_time:
                 return False
         return True
+
+    def _compiled(
+        self, wanted: Sequence[tuple[_Entry, int]]
+    ) -> Iterator[tuple[int, Sequence[tuple[_Entry, int]]]]:
+        """Batches of tactics whose kernels are compiled, each with the number of its first one.
+
+        Where that does not disturb measuring, the next batch is compiled meanwhile.
+        """
+
+        def batch(start: int) -> Sequence[tuple[_Entry, int]]:
+            members = wanted[start : start + BATCH]
+            try:
+                self._target.prepare(
+                    k for entry, i in members for k in kernels_of(entry.tactics[i], entry.binding)
+                )
+            except TuningError as error:
+                # measuring the tactic in question finds it again, and only that one is out
+                log.debug("a kernel does not compile: %s", error)
+            return members
+
+        starts = range(0, len(wanted), BATCH)
+        if not self._target.measures_beside_compiling:
+            for start in starts:
+                yield start, batch(start)
+            return
+        pool = ThreadPoolExecutor(1)
+        try:
+            waiting = [(start, pool.submit(batch, start)) for start in starts]
+            for start, made in waiting:
+                yield start, made.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
     @staticmethod
     def _try(bench: Bench, tactic: Tactic, best: float) -> Measurement:

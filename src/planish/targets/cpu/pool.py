@@ -65,5 +65,5 @@ class HostTensor(TensorMemory):
     def poison(self) -> None:
         self._view[...] = np.nan if np.issubdtype(self._view.dtype, np.floating) else 1
 
-    def read(self) -> np.ndarray:
-        return self._view
+    def read(self, rows: np.ndarray | None = None) -> np.ndarray:
+        return self._view if rows is None else self._view[rows]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 from weakref import WeakValueDictionary
@@ -25,7 +26,7 @@ from planish.targets.cpu.codegen.compile import Library
 from planish.targets.cpu.kernels import FAMILIES
 from planish.targets.cpu.machine import Machine, host
 from planish.targets.cpu.pool import ConstantPool, HostTensor
-from planish.targets.workers import compile_kernels
+from planish.targets.workers import CompilerPool
 
 
 class CpuTarget(Target):
@@ -46,9 +47,24 @@ class CpuTarget(Target):
     def renew_locks(self) -> None:
         """See `planish.native.renew_after_fork`."""
         self._lock = threading.Lock()
+        self._compilers = CompilerPool(self.machine, self.machine.cores)
+        self._builds = 0
 
     def families(self) -> Sequence[Family]:
         return self._families
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        with self._lock:
+            self._builds += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._builds -= 1
+                idle = self._builds == 0
+            if idle:
+                self._compilers.close()
 
     def prepare(
         self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None
@@ -63,7 +79,9 @@ class CpuTarget(Target):
             if progress:
                 progress(finished, len(missing))
 
-        compile_kernels(list(missing.values()), self.machine, self.machine.cores, done)
+        self._compilers.compile(list(missing.values()), done)
+        if not self._builds:
+            self._compilers.close()
 
     def executable(self, schedule: Schedule) -> Executable:
         kernels = {

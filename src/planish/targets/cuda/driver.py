@@ -97,6 +97,7 @@ class Gpu:
             shared_per_multiprocessor=int(p.max_shared_memory_per_multiprocessor),
             registers=int(p.max_registers_per_multiprocessor),
             memory=total,
+            ordinal=self.ordinal,
         )
 
     # ---- memory ---------------------------------------------------------------------------
@@ -203,11 +204,15 @@ class Gpu:
         addresses: Sequence[int],
         params: Sequence[int],
         stream: Any,
+        overlap: bool = False,
     ) -> None:
-        """Queues a kernel."""
+        """Queues a kernel; with `overlap` right behind another one that may still run."""
         kernel, code = loaded
         config = self._core.LaunchConfig(
-            grid=programs, block=32 * code.warps, shmem_size=code.shared
+            grid=programs,
+            block=32 * code.warps,
+            shmem_size=code.shared,
+            programmatic_stream_serialization=overlap and code.overlaps,
         )
         # the last two are memory that Triton's kernels may ask for; ours do not
         self._core.launch(stream, config, kernel, *addresses, *(c_int32(n) for n in params), 0, 0)

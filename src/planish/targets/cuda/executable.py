@@ -31,7 +31,7 @@ from planish.targets.base import (
     ScheduledLaunch,
 )
 from planish.targets.cuda.driver import CapturedGraph, Gpu
-from planish.targets.cuda.kernel import LibraryKernel
+from planish.targets.cuda.kernel import LibraryKernel, TritonKernel
 from planish.targets.cuda.memory import CudaArena
 from planish.targets.cuda.streams import place
 
@@ -165,11 +165,14 @@ class CudaExecutable(Executable):
             for side in streams[1:]:
                 side.wait(start)
         ended: dict[int, Any] = {}
+        generated: dict[int, bool] = {}  # whether a stream's last launch was one of our kernels
         for position, ((number, scheduled), where) in enumerate(zip(part, placed, strict=True)):
             stream = streams[where.stream]
             for other in where.waits:
                 stream.wait(ended[other])
-            self._queue(number, scheduled, arena, sources, targets, stream)
+            overlap = generated.get(where.stream, False) and not where.waits
+            self._queue(number, scheduled, arena, sources, targets, stream, overlap)
+            generated[where.stream] = isinstance(scheduled.launch.kernel, TritonKernel)
             if where.awaited:
                 ended[position] = self._gpu.event()
                 stream.record(ended[position])
@@ -186,13 +189,15 @@ class CudaExecutable(Executable):
         sources: Sequence[int],
         targets: Sequence[int],
         stream: Any,
+        overlap: bool = False,
     ) -> None:
         launch = scheduled.launch
         addresses = self._addresses(scheduled, arena, sources, targets)
         if isinstance(launch.kernel, LibraryKernel):
             self._loaded[number].queue(addresses, launch.params, stream)
         else:
-            self._gpu.launch(self._loaded[number], launch.tasks, addresses, launch.params, stream)
+            loaded, params = self._loaded[number], launch.params
+            self._gpu.launch(loaded, launch.tasks, addresses, params, stream, overlap)
 
     def _addresses(
         self,

@@ -53,11 +53,11 @@ class TritonKernel(Kernel):
     def write(self, k: Source) -> None:
         """Writes the kernel's body. A launch of `tasks` runs that many programs along axis 0."""
 
-    def source(self) -> str:
-        """The kernel as Triton text."""
+    def source(self, overlaps: bool = False) -> str:
+        """The kernel as Triton text; see `Source.finish`."""
         k = Source()
         self.write(k)
-        return k.finish(self.symbol, len(self.pointers), len(self.params))
+        return k.finish(self.symbol, len(self.pointers), len(self.params), overlaps)
 
     def compile(self, machine: CudaMachine) -> bytes:
         from planish.targets.cuda.codegen.compile import compile_kernel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class CudaMachine:
         32-bit registers of a multiprocessor.
     memory : int
         Bytes of device memory.
+    ordinal : int or None
+        Its number in this process; None where it is only described, so that nothing runs on it.
     """
 
     name: str
@@ -35,11 +37,17 @@ class CudaMachine:
     shared_per_multiprocessor: int
     registers: int
     memory: int
+    ordinal: int | None = field(default=None, compare=False)
 
     @property
     def arch(self) -> str:
         """The architecture's short name: "sm_90"."""
         return f"sm_{self.capability[0]}{self.capability[1]}"
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a kernel's start may overlap the end of the one before it."""
+        return self.capability >= (9, 0)
 
     @property
     def code_key(self) -> str:

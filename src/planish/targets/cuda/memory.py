@@ -91,13 +91,22 @@ class CudaTensor(TensorMemory):
         self._view()[...] = array
         self._gpu.upload(self.address, self._raw)
 
-    def read(self) -> np.ndarray:
-        self._gpu.download(self._raw, self.address)
-        return self._view()
+    def read(self, rows: np.ndarray | None = None) -> np.ndarray:
+        if rows is None:
+            self._gpu.download(self._raw, self.address)
+            return self._view()
+        view = self._view()
+        step = view.strides[0]
+        reach = self._raw.nbytes - step * (len(view) - 1)
+        for row in rows.tolist():
+            part = self._raw[row * step : row * step + reach]
+            self._gpu.download(part, self.address + row * step)
+        return view[rows]
 
     def poison(self) -> None:
-        self._raw[...] = 1 if self._dtype.kind == "b" else 0xFF
-        self._gpu.upload(self.address, self._raw)
+        byte = 1 if self._dtype.kind == "b" else 0xFF
+        self._gpu.fill(self.address, byte, self._raw.nbytes, self._gpu.stream)
+        self._gpu.stream.sync()
 
     def _view(self) -> np.ndarray:
         steps = tuple(s * self._dtype.itemsize for s in self._layout.strides)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -20,7 +22,7 @@ from planish.targets.cuda.kernel import LibraryKernel
 from planish.targets.cuda.kernels import FAMILIES
 from planish.targets.cuda.machine import CudaMachine
 from planish.targets.cuda.memory import ConstantPool, CudaArena, CudaTensor, DeviceArray
-from planish.targets.workers import compile_kernels
+from planish.targets.workers import CompilerPool
 
 
 class CudaTarget(Target):
@@ -28,6 +30,7 @@ class CudaTarget(Target):
 
     precisions = frozenset({"fp32", "tf32", "fp16", "bf16"})
     has_streams = True
+    measures_beside_compiling = True
 
     def __init__(self, device: Gpu) -> None:
         self.gpu = device
@@ -40,15 +43,28 @@ class CudaTarget(Target):
         self._families = tuple(family.on(self.machine) for family in FAMILIES)
         self._lock = threading.Lock()
         self._libraries: dict[str, Any] = {}
+        self._compilers = CompilerPool(self.machine, len(os.sched_getaffinity(0)))
+        self._builds = 0
 
     def families(self) -> Sequence[Family]:
         return self._families
 
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        with self._lock:
+            self._builds += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._builds -= 1
+                idle = self._builds == 0
+            if idle:
+                self._compilers.close()
+
     def prepare(
         self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None
     ) -> None:
-        import os
-
         missing = {
             k.symbol: k
             for k in kernels
@@ -63,8 +79,9 @@ class CudaTarget(Target):
             if progress:
                 progress(finished, len(missing))
 
-        processes = len(os.sched_getaffinity(0))
-        compile_kernels(list(missing.values()), self.machine, processes, done)
+        self._compilers.compile(list(missing.values()), done)
+        if not self._builds:
+            self._compilers.close()
 
     def executable(self, schedule: Schedule) -> Executable:
         kernels = [

@@ -121,6 +121,13 @@ def test_matrices_in_blocks_of_depth(batches, rng):
     check_interpreted(FAMILY, task, rng, tactics=dots(task), tolerance=TOLERANCE[BF16])
 
 
+def test_operands_of_each_matrix_and_of_each_row(rng):
+    inputs = [((19, 24), F32), ((4, 10, 19), F32), ((4, 1, 1), F32), ((24, 1), F32)]
+    task = task_of((MatMul(True, True), 2), (ew.Add(),), (ew.Mul(),), inputs=inputs)
+    for tactics in (plain(task), dots(task)):
+        check_interpreted(FAMILY, task, rng, tactics=tactics, tolerance=1e-4)
+
+
 @pytest.mark.parametrize("depth", ["blocks", "one by one"])
 @pytest.mark.parametrize("dtypes", [(I8, I8), (U8, I8), (U8, U8)])
 def test_bytes_with_zero_points(dtypes, depth, rng):

@@ -43,11 +43,8 @@ def indices_for(rng, shape, sizes, dtype=I64):
 
 
 def check(family, task, rng, arrays, **options):
-    check_interpreted(family, task, rng, arrays=arrays, **options)
-    check_interpreted(family, task, rng, arrays=arrays, layouts=row_padded, **options)
-    check_interpreted(
-        family, task, rng, arrays=arrays, layouts=lambda v: strided(v, rng), **options
-    )
+    for layouts in (None, lambda v: strided(v, rng)):
+        check_interpreted(family, task, rng, arrays=arrays, layouts=layouts, **options)
 
 
 def test_families():
@@ -180,6 +177,7 @@ def test_scatter_dtypes(dtype, reduction, rng):
     check_interpreted(SCATTER, task, rng, arrays=arrays, limit=None)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")  # NumPy's, of the reference
 def test_scatter_with_nan(rng):
     task = task_of((ScatterNd("max"), 3), inputs=[((3,), F32), ((4, 1), I64), ((4,), F32)])
     arrays = [

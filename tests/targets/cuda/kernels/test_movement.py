@@ -36,8 +36,8 @@ from planish.targets.cuda.kernels.movement import (
     MovementFamily,
     MovementTactic,
     common_axes,
-    tile_choices,
 )
+from planish.targets.cuda.kernels.moves import tile_choices
 from planish.targets.cuda.machine import H200
 from planish.targets.cuda.run import run_tactic
 

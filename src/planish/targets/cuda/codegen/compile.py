@@ -49,6 +49,8 @@ class DeviceCode:
     warps, shared : int
         Warps of a block, and bytes of its shared memory.
     arch : str
+    overlaps : bool
+        Whether it waits by itself for the kernel before it.
     cubin : bytes
     """
 
@@ -56,6 +58,7 @@ class DeviceCode:
     warps: int
     shared: int
     arch: str
+    overlaps: bool
     cubin: bytes
 
     def to_bytes(self) -> bytes:
@@ -89,6 +92,8 @@ class DeviceCode:
             raise ValueError(f"warps cannot be {code.warps!r}")
         if not (type(code.shared) is int and 0 <= code.shared <= 1 << 20):
             raise ValueError(f"shared cannot be {code.shared!r}")
+        if type(code.overlaps) is not bool:
+            raise ValueError(f"overlaps cannot be {code.overlaps!r}")
         if cubin[:4] != ELF:
             raise ValueError("no device code")
         return code
@@ -144,7 +149,7 @@ def compile_kernel(kernel: TritonKernel, machine: CudaMachine) -> bytes:
     attributes = {(i,): [["tt.divisibility", 16]] for i, known in enumerate(divisible) if known}
     major, minor = machine.capability
     try:
-        function = load_function(kernel.source(), kernel.symbol)
+        function = load_function(kernel.source(machine.overlaps), kernel.symbol)
         made = module.compile(
             ASTSource(function, signature, {}, attributes),
             target=GPUTarget("cuda", 10 * major + minor, 32),
@@ -167,6 +172,11 @@ def compile_kernel(kernel: TritonKernel, machine: CudaMachine) -> bytes:
     if made.metadata.global_scratch_size or made.metadata.num_ctas != 1:
         raise TuningError("A generated kernel needs scratch memory", where=kernel.family)
     code = DeviceCode(
-        made.metadata.name, kernel.warps, made.metadata.shared, machine.arch, made.asm["cubin"]
+        made.metadata.name,
+        kernel.warps,
+        made.metadata.shared,
+        machine.arch,
+        machine.overlaps,
+        made.asm["cubin"],
     )
     return code.to_bytes()

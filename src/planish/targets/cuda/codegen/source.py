@@ -13,7 +13,15 @@ from contextlib import contextmanager
 HEADER = """\
 import triton
 import triton.language as tl
-from triton.language.extra import libdevice
+from triton.language.extra import cuda, libdevice
+"""
+
+import os
+OVERLAP = {"0": "", "w": "    cuda.gdc_wait()\n", "wl": "    cuda.gdc_wait()\n    cuda.gdc_launch_dependents()\n", "lw": "    cuda.gdc_launch_dependents()\n    cuda.gdc_wait()\n"}[os.environ.get("PLANISH_OVERLAP","wl")]
+"""Lets the next kernel start now, and waits for what the one before writes.
+
+Programmatic dependent launch: the blocks of the next kernel are set up while the last ones of this
+run. It waits in turn, so that memory is never read too early, nor written while it is still read.
 """
 
 
@@ -58,8 +66,12 @@ class Source:
         yield
         self._depth -= 1
 
-    def finish(self, symbol: str, pointers: int, params: int) -> str:
-        """The whole module, with the kernel under its symbol."""
+    def finish(self, symbol: str, pointers: int, params: int, overlaps: bool = False) -> str:
+        """The whole module, with the kernel under its symbol.
+
+        With `overlaps` the kernel may be launched before the one before it has ended.
+        """
         arguments = [f"p{i}" for i in range(pointers)] + [f"n{i}" for i in range(params)]
         head = f"\n\n@triton.jit\ndef {symbol}({', '.join(arguments)}):\n"
-        return HEADER + head + "\n".join(self._lines or ["    pass"]) + "\n"
+        body = "\n".join(self._lines or ["    pass"]) + "\n"
+        return HEADER + head + (OVERLAP if overlaps else "") + body

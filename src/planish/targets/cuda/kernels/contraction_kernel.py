@@ -205,7 +205,7 @@ class ContractionKernel(TritonKernel):
         else:
             grid, image = [], ""
             index = [*outer, *decompose(k, row, (-1, *shape[self.outer + 1 : -1]))]
-            masks = [exists] * len(index)
+            masks = [*[None] * self.outer, *[exists] * (len(index) - self.outer)]
         index.append(column)
         masks.append(inside)
         zeros = self._load_zeros(k, index, masks)

@@ -20,7 +20,8 @@ from planish.ops.base import normalize_axis
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
 from planish.targets.cuda.kernels.fused import WIDE
 from planish.targets.cuda.kernels.gather_kernel import FillKernel, MarkKernel, ScatterKernel
-from planish.targets.cuda.kernels.movement import (
+from planish.targets.cuda.kernels.movement_kernel import Picked
+from planish.targets.cuda.kernels.moves import (
     ELEMENTS,
     WARPS,
     Job,
@@ -31,7 +32,6 @@ from planish.targets.cuda.kernels.movement import (
     move,
     tile_choices,
 )
-from planish.targets.cuda.kernels.movement_kernel import Picked
 from planish.targets.cuda.kernels.nest import (
     OWN,
     Operand,

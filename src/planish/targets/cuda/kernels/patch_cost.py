@@ -16,7 +16,7 @@ TILES = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (2, 4), (4, 2), (4, 4))
 """Tiles worth trying: rows, columns."""
 _LATENCY = 1200
 """Clocks from a program's start to its end beside its instructions: two rounds of loads."""
-_REGISTERS = 128
+_REGISTERS = 64
 """Registers a thread may have for sums."""
 
 

@@ -57,6 +57,8 @@ _IN_REGISTERS = 1 << 14
 """Elements of a tile, at most, that stay in registers between passes."""
 _LOOPED = 1 << 13
 """Elements of a tile, at most, where rows are read anew in every pass."""
+_STATES = 1 << 12
+"""Statistics of chunks that a program puts together, at most."""
 _ALIGNMENT = 256
 """Bytes to which parts of the workspace are aligned."""
 
@@ -154,11 +156,13 @@ def tile_choices(shape: Rows, machine: CudaMachine) -> list[Tile]:
     """Tiles worth measuring, the likely best first."""
     length, most = power_of_two(shape.length), power_of_two(shape.rows)
     costs: dict[Tile, float] = {}
-    for rows, columns, split in product(POWERS[:9], POWERS, POWERS[:8]):
+    for rows, columns, split in product(POWERS[:9], POWERS, POWERS[:10]):
         chunk = -(-shape.length // (split * columns)) * columns
         once = chunk <= columns
         tile = rows * columns
         if rows > most or columns > length or (split > 1 and shape.length < split * columns):
+            continue
+        if rows * split > _STATES:
             continue
         if not min(256, most * length) <= tile <= (_IN_REGISTERS if once else _LOOPED):
             continue

@@ -268,8 +268,7 @@ class _Writer:
         if self.softmax:
             first = k.let("tops", f"tl.where({mask}, {first}, float('-inf'))")
             top = k.let("top", across(first, "max"))
-            factor = f.exp(f"{first} - {top}")
-            factor = k.let("factor", f"tl.where({first} == float('-inf'), {f.c(1)}, {factor})")
+            factor = k.let("factor", f.exp(f"{first} - {top}"))
             terms = k.let("terms", f"tl.where({mask}, {second} * {factor}, {f.c(0)})")
             return top, k.let("sum", across(terms, "sum"))
         rest = f"tl.minimum({self.count} - {part} * {self.kernel.chunk}, {self.kernel.chunk})"

@@ -1,0 +1,163 @@
+"""Tactics of cuDNN: convolutions of floats, groups among them, with elementwise work fused in.
+
+Which plans cuDNN recommends is asked of it where tactics are offered, so only on a GPU.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from planish.fusion.task import Task
+from planish.graph.types import DType
+from planish.targets.anchored import AnchoredTactic
+from planish.targets.base import Binding, Constant, Family, Launch, Pointer, Tactic, Workspace
+from planish.targets.cuda.driver import gpu
+from planish.targets.cuda.libraries.cudnn import ConvKernel, CudnnSession, session
+from planish.targets.cuda.libraries.cudnn_graph import Problem, problem_of, steps_of, understood
+from planish.targets.cuda.libraries.session import workspace_bytes
+from planish.targets.cuda.machine import H200, CudaMachine
+from planish.targets.restoring import FLAG, checked_parameters, impossible
+
+NAME = re.compile(r"[A-Z][A-Z0-9_]{0,40}")
+"""What names of knobs look like."""
+
+
+@dataclass(frozen=True)
+class CudnnTactic(AnchoredTactic):
+    """A plan of cuDNN's: an engine and its knobs.
+
+    Attributes
+    ----------
+    version : int
+        Of the cuDNN that recommended it; another one does not run it.
+    engine : int
+    knobs : tuple
+        Names with numbers.
+    tf32 : bool
+        Whether factors in float32 may be rounded to TF32.
+    machine : CudaMachine
+    """
+
+    family: ClassVar[str] = "cudnn"
+
+    version: int
+    engine: int
+    knobs: tuple[tuple[str, int], ...]
+    tf32: bool = False
+    machine: CudaMachine = field(default=H200, compare=False)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {
+            "version": self.version,
+            "engine": self.engine,
+            "knobs": dict(self.knobs),
+            "tf32": self.tf32,
+        }
+
+    @property
+    def precision(self) -> str:
+        return "tf32" if self.tf32 else super().precision
+
+    def accepts(self, binding: Binding) -> bool:
+        own = _session(self.machine)
+        if own is None or own.version != self.version or not super().accepts(binding):
+            return False
+        problem = problem_of(self.task, binding, self.tf32)
+        return problem is not None and own.has(self._kernel(problem))
+
+    def constants(self) -> list[np.ndarray]:
+        """The filters as ``[K, rows, columns, C]``; then the numbers that steps use."""
+        weights = self.anchor.inputs[1].data
+        assert weights is not None
+        chain = steps_of(self.task)
+        assert chain is not None, "the family understands the task"
+        _, scalars, _ = chain
+        packed = np.ascontiguousarray(np.moveaxis(weights, -1, 0))
+        return [packed, *(np.array([s], np.float32) for s in scalars)]
+
+    def launches(self, binding: Binding) -> list[Launch]:
+        problem = self._problem(binding)
+        pointers: tuple[Pointer, ...] = (
+            self.anchor.inputs[0],
+            Constant(0),
+            *problem.operands,
+            *(Constant(1 + i) for i in range(len(problem.scalars))),
+            *self.task.outputs,
+            Workspace(),
+        )
+        return [Launch(self._kernel(problem), pointers)]
+
+    def workspace(self, binding: Binding) -> int:
+        assert self.machine.ordinal is not None, "tactics are run where they are offered"
+        kernel = self._kernel(self._problem(binding))
+        return workspace_bytes(kernel.load(gpu(self.machine.ordinal)).workspace)
+
+    def _problem(self, binding: Binding) -> Problem:
+        problem = problem_of(self.task, binding, self.tf32)
+        assert problem is not None, "the tactic accepts the binding"
+        return problem
+
+    def _kernel(self, problem: Problem) -> ConvKernel:
+        return ConvKernel(problem.graph, self.version, self.engine, self.knobs)
+
+
+@dataclass(frozen=True)
+class CudnnFamily(Family):
+    """Convolutions by cuDNN, where it is installed."""
+
+    name: ClassVar[str] = "cudnn"
+    machine: CudaMachine = H200
+
+    def on(self, machine: CudaMachine) -> Family:
+        return CudnnFamily(machine)
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        for tf32 in (False, True):
+            problem = problem_of(task, binding, tf32)
+            own = _session(self.machine) if problem is not None else None
+            if problem is None or own is None:
+                continue
+            for kernel in own.kernels(problem.graph):
+                yield CudnnTactic(
+                    task, kernel.version, kernel.engine, kernel.knobs, tf32, self.machine
+                )
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        plain = {name: given for name, given in parameters.items() if name != "knobs"}
+        values = checked_parameters(
+            self.name,
+            task,
+            plain,
+            understood(task),
+            version=range(1 << 31),
+            engine=range(1 << 31),
+            tf32=FLAG,
+        )
+        knobs: Any = parameters.get("knobs")
+        if not _are_knobs(knobs):
+            raise impossible(self.name, task, f"knobs are numbers by name, not {knobs!r}")
+        assert task.anchor is not None
+        if values["tf32"] and task.anchor.inputs[0].dtype is not DType.FLOAT32:
+            raise impossible(self.name, task, "only float32 is rounded to TF32")
+        return CudnnTactic(task, knobs=tuple(sorted(knobs.items())), machine=self.machine, **values)
+
+
+def _are_knobs(given: Any) -> bool:
+    return isinstance(given, Mapping) and all(
+        isinstance(name, str) and NAME.fullmatch(name) is not None and type(value) is int
+        for name, value in given.items()
+    )
+
+
+def _session(machine: CudaMachine) -> CudnnSession | None:
+    """cuDNN on a machine; None where it is only described, or cuDNN is not installed."""
+    return None if machine.ordinal is None else session(machine.ordinal)
+
+
+FAMILIES = (CudnnFamily(),)
