@@ -31,13 +31,14 @@ from typing import Any
 
 import gpu_layers
 
+import planish
+
 FOLDER = Path(__file__).parent
 USUAL = (
     "resnet50,mobilenetv2,inceptionv3,vgg16,bert,densenet121,efficientnetb0,vit_b_16,"
     "ssd_mobilenetv3"
 )
 PACKAGES = (
-    "planish",
     "torch",
     "torchvision",
     "transformers",
@@ -83,6 +84,7 @@ class Bench:
             "gpu": gpu_name(),
             "processor": platform.processor() or platform.machine(),
             "python": platform.python_version(),
+            "planish": planish.__version__,
             **versions(),
             "command": "python benchmarks/gpu.py " + " ".join(sys.argv[1:]),
         }

@@ -82,6 +82,10 @@ class Clock:
         if self.stream is not None:
             torch.cuda._sleep(int(CYCLES_PER_SECOND * (seconds + 1e-3)))
 
+    def between(self) -> float:
+        """Seconds between two events with nothing in between."""
+        return median(self.runs(lambda i: None, 50, 1e-5))
+
     def queueing(self, launch: Callable[[int], None], count: int) -> float:
         """Seconds that the host needs to queue a run."""
         self.wait()

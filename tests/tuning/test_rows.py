@@ -26,6 +26,7 @@ BINDING = Binding({})
 @pytest.fixture(autouse=True)
 def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows_module, "WORK", 2e4)
+    monkeypatch.setattr(rows_module, "ELEMENTS", 1 << 12)
 
 
 def floats(*shape: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from planish.graph.dims import symbol
 from planish.graph.graph import DimRange
 from planish.graph.interpret import interpret
 from planish.graph.types import DType, TensorType
+from planish.ops.conv import Conv
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,17 @@ def test_shapes_that_do_not_fit():
     with pytest.raises(ShapeError) as caught:
         import_model(graph.as_graph_def(), inputs={"y": (4, 5)})
     assert caught.value.where.startswith("product (")
+
+
+def test_convolutions_of_constants_wait(monkeypatch):
+    """Their padding may be gigabytes: a dilation is any number that a file says."""
+    monkeypatch.setattr(Conv, "reference", None)
+    with tf.Graph().as_default() as graph:
+        tf.nn.conv2d(tf.ones((1, 8, 8, 2)), tf.ones((3, 3, 2, 4)), 1, "SAME", name="y")
+    graph_def = graph.as_graph_def()
+    graph_def.node[-1].attr["dilations"].list.i[:] = [1, 2**28, 2**28, 1]
+    (output,) = import_model(graph_def).outputs
+    assert output.shape == (1, 8, 8, 4)
 
 
 def test_variables_and_control_flow_say_what_to_do():

@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 
 import tensorflow as tf
 from helpers.engines import quick_engine
+from planish.errors import UnsupportedOpError
 from planish.frontends.tensorflow.convert import import_graph_def
 from planish.graph.interpret import interpret
 
@@ -137,3 +138,19 @@ def test_engines_round_as_tensorflow_does(exact, rng):
     ends = np.zeros(4, np.float32)
     none = {"input_min": ends, "input_max": ends, "range_given": False, "axis": 0}
     exact(lambda x: snap(input=x, **none), x, engine=True)
+
+
+@pytest.mark.parametrize("bits", [0, -1, 2**31 - 1])
+def test_impossible_numbers_of_bits_are_refused(bits):
+    """The largest made 2 ** num_bits a number that fills the memory."""
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder("float32", [2, 3], "x")
+        raw.QuantizeAndDequantizeV2(input=x, input_min=-1.0, input_max=1.0, num_bits=8, name="y")
+        raw.FakeQuantWithMinMaxVars(inputs=x, min=-1.0, max=1.0, num_bits=8, name="z")
+    graph_def = graph.as_graph_def()
+    for node in graph_def.node:
+        if "num_bits" in node.attr:
+            node.attr["num_bits"].i = bits
+    for name in ("y", "z"):
+        with pytest.raises(UnsupportedOpError, match=f"num_bits is {bits}, not between"):
+            import_graph_def(graph_def, ["x"], [name])

@@ -47,10 +47,13 @@ class KnownValues:
         return None
 
     def learn(self, node: Node) -> None:
-        """Computes the outputs of a node of small, known inputs."""
+        """Computes the outputs of a node of small, known inputs.
+
+        Not those of windows, whose padding may be much larger than their results.
+        """
         if not node.inputs or not all(_is_small(v) for v in (*node.inputs, *node.outputs)):
             return
-        if _mentions_dim(tuple(node.op.attributes().values())):
+        if hasattr(node.op, "dilations") or _mentions_dim(tuple(node.op.attributes().values())):
             return
         arrays = [self.get(v) for v in node.inputs]
         known = [a for a in arrays if a is not None]

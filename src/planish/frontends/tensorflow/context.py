@@ -108,11 +108,15 @@ class Context:
         return value
 
     def add_node(self, op: Op, *inputs: Value, part: str = "") -> tuple[Value, ...]:
-        """Applies an op; small results that depend on no input of the graph are computed now."""
+        """Applies an op; small results that depend on no input of the graph are computed now.
+
+        Not those of windows, whose padding may be much larger than their results.
+        """
         name = self._label(part)
         node = self.graph.add_node(op, inputs, name=name, origin=self.origin)
         outputs = node.outputs
-        if all(v.type.is_static and _size(v) <= CONTENT_LIMIT for v in outputs):
+        small = all(v.type.is_static and _size(v) <= CONTENT_LIMIT for v in outputs)
+        if small and not hasattr(op, "dilations"):
             arrays = [small_array(v) for v in inputs]
             known = [a for a in arrays if a is not None]
             if len(known) == len(arrays) and all(v.content is None for v in outputs):

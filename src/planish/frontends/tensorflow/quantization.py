@@ -58,7 +58,8 @@ def _fake_quant(
         inverse.
     """
     c = _Arithmetic(ctx, DType.FLOAT32)
-    first, last = (1 if ctx.attr("narrow_range") else 0), 2 ** ctx.attr("num_bits") - 1
+    bits = _bits(ctx, ctx.attr("num_bits"), 2, 16)
+    first, last = (1 if ctx.attr("narrow_range") else 0), 2**bits - 1
     extent = c.sub(high, low)
     scale = c.div(extent, last - first)
     inverse = c.div(c.number(last - first), extent)
@@ -101,6 +102,7 @@ def _quantize(ctx: Context, x: Value, low: Value, high: Value, bits: int, round_
     given, c = ctx.attr("range_given"), _Arithmetic(ctx, x.dtype)
     low, high = _range(ctx, x, low, high)
     signed, narrow = ctx.attr("signed_input"), ctx.attr("narrow_range")
+    bits = _bits(ctx, bits, 1, 61 if signed else 62)
     first = -(2 ** (bits - 1)) + bool(narrow) if signed else 0
     last = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
     from_low, from_high = _largest_scale(c, first, low), _largest_scale(c, last, high)
@@ -113,6 +115,13 @@ def _quantize(ctx: Context, x: Value, low: Value, high: Value, bits: int, round_
         greatest = c.select(by_low, c.mul(c.number(last), inverse), high)
         x = c.maximum(c.minimum(x, greatest), least)
     return ctx.add(SnapToLevels(round_mode == "HALF_UP"), x, scale, inverse)
+
+
+def _bits(ctx: Context, bits: int, least: int, most: int) -> int:
+    """A number of bits that TensorFlow's kernels take; the levels of others would fill memory."""
+    if not least <= bits <= most:
+        raise ctx.unsupported(f"its num_bits is {bits}, not between {least} and {most}")
+    return bits
 
 
 def _largest_scale(c: _Arithmetic, level: int, end: Value) -> Value:

@@ -3,6 +3,8 @@
 from planish.targets.base import Family
 from planish.targets.cuda.kernels import (
     contraction,
+    cublaslt,
+    cudnn,
     depthwise,
     gather,
     matrix,
@@ -26,5 +28,7 @@ FAMILIES: tuple[Family, ...] = (
     *pool.FAMILIES,
     *resize.FAMILIES,
     *_PRODUCTS,
+    *cudnn.FAMILIES,
+    *cublaslt.FAMILIES,
     *contraction.fallback(_PRODUCTS),
 )

@@ -5,7 +5,6 @@ Which plans cuDNN recommends is asked of it where tactics are offered, so only o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -17,27 +16,23 @@ from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Family, Launch, Pointer, Tactic, Workspace
 from planish.targets.cuda.driver import gpu
-from planish.targets.cuda.libraries.cudnn import ConvKernel, CudnnSession, session
+from planish.targets.cuda.libraries.cudnn import NAME, ConvKernel, CudnnSession, session
 from planish.targets.cuda.libraries.cudnn_graph import Problem, problem_of, steps_of, understood
 from planish.targets.cuda.libraries.session import workspace_bytes
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
-NAME = re.compile(r"[A-Z][A-Z0-9_]{0,40}")
-"""What names of knobs look like."""
-
 
 @dataclass(frozen=True)
 class CudnnTactic(AnchoredTactic):
-    """A plan of cuDNN's: an engine and its knobs.
+    """A plan of cuDNN's.
 
     Attributes
     ----------
     version : int
         Of the cuDNN that recommended it; another one does not run it.
-    engine : int
-    knobs : tuple
-        Names with numbers.
+    plan : str
+        Its name: the engine, and knobs by their numbers.
     tf32 : bool
         Whether factors in float32 may be rounded to TF32.
     machine : CudaMachine
@@ -46,19 +41,13 @@ class CudnnTactic(AnchoredTactic):
     family: ClassVar[str] = "cudnn"
 
     version: int
-    engine: int
-    knobs: tuple[tuple[str, int], ...]
+    plan: str
     tf32: bool = False
     machine: CudaMachine = field(default=H200, compare=False)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return {
-            "version": self.version,
-            "engine": self.engine,
-            "knobs": dict(self.knobs),
-            "tf32": self.tf32,
-        }
+        return {"version": self.version, "plan": self.plan, "tf32": self.tf32}
 
     @property
     def precision(self) -> str:
@@ -104,7 +93,7 @@ class CudnnTactic(AnchoredTactic):
         return problem
 
     def _kernel(self, problem: Problem) -> ConvKernel:
-        return ConvKernel(problem.graph, self.version, self.engine, self.knobs)
+        return ConvKernel(problem.graph, self.version, self.plan)
 
 
 @dataclass(frozen=True)
@@ -124,35 +113,20 @@ class CudnnFamily(Family):
             if problem is None or own is None:
                 continue
             for kernel in own.kernels(problem.graph):
-                yield CudnnTactic(
-                    task, kernel.version, kernel.engine, kernel.knobs, tf32, self.machine
-                )
+                yield CudnnTactic(task, kernel.version, kernel.plan, tf32, self.machine)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        plain = {name: given for name, given in parameters.items() if name != "knobs"}
+        plain = {name: given for name, given in parameters.items() if name != "plan"}
         values = checked_parameters(
-            self.name,
-            task,
-            plain,
-            understood(task),
-            version=range(1 << 31),
-            engine=range(1 << 31),
-            tf32=FLAG,
+            self.name, task, plain, understood(task), version=range(1 << 31), tf32=FLAG
         )
-        knobs: Any = parameters.get("knobs")
-        if not _are_knobs(knobs):
-            raise impossible(self.name, task, f"knobs are numbers by name, not {knobs!r}")
+        plan = parameters.get("plan")
+        if not isinstance(plan, str) or not NAME.fullmatch(plan):
+            raise impossible(self.name, task, f"no plan of cuDNN's is called {plan!r}")
         assert task.anchor is not None
         if values["tf32"] and task.anchor.inputs[0].dtype is not DType.FLOAT32:
             raise impossible(self.name, task, "only float32 is rounded to TF32")
-        return CudnnTactic(task, knobs=tuple(sorted(knobs.items())), machine=self.machine, **values)
-
-
-def _are_knobs(given: Any) -> bool:
-    return isinstance(given, Mapping) and all(
-        isinstance(name, str) and NAME.fullmatch(name) is not None and type(value) is int
-        for name, value in given.items()
-    )
+        return CudnnTactic(task, values["version"], plan, values["tf32"], self.machine)
 
 
 def _session(machine: CudaMachine) -> CudnnSession | None:

@@ -94,7 +94,7 @@ class ProductCall:
         left, right, *more, result, workspace = addresses
         own, described = self._session, self._described
         residual = more.pop(0) if described.product.residual else result
-        with own.lock:
+        with own.calling():
             if more:
                 described.set("BIAS_POINTER", more[0], np.uint64)
             own.library.matmul(

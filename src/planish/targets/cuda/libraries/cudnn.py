@@ -1,13 +1,14 @@
 """cuDNN on a GPU: graphs handed to it, and the plans that it makes of them.
 
-A plan is named by an engine and its knobs, which is what plan files hold: cuDNN makes the same one
-of them again without its heuristics. What it made it can also write down, which is kept in the
-user's kernel cache.
+A plan is an engine with its knobs set, and cuDNN's name for it says all of that ("eng4_k24=25").
+Plan files hold the name: cuDNN makes the same plan of it again without its heuristics. What it made
+it can also write down, which is kept in the user's kernel cache.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,6 +26,41 @@ log = logging.getLogger("planish")
 OFFERED = 6
 """At most so many plans of a graph are offered."""
 
+NAME = re.compile(r"eng\d{1,9}(_k\d{1,9}=-?\d{1,9}){0,40}")
+"""Names of plans: an engine, and knobs by their numbers."""
+
+KNOBS = {
+    1: "SWIZZLE",
+    2: "TILE_SIZE",
+    4: "EDGE",
+    11: "MULTIPLY",
+    12: "SPLIT_K_BUF",
+    13: "TILEK",
+    14: "STAGES",
+    15: "REDUCTION_MODE",
+    17: "SPLIT_K_SLC",
+    18: "IDX_MODE",
+    23: "SPECFILT",
+    24: "KERNEL_CFG",
+    25: "WORKSPACE",
+    27: "TILE_CGA_M",
+    28: "TILE_CGA_N",
+    29: "BLOCK_SIZE",
+    30: "OCCUPANCY",
+    31: "ARRAY_SIZE_PER_THREAD",
+    33: "SPLIT_COLS",
+    34: "TILE_ROWS",
+    35: "TILE_COLS",
+    36: "LOAD_SIZE",
+    37: "CTA_COUNT",
+    38: "STREAM_K",
+    39: "SPLIT_P_SLC",
+    40: "TILE_M",
+    41: "TILE_N",
+    42: "WARP_SPEC_CFG",
+}
+"""What cuDNN's frontend calls knobs, by their numbers (cudnnBackendKnobType_t of cuDNN 9)."""
+
 
 @dataclass(frozen=True)
 class ConvKernel(LibraryKernel):
@@ -37,17 +73,15 @@ class ConvKernel(LibraryKernel):
     graph : ConvGraph
     version : int
         Of cuDNN.
-    engine : int
-    knobs : tuple
-        The engine's settings, by name.
+    plan : str
+        Its name, see `NAME`.
     """
 
     family = "cudnn"
 
     graph: ConvGraph
     version: int
-    engine: int
-    knobs: tuple[tuple[str, int], ...]
+    plan: str
 
     def load(self, gpu: Gpu) -> ConvCall:
         own = session(gpu.ordinal)
@@ -72,9 +106,9 @@ class ConvCall:
         """Queues it; see `LibraryCall`."""
         *tensors, workspace = addresses
         own = self._session
-        with own.lock:
+        pack = dict(zip(self._uids, tensors, strict=True))
+        with own.calling():
             own.cudnn.set_stream(handle=own.handle, stream=int(stream.handle))
-            pack = dict(zip(self._uids, tensors, strict=True))
             self._graph.execute(pack, aligned(workspace), handle=own.handle)
 
 
@@ -89,36 +123,36 @@ class CudnnSession(Session):
 
     def kernels(self, graph: ConvGraph) -> list[ConvKernel]:
         """The kernels that cuDNN's heuristics recommend for a graph, the likely best first."""
-        unnamed = ConvKernel(graph, self.version, -1, ())
+        unnamed = ConvKernel(graph, self.version, "")
+        return self.recommended(
+            unnamed.symbol, lambda: self._ask(graph), lambda name: replace(unnamed, plan=name)
+        )
 
-        def kernel(answer: Any) -> ConvKernel:
-            engine, knobs = answer
-            return replace(unnamed, engine=engine, knobs=tuple(sorted(knobs.items())))
-
-        return self.recommended(unnamed.symbol, lambda: self._ask(graph), kernel)
-
-    def _ask(self, graph: ConvGraph) -> list[tuple[int, dict[str, int]]]:
-        """Engines and knobs by cuDNN's heuristics."""
+    def _ask(self, graph: ConvGraph) -> list[str]:
+        """Names of plans by cuDNN's heuristics."""
         made, _ = self._lower(graph)
-        modes = self.cudnn.heur_mode
-        made.create_execution_plans([modes.A, modes.B, modes.FALLBACK])
+        made.create_execution_plans(self._modes)
         # only building tells which plans are barred, and most for float32 are: they round to TF32
         tried = graph.image.dtype is DType.FLOAT32 and not graph.tf32
-        found: list[tuple[int, dict[str, int]]] = []
-        for index in range(made.get_execution_plan_count()):
+        found: list[str] = []
+        for index, name in enumerate(_names(made)):
+            if name in found or not NAME.fullmatch(name):
+                continue
             try:
-                engine, knobs = made.get_engine_and_knobs_at_index(index)
                 if tried:
                     made.build_plan_at_index(index)
             except Exception as error:  # of several classes
-                log.debug("cuDNN does not build plan %d: %s", index, error)
+                log.debug("cuDNN does not build %s: %s", name, error)
                 continue
-            named = (int(engine), {k.name: int(v) for k, v in knobs.items()})
-            if named not in found:
-                found.append(named)
+            found.append(name)
             if len(found) == OFFERED:
                 break
         return found
+
+    @property
+    def _modes(self) -> list[Any]:
+        modes = self.cudnn.heur_mode
+        return [modes.A, modes.B, modes.FALLBACK]
 
     def make(self, kernel: ConvKernel) -> ConvCall:
         """A kernel made ready: as cuDNN wrote it before, or planned now."""
@@ -129,16 +163,26 @@ class CudnnSession(Session):
             uids = range(1, 3 + len(kernel.graph.operands) + len(kernel.graph.results))
         else:
             graph, uids = self._lower(kernel.graph)
-            names = self.cudnn.knob_type
-            knobs = {getattr(names, name): value for name, value in kernel.knobs}
-            graph.create_execution_plan(kernel.engine, knobs)
-            graph.build_plan_at_index(graph.get_execution_plan_count() - 1)
+            graph.build_plan_at_index(self._planned(graph, kernel.plan))
         workspace = int(graph.get_workspace_size())
         if workspace > WORKSPACE:
             raise ValueError(f"it needs {workspace:,} bytes of workspace")
         if code is None:
             self.keep(kernel.symbol, graph.serialize(as_bytes=True))
         return ConvCall(self, graph, uids, workspace)
+
+    def _planned(self, graph: Any, plan: str) -> int:
+        """Adds the plan of a name to a graph; its index."""
+        engine, *settings = re.findall(r"-?\d+", plan)
+        pairs = zip(map(int, settings[::2]), map(int, settings[1::2]), strict=True)
+        knobs = {KNOBS.get(number, ""): value for number, value in pairs}
+        if "" not in knobs:
+            kinds = self.cudnn.knob_type
+            named = {getattr(kinds, name): value for name, value in knobs.items()}
+            graph.create_execution_plan(int(engine), named)
+            return graph.get_execution_plan_count() - 1
+        graph.create_execution_plans(self._modes)  # the frontend has no name for one of its knobs
+        return _names(graph).index(plan)
 
     def _lower(self, graph: ConvGraph) -> tuple[Any, range]:
         """A graph as cuDNN's own, and the numbers of its tensors in the order of pointers."""
@@ -217,6 +261,11 @@ def session(ordinal: int) -> CudnnSession | None:
             error,
         )
         return None
+
+
+def _names(graph: Any) -> list[str]:
+    """The names of a graph's plans."""
+    return [graph.get_plan_name_at_index(i) for i in range(graph.get_execution_plan_count())]
 
 
 def _text(version: int) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from planish.errors import TuningError
@@ -131,6 +132,20 @@ class Session:
                 why=str(error),
                 cure="tune again with this version of the library (retune=True)",
             )
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Holds the lock; what the library raises becomes a `TuningError`."""
+        with self.lock:
+            try:
+                yield
+            except Exception as error:  # see above
+                raise TuningError(
+                    f"{self.name} does not run one of its kernels",
+                    where=f"cuda:{self.gpu.ordinal}",
+                    why=str(error),
+                    cure="tune again (retune=True)",
+                ) from error
 
     def code(self, symbol: str) -> bytes | None:
         """A kernel as the library wrote it before."""
