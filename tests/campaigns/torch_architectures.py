@@ -205,7 +205,7 @@ TIMM = {
     "deit_tiny_patch16_224": 224, "vit_tiny_patch16_224": 224, "beit_base_patch16_224": 224,
     "eva02_tiny_patch14_224": 224, "cait_xxs24_224": 224, "xcit_nano_12_p16_224": 224,
     "swin_tiny_patch4_window7_224": 224, "swinv2_cr_tiny_ns_224": 224, "pvt_v2_b0": 64,
-    "poolformer_s12": 64, "metaformer_pppa_s12_224": 224, "coatnet_nano_rw_224": 224,
+    "poolformer_s12": 64, "caformer_s18": 224, "coatnet_nano_rw_224": 224,
     "maxvit_nano_rw_256": 256, "edgenext_xx_small": 64, "fastvit_t8": 64, "levit_128s": 224,
     "efficientformer_l1": 224, "mobilevit_xxs": 64, "mobilevitv2_050": 64, "tiny_vit_5m_224": 224,
     "twins_pcpvt_small": 224, "visformer_tiny": 224, "volo_d1_224": 224, "crossvit_tiny_240": 240,
@@ -218,6 +218,8 @@ def torchvision_cases() -> Iterator[Case]:
     models = importlib.import_module("torchvision").models
     for name, size in TORCHVISION.items():
         options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+        if name == "inception_v3":
+            options["aux_logits"] = False  # only there in training, for images of 299
         yield Case(
             f"torchvision {name}",
             lambda name=name, options=options: getattr(models, name)(weights=None, **options),

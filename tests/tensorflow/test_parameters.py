@@ -62,15 +62,15 @@ def test_wrong_values(change, message):
 def test_precisions_without_kernels(mode):
     params = trt.DEFAULT_TRT_CONVERSION_PARAMS._replace(precision_mode=mode)
     parameters.check_params(params)
-    with pytest.raises(PrecisionError, match="FP32 only"):
-        parameters.settle_precision(params)
+    with pytest.raises(PrecisionError, match="no kernels"):
+        parameters.settle_precision(params, "cpu")
 
 
 @pytest.mark.parametrize("mode", ["FP16", "bf16"])
 def test_permitted_precisions_run_as_fp32_and_say_so(mode, caplog):
     params = trt.DEFAULT_TRT_CONVERSION_PARAMS._replace(precision_mode=mode)
     with caplog.at_level(logging.WARNING, "planish"):
-        parameters.settle_precision(params)
+        parameters.settle_precision(params, "cpu")
     assert len(caplog.records) == 1
     assert mode.upper() in caplog.text
 

@@ -114,7 +114,8 @@ def build_segment(
     log.info("building engine %s of %d nodes", name, segment.size)
     engine = build_graph(
         graph,
-        find_target("cpu"),
+        find_target(settings.device),
+        precision=settings.precisions,
         threads=thread_count(),
         tuning_seconds=settings.tuning_seconds,
         max_workspace_size=settings.max_workspace_size,

@@ -66,6 +66,9 @@ class TrtGraphConverterV2(ConverterBase):
         See `TrtConversionParams`.
     conversion_params : TrtConversionParams, optional
         Wins over the single arguments.
+    device : str
+        Where engines run: "cpu", or "cuda:0", also inside a TensorFlow without GPU support. TF-TRT
+        had no such argument.
 
     Raises
     ------
@@ -87,6 +90,8 @@ class TrtGraphConverterV2(ConverterBase):
         use_calibration: bool = True,
         allow_build_at_runtime: bool = True,
         conversion_params: Any = None,
+        *,
+        device: str = "cpu",
     ) -> None:
         tensorflow()
         params: Any = conversion_params or TrtConversionParams(
@@ -98,7 +103,11 @@ class TrtGraphConverterV2(ConverterBase):
             allow_build_at_runtime,
         )
         super().__init__(
-            params, input_saved_model_dir, input_saved_model_tags, input_saved_model_signature_key
+            params,
+            input_saved_model_dir,
+            input_saved_model_tags,
+            input_saved_model_signature_key,
+            device,
         )
         if input_saved_model_dir is None:
             raise ArgumentError(
@@ -149,7 +158,7 @@ class TrtGraphConverterV2(ConverterBase):
                 why=f"INT8 calibration is {'' if needed else 'not '}needed",
                 cure="pass a function that yields inputs" if needed else "leave the argument out",
             )
-        settle_precision(self._params)
+        self._precisions = settle_precision(self._params, self._device)
         assert self._folder is not None
         loaded, function = load_function(self._folder, self._tags, self._signature)
         frozen = freeze_function(loaded, function)

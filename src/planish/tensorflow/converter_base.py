@@ -34,6 +34,8 @@ class ConverterBase:
         Default ``["serve"]``.
     signature : str, optional
         Default ``"serving_default"``.
+    device : str
+        Where engines run.
 
     Raises
     ------
@@ -47,8 +49,11 @@ class ConverterBase:
         folder: str | os.PathLike[str] | None,
         tags: Iterable[str] | None,
         signature: str | None,
+        device: str,
     ) -> None:
         check_params(params)
+        self._device = device
+        self._precisions = frozenset({"fp32"})
         self._params = params
         self._folder = folder
         self._tags = list(tags or [SERVING_TAG])
@@ -95,6 +100,8 @@ class ConverterBase:
             minimum_segment_size=self._params.minimum_segment_size,
             maximum_cached_engines=self._params.maximum_cached_engines,
             max_workspace_size=self._params.max_workspace_size_bytes,
+            device=self._device,
+            precisions=self._precisions,
             **more,
         )
 

@@ -64,6 +64,8 @@ class TrtGraphConverter(ConverterBase):
         Without effect: engines take every shape.
     nodes_blacklist
         The former name of `nodes_denylist`.
+    device : str
+        Where engines run: "cpu", "cuda:0".
 
     Raises
     ------
@@ -86,6 +88,8 @@ class TrtGraphConverter(ConverterBase):
         maximum_cached_engines: int = 1,
         use_calibration: bool = True,
         nodes_blacklist: Iterable[Any] | None = None,
+        *,
+        device: str = "cpu",
     ) -> None:
         tensorflow()
         if (input_graph_def is None) == (input_saved_model_dir is None):
@@ -112,7 +116,11 @@ class TrtGraphConverter(ConverterBase):
             use_calibration,
         )
         super().__init__(
-            params, input_saved_model_dir, input_saved_model_tags, input_saved_model_signature_key
+            params,
+            input_saved_model_dir,
+            input_saved_model_tags,
+            input_saved_model_signature_key,
+            device,
         )
         self._graph_def = input_graph_def
         denied = nodes_denylist if nodes_denylist is not None else nodes_blacklist
@@ -142,7 +150,7 @@ class TrtGraphConverter(ConverterBase):
             There are no kernels for the precision.
         """
         self._before_convert()
-        settle_precision(self._params)
+        self._precisions = settle_precision(self._params, self._device)
         model = self._load()
         inputs = [graphdef.tensor_name(i.tensor)[0] for i in model.inputs]
         outputs = [graphdef.tensor_name(o.tensor)[0] for o in model.outputs]

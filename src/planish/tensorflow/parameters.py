@@ -170,8 +170,8 @@ def needs_calibration(params: Any) -> bool:
     return params.precision_mode.upper() == TrtPrecisionMode.INT8 and bool(params.use_calibration)
 
 
-def settle_precision(params: Any) -> None:
-    """Says which precision engines will have.
+def settle_precision(params: Any, device: str) -> frozenset[str]:
+    """The precisions that engines may have on a device.
 
     A precision is a permission: where the kernels for it are missing, FP32 serves.
 
@@ -185,9 +185,9 @@ def settle_precision(params: Any) -> None:
         raise PrecisionError(
             f"Precision {mode} is not available",
             where="precision_mode=",
-            why="this version has kernels for FP32 only",
+            why="this version has no kernels for it",
             cure='pass precision_mode="FP32"',
         )
-    target = find_target("cpu")
+    target = find_target(device)
     asked = parse_precision(mode.lower(), target.device, target.precisions)
-    permit(asked, target.device, target.precisions)
+    return permit(asked, target.device, target.precisions)

@@ -35,6 +35,10 @@ class Settings:
         Time for measuring, per engine; None: by the size of the engine, 0: heuristics only.
     weigh : bool
         Whether segments that would not pay stay in TensorFlow.
+    device : str
+        Where engines run.
+    precisions : frozenset of str
+        Permitted precisions.
     report : str
         "" none, "1" a report to standard output, else the path of a CSV file.
     """
@@ -48,6 +52,8 @@ class Settings:
     max_workspace_size: int | None = None
     tuning_seconds: float | None = None
     weigh: bool = True
+    device: str = "cpu"
+    precisions: frozenset[str] = frozenset({"fp32"})
     report: str = ""
 
     @classmethod

@@ -1,5 +1,6 @@
-"""cuBLASLt's tactics. Without a GPU: tasks as products, interpreted in NumPy against the references;
-what is refused; what plans store. With one (marked cuda): every algorithm runs, and is right.
+"""cuBLASLt's tactics. Without a GPU: tasks as products, interpreted in NumPy against the
+references; what is refused; what plans store. With one (marked cuda): every algorithm runs, and is
+right.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from planish.ops.elementwise import Cast, Clip, Gelu, ew
 from planish.ops.matmul import MatMul
 from planish.targets.base import Binding, Constant, Layout, dense_strides
 from planish.targets.cuda.kernels.cublaslt import CublasLtFamily, CublasLtTactic
+from planish.targets.cuda.kernels.cublaslt_problem import problem_of
 from planish.targets.cuda.libraries.cublaslt import SETTINGS
-from planish.targets.cuda.libraries.product import Matrix, problem_of
+from planish.targets.cuda.libraries.product import Matrix
 from planish.targets.cuda.machine import H200
 
 F16, BF16, F32 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32
@@ -241,7 +243,7 @@ def test_transposed_in_memory(rng) -> None:
 
 def test_alignment_is_told(rng) -> None:
     task = product_task(rng, (4, 5, 8), (4, 8, 6), constant=False, dtype=F16)
-    x, w = task.inputs
+    x, _ = task.inputs
     binding = Binding({}, {x: Layout((4, 5, 8), dense_strides((4, 5, 8)), 2)})
     problem = problem_of(task, binding, False)
     assert problem is not None

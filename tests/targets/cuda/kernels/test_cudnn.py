@@ -19,7 +19,8 @@ from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast, Clip, Elu, Gelu, HardSigmoid, LeakyRelu, ew
 from planish.targets.base import Binding, Constant, Layout, dense_strides
 from planish.targets.cuda.kernels.cudnn import CudnnFamily, CudnnTactic
-from planish.targets.cuda.libraries.cudnn_graph import Problem, Tensor, problem_of
+from planish.targets.cuda.kernels.cudnn_problem import Problem, problem_of
+from planish.targets.cuda.libraries.cudnn_graph import Tensor
 from planish.targets.cuda.machine import H200
 
 F16, BF16, F32 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32

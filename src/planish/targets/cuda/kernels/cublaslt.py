@@ -16,6 +16,12 @@ from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Family, Launch, Tactic, Workspace
 from planish.targets.cuda.driver import gpu
+from planish.targets.cuda.kernels.cublaslt_problem import (
+    Problem,
+    line_of,
+    problem_of,
+    understood,
+)
 from planish.targets.cuda.kernels.matrix_problem import filters, is_packed
 from planish.targets.cuda.libraries.cublaslt import (
     SETTINGS,
@@ -23,7 +29,6 @@ from planish.targets.cuda.libraries.cublaslt import (
     ProductKernel,
     session,
 )
-from planish.targets.cuda.libraries.product import Problem, line_of, problem_of, understood
 from planish.targets.cuda.libraries.session import workspace_bytes
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import FLAG, checked_parameters, impossible

@@ -16,8 +16,8 @@ from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Family, Launch, Pointer, Tactic, Workspace
 from planish.targets.cuda.driver import gpu
+from planish.targets.cuda.kernels.cudnn_problem import Problem, problem_of, steps_of, understood
 from planish.targets.cuda.libraries.cudnn import NAME, ConvKernel, CudnnSession, session
-from planish.targets.cuda.libraries.cudnn_graph import Problem, problem_of, steps_of, understood
 from planish.targets.cuda.libraries.session import workspace_bytes
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import FLAG, checked_parameters, impossible

@@ -1,0 +1,304 @@
+"""How a convolution, with the elementwise work after it, looks to cuDNN.
+
+cuDNN fuses a chain of elementwise operations into a convolution. It says itself which chains it
+takes; what is left out here has no operation of the same meaning, or may not be tried: plans for
+operands that are broadcast in unusual ways read outside of them, which ends the process's use of
+the GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planish.fusion.expression import Instruction
+from planish.fusion.task import ACCUMULATOR, Task
+from planish.graph.dims import evaluate
+from planish.graph.graph import Value
+from planish.graph.types import DType
+from planish.ops.conv import Conv
+from planish.ops.elementwise import Cast, Clip, Elu, Gelu, HardSigmoid, LeakyRelu
+from planish.targets.base import Binding, Layout
+from planish.targets.cuda.libraries.cudnn_graph import ConvGraph, Step, Tensor
+
+DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
+"""What cuDNN's kernels read and write here; they accumulate in float32."""
+
+VECTOR = 16
+"""Bytes of the widest accesses, which kernels take for granted."""
+
+_SAME = {
+    "add": "add",
+    "sub": "sub",
+    "mul": "mul",
+    "div": "div",
+    "maximum": "max",
+    "minimum": "min",
+    "relu": "relu",
+    "sigmoid": "sigmoid",
+    "silu": "swish",
+    "tanh": "tanh",
+    "softplus": "softplus",
+    "exp": "exp",
+    "log": "log",
+    "sqrt": "sqrt",
+    "rsqrt": "rsqrt",
+    "reciprocal": "reciprocal",
+    "neg": "neg",
+    "abs": "abs",
+    "erf": "erf",
+}
+"""Ops without attributes that cuDNN has too, and what it calls them."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A task as a graph, and what its operands are.
+
+    Attributes
+    ----------
+    graph : ConvGraph
+    operands : tuple of Value
+        Behind the first of the graph's operands.
+    scalars : tuple of float
+        The others.
+    """
+
+    graph: ConvGraph
+    operands: tuple[Value, ...]
+    scalars: tuple[float, ...]
+
+
+def understood(task: Task) -> bool:
+    """Whether a task is a convolution that cuDNN may know; shapes and layouts decide the rest."""
+    anchor = task.anchor
+    if anchor is None or not isinstance(anchor.op, Conv) or task.prologue is not None:
+        return False
+    x, w = anchor.inputs
+    if x.dtype not in DTYPES or len(anchor.op.strides) not in (1, 2) or not w.is_constant:
+        return False
+    return steps_of(task) is not None
+
+
+def problem_of(task: Task, binding: Binding, tf32: bool) -> Problem | None:
+    """The graph of a task; None where there is none."""
+    if not understood(task):
+        return None
+    anchor = task.anchor
+    assert anchor is not None and isinstance(anchor.op, Conv)
+    op, (x, w) = anchor.op, anchor.inputs
+    if tf32 and x.dtype is not DType.FLOAT32:
+        return None
+    shape = anchor.output.type.bind(binding.symbols)
+    image = _tensor(x, binding)
+    pairs = [[evaluate(p, binding.symbols) for p in pair] for pair in op.padding]
+    strides, dilations = op.strides, op.dilations
+    if len(strides) == 1:
+        pairs, strides, dilations = [[0, 0], *pairs], (1, *strides), (1, *dilations)
+    if image is None or any(first < 0 for first, _ in pairs):
+        return None
+    chain = steps_of(task)
+    assert chain is not None
+    steps, scalars, results = chain
+    operands = _operands(task)
+    tensors = [_operand(v, binding, shape) for v in operands]
+    tensors += [Tensor((1,) * 4, (1,) * 4, DType.FLOAT32)] * len(scalars)
+    outputs = [_tensor(v, binding) if binding.shape(v) == shape else None for v in task.outputs]
+    if None in tensors or None in outputs:
+        return None
+    rows, columns = (n + min(end, 0) for n, (_, end) in zip(image.shape[2:], pairs, strict=True))
+    *window, depth, count = w.type.bind({})
+    window = [1, *window][-2:]
+    graph = ConvGraph(
+        image=Tensor((*image.shape[:2], rows, columns), image.strides, image.dtype),
+        filters=Tensor(
+            (count, depth, window[0], window[1]),
+            (depth * math.prod(window), 1, depth * window[1], depth),
+            w.dtype,
+        ),
+        strides=(strides[0], strides[1]),
+        dilations=(dilations[0], dilations[1]),
+        before=(pairs[0][0], pairs[1][0]),
+        after=(max(pairs[0][1], 0), max(pairs[1][1], 0)),
+        operands=tuple(t for t in tensors if t is not None),
+        steps=steps,
+        results=tuple((slot, t) for slot, t in zip(results, outputs, strict=True) if t is not None),
+        tf32=tf32,
+    )
+    return Problem(graph, operands, scalars)
+
+
+# ---- tensors -------------------------------------------------------------------------------------
+
+
+def _tensor(value: Value, binding: Binding) -> Tensor | None:
+    """A tensor ``[N, *spatial, C]`` as cuDNN is told of it; None if it may not be."""
+    layout = binding.layout(value)
+    shape, strides = layout.shape, layout.strides
+    if len(shape) == 3:
+        shape, strides = (shape[0], 1, *shape[1:]), (strides[0], strides[0], *strides[1:])
+    if value.dtype not in DTYPES or not _is_regular(layout, value.dtype):
+        return None
+    n, y, x, c = shape
+    by_image, by_row, by_column, by_channel = strides
+    return Tensor((n, c, y, x), (by_image, by_channel, by_row, by_column), value.dtype)
+
+
+def _is_regular(layout: Layout, dtype: DType) -> bool:
+    """Whether wide accesses along the channels fall on multiples of their width, and no two
+    elements on each other.
+    """
+    if layout.alignment < VECTOR:
+        return False
+    if layout.is_dense:
+        return True
+    steps = [(s, n) for n, s in zip(layout.shape, layout.strides, strict=True) if n > 1]
+    if layout.shape[-1] == 1 or layout.strides[-1] != 1:
+        return False
+    inside = 1
+    for stride, extent in reversed(steps):
+        if stride < inside or (stride > 1 and stride * dtype.size % VECTOR):
+            return False
+        inside = stride * extent
+    return True
+
+
+def _operands(task: Task) -> tuple[Value, ...]:
+    """What the epilogue reads beside single numbers known when compiling, in order."""
+    return tuple(
+        task.inputs[s] for s in task.epilogue.sources if s is not None and s != ACCUMULATOR
+    )
+
+
+def _operand(value: Value, binding: Binding, result: Sequence[int]) -> Tensor | None:
+    """An operand of the shape of the result, with a number per channel, or a single one."""
+    shape = binding.shape(value)
+    if tuple(shape) == tuple(result):
+        return _tensor(value, binding)
+    layout = binding.layout(value)
+    if value.dtype not in DTYPES or layout.alignment < VECTOR or not layout.is_dense:
+        return None
+    count = math.prod(shape)
+    if count == 1:
+        return Tensor((1,) * 4, (1,) * 4, value.dtype)
+    if shape[-1] == count == result[-1]:
+        return Tensor((1, count, 1, 1), (count, 1, count, count), value.dtype)
+    return None
+
+
+# ---- elementwise work ----------------------------------------------------------------------------
+
+
+class _Untranslatable(Exception):
+    """cuDNN has no operation of the same meaning."""
+
+
+class _Chain:
+    """Translates instructions; slots are those of `Step`, but scalars are numbered from -1 down
+    until their count is known.
+    """
+
+    def __init__(self, first: int) -> None:
+        self.steps: list[Step] = []
+        self.scalars: list[float] = []
+        self._first = first
+
+    def scalar(self, number: float) -> int:
+        """The slot of a number."""
+        if number not in self.scalars:
+            self.scalars.append(number)
+        return -1 - self.scalars.index(number)
+
+    def add(self, operation: str, *args: int, slope: float | None = None) -> int:
+        """A step; the slot of its result, scalars not counted."""
+        self.steps.append(Step(operation, args, slope))
+        return self._first + len(self.steps) - 1
+
+    def clip(self, x: int, low: float, high: float) -> int:
+        if low > -math.inf:
+            x = self.add("max", x, self.scalar(low))
+        return self.add("min", x, self.scalar(high)) if high < math.inf else x
+
+    def translate(self, instruction: Instruction, args: Sequence[int]) -> int:
+        """The slot of an instruction's result.
+
+        Raises
+        ------
+        _Untranslatable
+        """
+        op, x = instruction.op, args[0]
+        match op:
+            case Cast():
+                return x  # everything inside is in float32
+            case Clip():
+                return self.clip(x, op.low, op.high)
+            case LeakyRelu():
+                return self.add("relu", x, slope=op.alpha)
+            case Elu() if op.alpha == 1:
+                return self.add("elu", x)
+            case Gelu():
+                return self.add("gelu_approx_tanh" if op.approximate else "gelu", x)
+            case HardSigmoid():
+                line = self.add("mul", x, self.scalar(op.alpha))
+                return self.clip(self.add("add", line, self.scalar(op.beta)), 0.0, 1.0)
+        if op.attributes():
+            raise _Untranslatable
+        match op.name:
+            case "square":
+                return self.add("mul", x, x)
+            case "hard_swish":
+                gate = self.clip(self.add("add", x, self.scalar(3.0)), 0.0, 6.0)
+                return self.add("mul", self.add("mul", x, gate), self.scalar(1 / 6))
+            case "mish":
+                return self.add("mul", x, self.add("tanh", self.add("softplus", x)))
+            case "prelu":
+                below = self.add("mul", self.add("min", x, self.scalar(0.0)), args[1])
+                return self.add("add", self.add("max", x, self.scalar(0.0)), below)
+            case name if name in _SAME:
+                return self.add(_SAME[name], *args)
+        raise _Untranslatable
+
+
+def steps_of(task: Task) -> tuple[tuple[Step, ...], tuple[float, ...], tuple[int, ...]] | None:
+    """The epilogue as steps, the numbers they use, and the slots that are results; None where cuDNN
+    has no operations for it.
+    """
+    expression, sources = task.epilogue.expression, task.epilogue.sources
+    operands = sum(s is not None and s != ACCUMULATOR for s in sources)
+    chain = _Chain(1 + operands)
+    slots: list[int] = []
+    read = 0
+    for leaf, source in zip(expression.leaves, sources, strict=True):
+        if leaf.dtype not in DTYPES:
+            return None
+        if source is None:
+            assert leaf.constant is not None
+            slots.append(chain.scalar(float(leaf.constant)))
+        elif source == ACCUMULATOR:
+            slots.append(0)
+        else:
+            read += 1
+            slots.append(read)
+    try:
+        for step in expression.instructions:
+            if step.dtype not in DTYPES:
+                return None
+            slots.append(chain.translate(step, [slots[i] for i in step.args]))
+    except _Untranslatable:
+        return None
+    if not all(math.isfinite(number) for number in chain.scalars):
+        return None
+
+    def final(slot: int) -> int:
+        """A slot, now that the scalars are counted."""
+        if slot < 0:
+            return operands - slot
+        return slot if slot <= operands else slot + len(chain.scalars)
+
+    results = tuple(final(slots[i]) for i in expression.results)
+    made = {0, *range(final(1 + operands), final(1 + operands + len(chain.steps)))}
+    if len(set(results)) != len(results) or not made.issuperset(results):
+        return None
+    steps = tuple(Step(s.operation, tuple(map(final, s.args)), s.slope) for s in chain.steps)
+    return steps, tuple(chain.scalars), results
