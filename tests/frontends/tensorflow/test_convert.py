@@ -155,6 +155,37 @@ def test_convolutions_of_constants_wait(monkeypatch):
     assert output.shape == (1, 8, 8, 4)
 
 
+def test_numbers_that_would_fill_the_memory_are_refused():
+    """A few bytes of a file say how long a range is, or how large an image is to be."""
+
+    def refused(build):
+        with tf.Graph().as_default() as graph:
+            x = tf.compat.v1.placeholder("float32", [1, 2**20, 8, 1], "x")
+            build(x)
+        with pytest.raises(UnsupportedOpError, match="would have"):
+            import_model(graph.as_graph_def())
+
+    raw = tf.raw_ops
+    refused(lambda x: raw.Range(start=tf.constant(0, "int64"), limit=2**40, delta=1))
+    refused(lambda x: raw.Range(start=0.0, limit=-3e9, delta=-1.0))
+    refused(lambda x: raw.LinSpace(start=0.0, stop=1.0, num=2**30))
+    refused(lambda x: raw.ResizeArea(images=x, size=[2**16, 8]))
+    ones = tf.ones(2)
+    refused(
+        lambda x: raw.ScaleAndTranslate(
+            images=x, size=[2**16, 8], scale=ones.numpy(), translation=ones.numpy()
+        )
+    )
+
+
+def test_the_band_of_a_large_matrix_takes_no_memory():
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder("float32", [255, 2**31 - 1], "x")
+        tf.raw_ops.MatrixBandPart(input=x, num_lower=-1, num_upper=6, name="y")
+    (output,) = import_model(graph.as_graph_def()).outputs
+    assert output.shape == (255, 2**31 - 1)
+
+
 def test_variables_and_control_flow_say_what_to_do():
     with tf.Graph().as_default() as graph:
         w = tf.compat.v1.get_variable("w", shape=[2], use_resource=True)

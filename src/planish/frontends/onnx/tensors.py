@@ -19,7 +19,7 @@ from onnx import TensorProto, numpy_helper
 from planish.errors import ModelError, UnsupportedOpError
 from planish.frontends.onnx.narrow import widened
 
-MAX_BYTES_FROM_NOTHING = 1 << 32
+MAX_BYTES_FROM_NOTHING = 1 << 30
 """Largest array made from a description (a sparse tensor) that is smaller than the array."""
 
 _PACKED = {"INT4": 2, "UINT4": 2, "FLOAT4E2M1": 2, "INT2": 4, "UINT2": 4}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from planish.frontends.tensorflow.context import Context, converter, small_array
+from planish.frontends.tensorflow.context import MOST_NUMBERS, Context, converter, small_array
 from planish.frontends.tensorflow.layout import from_channels_last, main_part, to_channels_last
 from planish.graph.dims import DimLike, ceildiv, product
 from planish.graph.graph import Value
@@ -153,7 +153,10 @@ def _ones_like(ctx: Context, x: Value) -> Value:
 def _range(ctx: Context, start: Value, limit: Value, delta: Value) -> Value:
     parts = [a for v in (start, limit, delta) if (a := small_array(v)) is not None]
     if len(parts) == 3:
-        numbers_now = np.arange(*(a.item() for a in parts), dtype=start.dtype.numpy)
+        begin, end, by = (a.item() for a in parts)
+        if by and abs(end - begin) < np.inf:
+            ctx.expect_room(int(min(abs((end - begin) / by), 2.0**62)), "range")
+        numbers_now = np.arange(begin, end, by, dtype=start.dtype.numpy)
         return ctx.constant(numbers_now, part="")
     (first,), (last,) = ctx.dims(start, "start"), ctx.dims(limit, "limit")
     step = ctx.integer(delta, "delta")
@@ -166,7 +169,7 @@ def _range(ctx: Context, start: Value, limit: Value, delta: Value) -> Value:
 
 def count_up(ctx: Context, count: DimLike, dtype: DType, part: str = "count") -> Value:
     """The vector 0, 1, ... of `count` elements."""
-    if isinstance(count, int):
+    if isinstance(count, int) and count <= MOST_NUMBERS:
         return ctx.constant(np.arange(count), dtype, part=part)
     ones = ctx.add(BroadcastTo((count,)), ctx.constant(1, dtype), part=f"{part}/ones")
     return ctx.add(CumSum(0, True, False), ones, part=part)
@@ -175,7 +178,9 @@ def count_up(ctx: Context, count: DimLike, dtype: DType, part: str = "count") ->
 @converter("LinSpace")
 def _lin_space(ctx: Context, start: Value, stop: Value, count: Value) -> Value:
     first, last = ctx.number(start, "start"), ctx.number(stop, "stop")
-    points = np.linspace(first, last, ctx.integer(count, "number of points"))
+    number = ctx.integer(count, "number of points")
+    ctx.expect_room(number, "range")
+    points = np.linspace(first, last, number)
     return ctx.constant(points, start.dtype, part="")
 
 

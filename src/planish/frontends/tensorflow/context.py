@@ -40,6 +40,9 @@ def converter(*op_types: str) -> Callable[[Converter], Converter]:
     return register
 
 
+MOST_MADE = 1 << 25
+"""Elements of a constant that is computed while a model is read, such as a range of numbers."""
+
 MOST_NUMBERS = 1 << 16
 """Elements of axes, sizes and the like. A constant of one repeated element needs few bytes in a
 file, however many elements a damaged one says it has."""
@@ -128,6 +131,17 @@ class Context:
         """A constant from anything that NumPy makes an array of."""
         array = np.asarray(data, dtype.numpy if dtype else None)
         return self.graph.constant(array, self._label(part))
+
+    def expect_room(self, count: int, what: str) -> None:
+        """Refuses to compute more elements than a model can mean, before memory is taken.
+
+        Raises
+        ------
+        UnsupportedOpError
+            There are more than `MOST_MADE`.
+        """
+        if count > MOST_MADE:
+            raise self.unsupported(f"its {what} would have {count} elements")
 
     def cast(self, x: Value, dtype: DType, part: str = "cast") -> Value:
         """`x` as another dtype; `x` itself if it has it."""

@@ -28,6 +28,7 @@ def _scale_and_translate(
         raise ctx.unsupported(f"its kernel_type is {name}")
     extents = _extents(ctx, x)
     sizes = ctx.ints(size, "size")
+    _expect_room(ctx, extents, sizes)
     scales, shifts = ctx.array(scale, "scale"), ctx.array(translation, "translation")
     matrices = [
         _filter_weights(*dimension, *FILTERS[name], antialias=ctx.attr("antialias"))
@@ -39,9 +40,10 @@ def _scale_and_translate(
 @converter("ResizeArea")
 def _resize_area(ctx: Context, x: Value, size: Value) -> Value:
     align = ctx.attr("align_corners")
+    extents, sizes = _extents(ctx, x), ctx.ints(size, "size")
+    _expect_room(ctx, extents, sizes)
     matrices = [
-        _area_weights(extent, wanted, align)
-        for extent, wanted in zip(_extents(ctx, x), ctx.ints(size, "size"), strict=True)
+        _area_weights(extent, wanted, align) for extent, wanted in zip(extents, sizes, strict=True)
     ]
     return _resampled(ctx, x, matrices)
 
@@ -54,6 +56,11 @@ def _extents(ctx: Context, x: Value) -> tuple[int, int]:
             "give height and width fixed sizes (inputs={name: shape})",
         )
     return height, width
+
+
+def _expect_room(ctx: Context, extents: Sequence[int], sizes: Sequence[int]) -> None:
+    for extent, size in zip(extents, sizes, strict=True):
+        ctx.expect_room(extent * size, "matrix of weights")
 
 
 def _resampled(ctx: Context, x: Value, matrices: Sequence[np.ndarray]) -> Value:

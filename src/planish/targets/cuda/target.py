@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from planish.errors import DeviceError
 from planish.targets.base import Executable, Family, Kernel, Layout, Schedule, Target
 from planish.targets.cache import KernelCache, generator_version
-from planish.targets.cuda.codegen.compile import DeviceCode, triton
+from planish.targets.cuda.codegen.compile import DeviceCode
 from planish.targets.cuda.driver import Gpu, gpu
 from planish.targets.cuda.executable import CudaExecutable
 from planish.targets.cuda.kernel import LibraryKernel
@@ -37,9 +38,9 @@ class CudaTarget(Target):
         self.machine: CudaMachine = device.machine()
         self.device = f"cuda:{device.ordinal}"
         self.threads = 1
-        version = generator_version("cuda", _compiler_version())
-        self.timing_key = f"{self.machine.timing_key} {version}"
-        self._cache = KernelCache(f"{self.machine.code_key} {version}")
+        generators = generator_version("cuda", _compiler_version())
+        self.timing_key = f"{self.machine.timing_key} {generators}"
+        self._cache = KernelCache(f"{self.machine.code_key} {generators}")
         self._families = tuple(family.on(self.machine) for family in FAMILIES)
         self._lock = threading.Lock()
         self._libraries: dict[str, Any] = {}
@@ -145,9 +146,10 @@ class CudaTarget(Target):
 
 
 def _compiler_version() -> str:
+    """Triton's, without importing it: plans whose kernels are compiled run without Triton."""
     try:
-        return f"triton {triton().__version__}"
-    except DeviceError:
+        return f"triton {version('triton')}"
+    except PackageNotFoundError:
         return "no triton"
 
 

@@ -34,6 +34,10 @@ def _reshape_to(c: Conversion, x: Value, shape: Sequence[DimLike]) -> Value:
     return x if tuple(shape) == x.shape else c.add(Reshape(tuple(shape)), x)
 
 
+LONGEST_WRAPPED = 1 << 24
+"""Elements of a dimension that Pad wraps: each of them is an index in a constant."""
+
+
 @converter("Reshape")
 def _reshape(c: Conversion) -> Value:
     x = c.input(0)
@@ -172,6 +176,8 @@ def _wrapped(c: Conversion, x: Value, padding: Sequence[tuple[DimLike, DimLike]]
         assert isinstance(dim, int) and isinstance(before, int) and isinstance(after, int)
         if dim == 0:
             raise c.shape_error("Pad cannot wrap an empty dimension")
+        if before + dim + after > LONGEST_WRAPPED:
+            raise c.unsupported(f"it wraps a dimension of {dim} to {before + dim + after}")
         places = np.arange(-before, dim + after) % dim
         x = c.aux(Gather(axis), x, c.constant(places, DType.INT64))
     return x

@@ -133,6 +133,7 @@ def _stft(c: Conversion) -> Value:
         return reshaped(c, c.add(op, signal, filters), shape)
     if not isinstance(frames, int):
         raise c.unsupported("its window depends on the data, and the signal's length is not fixed")
+    _check_matrix(c, frames * length)
     places = step * np.arange(frames)[:, None] + np.arange(length)
     framed = c.aux(Gather(1), signal, c.constant(places, DType.INT64))
     framed = c.aux(ew.Mul(), framed, reshaped(c, window, (length, 1)))
