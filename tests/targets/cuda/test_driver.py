@@ -33,8 +33,18 @@ class FakeDevice:
     def set_current(self) -> None:
         self.entered += 1
 
-    def create_stream(self) -> object:
-        return object()
+    def create_stream(self) -> FakeStream:
+        return FakeStream()
+
+
+class FakeStream:
+    def sync(self) -> None:
+        pass
+
+
+class FakePool:
+    def allocate(self, size: int, stream: object) -> SimpleNamespace:
+        return SimpleNamespace(handle=4096)
 
 
 class FakeDriver:
@@ -92,6 +102,27 @@ def test_a_forked_child_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="forked child") as caught:
         gpu.enter()
     assert "spawn" in caught.value.cure
+
+
+def test_engines_take_only_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(driver.FRACTION, "0.25")
+    stand_in(monkeypatch, [FakeDevice("NVIDIA H200")])
+    gpu = driver.Gpu(0)
+    monkeypatch.setattr(gpu, "_memory", FakePool())
+    held = gpu.allocate(600 << 20, "constants")
+    with pytest.raises(DeviceError, match="no device memory for an output") as caught:
+        gpu.allocate(600 << 20, "an output")
+    assert "0.25" in caught.value.why
+    del held
+    assert gpu.allocate(600 << 20, "an output").nbytes == 600 << 20
+
+
+@pytest.mark.parametrize("text", ["0", "1.5", "half", ""])
+def test_a_share_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(driver.FRACTION, text)
+    stand_in(monkeypatch, [FakeDevice("NVIDIA H200")])
+    with pytest.raises(DeviceError, match=driver.FRACTION):
+        driver.Gpu(0)
 
 
 @pytest.mark.parametrize("name", ["cuda:x", "cuda:-1", "cuda0", "cuda:"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_int32
@@ -19,6 +20,9 @@ import numpy as np
 from planish.errors import DeviceError
 from planish.targets.cuda.codegen.compile import DeviceCode
 from planish.targets.cuda.machine import CudaMachine
+
+FRACTION = "PLANISH_GPU_MEMORY_FRACTION"
+"""The environment variable that limits what engines take of a GPU's memory: 0.5 is half of it."""
 
 LARGE_SHARED = 48 << 10
 """Blocks with more shared memory than this must ask for it."""
@@ -32,6 +36,7 @@ class DeviceMemory:
         self.nbytes = size
         self.gpu = gpu
         self._buffer = buffer
+        weakref.finalize(self, gpu.give_back, size)
 
 
 class HostMemory:
@@ -61,9 +66,11 @@ class Gpu:
         self._memory = self._device.memory_resource
         self._pinned = self._core.LegacyPinnedMemoryResource()
         self._kernels: dict[str, Any] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # memory may be freed while it is held
         self.stream = self._device.create_stream()
         """For allocations, and for copies that are waited for."""
+        self._taken = 0
+        self._fraction = _fraction(os.environ.get(FRACTION, "1"))
 
     def enter(self) -> None:
         """Makes the device that of this thread.
@@ -116,10 +123,12 @@ class Gpu:
             There is too little memory.
         """
         self.enter()
+        self._take(size, what)
         try:
             buffer = self._memory.allocate(max(size, 256), stream=self.stream)
             self.stream.sync()
         except Exception as error:  # a class of cuda.core's own
+            self.give_back(size)
             free, total = self.memory_info()
             raise DeviceError(
                 f"There is no device memory for {what}",
@@ -128,6 +137,28 @@ class Gpu:
                 cure="use smaller inputs, a smaller batch, or end other users of the GPU",
             ) from error
         return DeviceMemory(self, size, buffer)
+
+    def _take(self, size: int, what: str) -> None:
+        with self._lock:
+            self._taken += size
+            taken = self._taken
+        if self._fraction == 1:
+            return
+        limit = int(self._fraction * self.memory_info()[1])
+        if taken > limit:
+            self.give_back(size)
+            raise DeviceError(
+                f"There is no device memory for {what}",
+                where=f"cuda:{self.ordinal}",
+                why=f"{size:,} bytes are needed, {taken - size:,} of the {limit:,} that "
+                f"{FRACTION}={self._fraction:g} leaves to engines are taken",
+                cure="raise the limit, or use smaller inputs or a smaller batch",
+            )
+
+    def give_back(self, size: int) -> None:
+        """Notes that memory was freed."""
+        with self._lock:
+            self._taken -= size
 
     def allocate_host(self, size: int) -> HostMemory:
         """Pinned host memory."""
@@ -300,6 +331,21 @@ class CapturedGraph:
     def __del__(self) -> None:
         if os.getpid() == self._gpu._pid:
             self._gpu._driver.cuGraphExecDestroy(self._handle)
+
+
+def _fraction(text: str) -> float:
+    try:
+        fraction = float(text)
+    except ValueError:
+        fraction = -1.0
+    if not 0 < fraction <= 1:
+        raise DeviceError(
+            f"{FRACTION} is {text!r}",
+            where="environment variable",
+            why="it is the share of a GPU's memory that engines may take",
+            cure="set it to a number above 0 and up to 1, or unset it",
+        )
+    return fraction
 
 
 @cache
