@@ -36,7 +36,7 @@ test-avx2: $(VENV)/test.stamp
 	PLANISH_CPU_ISA=avx2 $(BIN)/pytest -n $(WORKERS) tests/fuzz tests/runtime tests/targets/cpu
 
 test-cuda: $(VENV)/test.stamp
-	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/pytest -m cuda tests/targets/cuda
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/pytest tests/targets/cuda
 
 docs: $(VENV)/test.stamp
 	$(BIN)/python docs/make_how_it_works.py

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from helpers.onnx_graph import compare, compare_op, model, node
+from planish.frontends.onnx.convert import import_model
+from planish.ops.conv import Conv
 
 RNG = np.random.default_rng(1)
 
@@ -279,3 +281,20 @@ def test_loops_of_known_length_are_unrolled() -> None:
     proto = model(nodes, {"x": (np.float32, [2, 3])}, ["last", "all"], constants)
     graph = compare(proto, {"x": floats(2, 3)})
     assert sum(n.op.name == "add" for n in graph.nodes) == 3
+
+
+def test_wrapping_to_a_huge_size_is_left_to_the_reference() -> None:
+    """The indices for a generated kernel would take 16 GB."""
+    pad = node("Pad", "x pads", "y", mode="wrap")
+    proto = model([pad], {"x": (np.float32, [3])}, ["y"], {"pads": ints(0, 2**31)}, opset=19)
+    (pad,) = import_model(proto).nodes
+    assert pad.op.name == "onnx_fallback"
+
+
+def test_convolutions_of_constants_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their padding may be gigabytes: a dilation is any number that a file says."""
+    monkeypatch.setattr(Conv, "reference", None)
+    conv = node("Conv", "a w", "y", dilations=[2**28], auto_pad="SAME_UPPER")
+    constants = {"a": floats(1, 1, 4), "w": floats(1, 1, 3)}
+    (output,) = import_model(model([conv], {}, ["y"], constants)).outputs
+    assert output.shape == (1, 1, 4)

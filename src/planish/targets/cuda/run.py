@@ -1,24 +1,34 @@
-"""Runs one tactic on NumPy arrays by Triton's interpreter, without a GPU: for tests.
+"""Runs one tactic on NumPy arrays, without plan or executor: for tests and for looking at it.
 
-The interpreter runs a kernel's programs one after the other, in NumPy. What it cannot show is what
-only a GPU has: races, wrong barriers, speed.
+Without a GPU that is done by Triton's interpreter, which runs a kernel's programs one after the
+other, in NumPy. What it cannot show is what only a GPU has: races, wrong barriers, speed. After
+`run_on` the same calls run on that GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from planish.graph.graph import Value
-from planish.targets.base import Binding, Constant, Layout, Tactic, Workspace, Zeroed
-from planish.targets.cuda.codegen.compile import load_function, triton
+from planish.targets.base import Binding, Constant, Launch, Layout, Tactic, Workspace, Zeroed
+from planish.targets.cuda.codegen.compile import DeviceCode, load_function, triton
+from planish.targets.cuda.driver import Gpu
 from planish.targets.cuda.interpreter import corrected_interpreter, libdevice
-from planish.targets.cuda.kernel import TritonKernel
+from planish.targets.cuda.kernel import LibraryKernel, TritonKernel
 
 GUARD = 256
 """Poisoned bytes on both sides of every tensor that is written."""
+
+_gpu: list[Gpu] = []
+
+
+def run_on(gpu: Gpu) -> None:
+    """Lets `run_tactic` use a GPU from now on."""
+    _gpu[:] = [gpu]
 
 
 def run_tactic(tactic: Tactic, binding: Binding, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -52,13 +62,47 @@ def run_tactic(tactic: Tactic, binding: Binding, arrays: Sequence[np.ndarray]) -
         assert isinstance(pointer, Workspace)
         return workspace.ctypes.data + pointer.offset
 
-    for launch in tactic.launches(binding):
-        assert isinstance(launch.kernel, TritonKernel), "only generated kernels run without a GPU"
-        interpret(launch.kernel, [address(p) for p in launch.pointers], launch.params, launch.tasks)
+    launches = [(x, [address(p) for p in x.pointers]) for x in tactic.launches(binding)]
+    if _gpu:
+        buffers = [*(m.raw for m in memory.values()), *constants, workspace, zeroed]
+        _run_on_gpu(_gpu[0], launches, buffers)
+    else:
+        for launch, addresses in launches:
+            assert isinstance(launch.kernel, TritonKernel), "only generated kernels need no GPU"
+            interpret(launch.kernel, addresses, launch.params, launch.tasks)
     assert not zeroed.any(), "memory that must stay zero was left changed"
     for value in task.outputs:
         memory[value].check()
     return [memory[v].view for v in task.outputs]
+
+
+def _run_on_gpu(
+    gpu: Gpu, launches: Sequence[tuple[Launch, list[int]]], buffers: Sequence[np.ndarray]
+) -> None:
+    """Runs launches on copies of the buffers, into which their addresses point, and copies back."""
+    machine = gpu.machine()
+    copies = [(b, gpu.allocate(b.nbytes, "a test")) for b in buffers if b.nbytes]
+    for buffer, memory in copies:
+        gpu.upload(memory.address, buffer)
+
+    def translated(address: int) -> int:
+        for buffer, memory in copies:
+            start = buffer.ctypes.data
+            if start <= address < start + buffer.nbytes:
+                return memory.address + address - start
+        return copies[0][1].address  # of an empty array: never read
+
+    for launch, addresses in launches:
+        kernel, there = launch.kernel, [translated(a) for a in addresses]
+        if isinstance(kernel, LibraryKernel):
+            kernel.load(gpu).queue(there, launch.params, gpu.stream)
+            continue
+        assert isinstance(kernel, TritonKernel)
+        code = partial(DeviceCode.from_bytes, kernel.compile(machine))
+        loaded = gpu.load(kernel.symbol, code)
+        gpu.launch(loaded, launch.tasks, there, launch.params, gpu.stream)
+    for buffer, memory in copies:
+        gpu.download(buffer, memory.address)
 
 
 def interpret(
@@ -114,13 +158,13 @@ class _Memory:
         )
         size = reach * dtype.itemsize
         poison = 1 if dtype.kind == "b" else 0xA5
-        self._raw = _aligned(np.full(size + 2 * GUARD, poison, np.uint8))
+        self.raw = _aligned(np.full(size + 2 * GUARD, poison, np.uint8))
         steps = tuple(s * dtype.itemsize for s in layout.strides)
-        self.view = np.ndarray(layout.shape, dtype, self._raw.data, GUARD, steps)
+        self.view = np.ndarray(layout.shape, dtype, self.raw.data, GUARD, steps)
         self._poison, self._size = poison, size
 
     def check(self) -> None:
-        outside = np.concatenate([self._raw[:GUARD], self._raw[GUARD + self._size :]])
+        outside = np.concatenate([self.raw[:GUARD], self.raw[GUARD + self._size :]])
         assert (outside == self._poison).all(), "a kernel wrote outside its output"
 
 

@@ -25,7 +25,7 @@ from planish.targets.cuda.machine import H200
 
 F16, BF16, F32 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32
 FAMILY = CudnnFamily(H200)
-PLAN = {"version": 91900, "plan": "eng4_k24=25", "tf32": False}
+PLAN = {"version": 91900, "plan": "eng4_k24=25", "tf32": False, "residual_first": False}
 
 
 @pytest.fixture
@@ -126,6 +126,7 @@ def view(tensor: Tensor, array: np.ndarray) -> np.ndarray:
 def interpret(problem: Problem, task: Task, arrays: list[np.ndarray]) -> list[np.ndarray]:
     """What a graph computes, in float64, as the task's outputs."""
     graph = problem.graph
+    assert np.isfinite(problem.scalars).all()
     known = dict(zip(task.inputs, arrays, strict=True))
     tactic = FAMILY.restore(task, PLAN)
     launch = tactic.launches(Binding({}))[0]
@@ -167,8 +168,8 @@ def interpret(problem: Problem, task: Task, arrays: list[np.ndarray]) -> list[np
     return results
 
 
-def check(task: Task, rng, tolerance: float = 1e-5) -> Problem:
-    problem = problem_of(task, Binding({}), False)
+def check(task: Task, rng, tolerance: float = 1e-5, residual_first: bool = False) -> Problem:
+    problem = problem_of(task, Binding({}), False, residual_first)
     assert problem is not None
     arrays = arrays_of(task, rng)
     for got, wanted in zip(interpret(problem, task, arrays), task.evaluate(arrays), strict=True):
@@ -231,6 +232,24 @@ def test_operands(rng) -> None:
     y = b.add(ew.Sub(), b.graph.constant(np.float32(3.0)), b.add(ew.Prelu(), y, b.constant((16,))))
     y = b.add(ew.Maximum(), b.add(ew.Div(), y, b.input((1, 1))), b.graph.constant(np.float32(0.25)))
     check(b.task(b.add(ew.Mul(), y, b.graph.constant(np.float32(3.0)))), rng)
+
+
+def test_a_residual_may_be_added_first(rng) -> None:
+    added = check(residual(rng), rng).graph
+    first = check(residual(rng), rng, residual_first=True).graph
+    assert [s.operation for s in first.steps] == ["mul", "add", "add", "relu"]
+    assert [s.args for s in added.steps] == [(0, 1), (4, 2), (5, 3), (6,)]
+    assert [s.args for s in first.steps] == [(0, 1), (4, 3), (5, 2), (6,)]
+    assert problem_of(conv_bias(rng), Binding({}), False, True) is None
+    b = Builder(rng)
+    y = b.add(ew.Add(), b.input((2, 4, 4, 16)), b.conv((2, 4, 4, 8), 16, (1, 1)))
+    already = b.task(b.add(ew.Add(), b.constant((16,)), y))
+    assert [s.args for s in check(already, rng).graph.steps] == [(0, 1), (3, 2)]
+    assert problem_of(already, Binding({}), False, True) is None
+    b = Builder(rng)
+    y = b.add(ew.Add(), b.conv((2, 4, 4, 8), 16, (1, 1)), b.constant((16,)))
+    twice = b.task(b.add(ew.Mul(), b.add(ew.Add(), y, b.input((2, 4, 4, 16))), y))
+    assert problem_of(twice, Binding({}), False, True) is None
 
 
 def test_halves_are_computed_in_float32(rng) -> None:
@@ -353,7 +372,7 @@ def test_other_tasks_are_refused(rng) -> None:
         FAMILY.restore(conv_bias(rng, ew.Sin()), PLAN)
     with pytest.raises(PlanError, match="TF32"):
         FAMILY.restore(conv_bias(rng, dtype=F16), {**PLAN, "tf32": True})
-    without = {"version": 91900, "tf32": False}
+    without = {name: value for name, value in PLAN.items() if name != "plan"}
     with pytest.raises(PlanError, match="plan"):
         FAMILY.restore(conv_bias(rng), without)
 
@@ -445,7 +464,9 @@ def test_fused_work_is_right(target, rng, op) -> None:
 @pytest.mark.parametrize("dtype", [F16, F32], ids=str)
 def test_residuals_and_strided_results_are_right(target, rng, dtype) -> None:
     task = residual(rng, dtype, (2, 14, 14, 64))
-    assert not any(measured(target, task).values())
+    results = measured(target, task)
+    assert any("residual_first=True" in name for name in results)
+    assert not any(results.values()), results
     binding = Binding({}, {task.output: row_padded(task.output, 16)})
     results = measured(target, task, binding)
     assert any(not wrong for wrong in results.values()), results

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,6 +36,8 @@ class CudnnTactic(AnchoredTactic):
         Its name: the engine, and knobs by their numbers.
     tf32 : bool
         Whether factors in float32 may be rounded to TF32.
+    residual_first : bool
+        See `problem_of`.
     machine : CudaMachine
     """
 
@@ -43,11 +46,17 @@ class CudnnTactic(AnchoredTactic):
     version: int
     plan: str
     tf32: bool = False
+    residual_first: bool = False
     machine: CudaMachine = field(default=H200, compare=False)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return {"version": self.version, "plan": self.plan, "tf32": self.tf32}
+        return {
+            "version": self.version,
+            "plan": self.plan,
+            "tf32": self.tf32,
+            "residual_first": self.residual_first,
+        }
 
     @property
     def precision(self) -> str:
@@ -57,7 +66,7 @@ class CudnnTactic(AnchoredTactic):
         own = _session(self.machine)
         if own is None or own.version != self.version or not super().accepts(binding):
             return False
-        problem = problem_of(self.task, binding, self.tf32)
+        problem = problem_of(self.task, binding, self.tf32, self.residual_first)
         return problem is not None and own.has(self._kernel(problem))
 
     def constants(self) -> list[np.ndarray]:
@@ -88,7 +97,7 @@ class CudnnTactic(AnchoredTactic):
         return workspace_bytes(kernel.load(gpu(self.machine.ordinal)).workspace)
 
     def _problem(self, binding: Binding) -> Problem:
-        problem = problem_of(self.task, binding, self.tf32)
+        problem = problem_of(self.task, binding, self.tf32, self.residual_first)
         assert problem is not None, "the tactic accepts the binding"
         return problem
 
@@ -108,17 +117,32 @@ class CudnnFamily(Family):
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         for tf32 in (False, True):
-            problem = problem_of(task, binding, tf32)
-            own = _session(self.machine) if problem is not None else None
-            if problem is None or own is None:
-                continue
-            for kernel in own.kernels(problem.graph):
-                yield CudnnTactic(task, kernel.version, kernel.plan, tf32, self.machine)
+            orders = [self._offered(task, binding, tf32, first) for first in (False, True)]
+            for rank in zip_longest(*orders):  # either order may be the faster one
+                yield from filter(None, rank)
+
+    def _offered(
+        self, task: Task, binding: Binding, tf32: bool, residual_first: bool
+    ) -> list[CudnnTactic]:
+        problem = problem_of(task, binding, tf32, residual_first)
+        own = _session(self.machine) if problem is not None else None
+        if problem is None or own is None:
+            return []
+        return [
+            CudnnTactic(task, k.version, k.plan, tf32, residual_first, self.machine)
+            for k in own.kernels(problem.graph)
+        ]
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         plain = {name: given for name, given in parameters.items() if name != "plan"}
         values = checked_parameters(
-            self.name, task, plain, understood(task), version=range(1 << 31), tf32=FLAG
+            self.name,
+            task,
+            plain,
+            understood(task),
+            version=range(1 << 31),
+            tf32=FLAG,
+            residual_first=FLAG,
         )
         plan = parameters.get("plan")
         if not isinstance(plan, str) or not NAME.fullmatch(plan):
@@ -126,7 +150,7 @@ class CudnnFamily(Family):
         assert task.anchor is not None
         if values["tf32"] and task.anchor.inputs[0].dtype is not DType.FLOAT32:
             raise impossible(self.name, task, "only float32 is rounded to TF32")
-        return CudnnTactic(task, values["version"], plan, values["tf32"], self.machine)
+        return CudnnTactic(task, plan=plan, machine=self.machine, **values)
 
 
 def _session(machine: CudaMachine) -> CudnnSession | None:

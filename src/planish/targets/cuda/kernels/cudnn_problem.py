@@ -81,8 +81,21 @@ def understood(task: Task) -> bool:
     return steps_of(task) is not None
 
 
-def problem_of(task: Task, binding: Binding, tf32: bool) -> Problem | None:
-    """The graph of a task; None where there is none."""
+def problem_of(
+    task: Task, binding: Binding, tf32: bool, residual_first: bool = False
+) -> Problem | None:
+    """The graph of a task; None where there is none.
+
+    Parameters
+    ----------
+    task : Task
+    binding : Binding
+    tf32 : bool
+        See `ConvGraph`.
+    residual_first : bool
+        Adds a tensor like the result before a number per channel, not after it as the task does:
+        for that order cuDNN has other kernels. There is a graph only where this changes something.
+    """
     if not understood(task):
         return None
     anchor = task.anchor
@@ -107,6 +120,11 @@ def problem_of(task: Task, binding: Binding, tf32: bool) -> Problem | None:
     outputs = [_tensor(v, binding) if binding.shape(v) == shape else None for v in task.outputs]
     if None in tensors or None in outputs:
         return None
+    if residual_first:
+        reordered = _residual_first(steps, [t for t in tensors if t is not None], results)
+        if reordered is None:
+            return None
+        steps = reordered
     rows, columns = (n + min(end, 0) for n, (_, end) in zip(image.shape[2:], pairs, strict=True))
     *window, depth, count = w.type.bind({})
     window = [1, *window][-2:]
@@ -211,9 +229,16 @@ class _Chain:
         return -1 - self.scalars.index(number)
 
     def add(self, operation: str, *args: int, slope: float | None = None) -> int:
-        """A step; the slot of its result, scalars not counted."""
+        """A step; the slot of its result, scalars not counted. Operands come last where they may:
+        so cuDNN knows the chain.
+        """
+        if operation in ("add", "mul") and self._is_operand(args[0]):
+            args = args[::-1]
         self.steps.append(Step(operation, args, slope))
         return self._first + len(self.steps) - 1
+
+    def _is_operand(self, slot: int) -> bool:
+        return slot < 0 or 0 < slot < self._first
 
     def clip(self, x: int, low: float, high: float) -> int:
         if low > -math.inf:
@@ -302,3 +327,33 @@ def steps_of(task: Task) -> tuple[tuple[Step, ...], tuple[float, ...], tuple[int
         return None
     steps = tuple(Step(s.operation, tuple(map(final, s.args)), s.slope) for s in chain.steps)
     return steps, tuple(chain.scalars), results
+
+
+def _residual_first(
+    steps: Sequence[Step], operands: Sequence[Tensor], results: Sequence[int]
+) -> tuple[Step, ...] | None:
+    """The steps with the operands of two additions exchanged; None where there are no such two."""
+    first = 1 + len(operands)
+
+    def per_channel(slot: int) -> bool | None:
+        """Whether an operand has a number per channel; None for what is no operand."""
+        if not 0 < slot < first:
+            return None
+        images, _, *size = operands[slot - 1].shape
+        return images * math.prod(size) == 1
+
+    for number, (one, two) in enumerate(zip(steps, steps[1:], strict=False)):
+        between = first + number
+        if (
+            (one.operation, two.operation) == ("add", "add")
+            and two.args[0] == between
+            and between not in results
+            and not any(between in step.args for step in steps[number + 2 :])
+            and (per_channel(one.args[1]), per_channel(two.args[1])) == (True, False)
+        ):
+            pair = (
+                Step("add", (one.args[0], two.args[1])),
+                Step("add", (between, one.args[1])),
+            )
+            return (*steps[:number], *pair, *steps[number + 2 :])
+    return None

@@ -19,12 +19,15 @@ from planish.graph.types import DType
 from planish.targets.cuda.driver import Gpu
 from planish.targets.cuda.kernel import LibraryKernel
 from planish.targets.cuda.libraries.product import Matrix, Product
-from planish.targets.cuda.libraries.session import WORKSPACE, Session, aligned
+from planish.targets.cuda.libraries.session import Session, aligned
 
 log = logging.getLogger("planish")
 
 OFFERED = 6
 """At most so many algorithms for a product are offered."""
+
+WORKSPACE = 32 << 20
+"""Most bytes of workspace that an algorithm may ask for; NVIDIA advises so many for Hopper."""
 
 SETTINGS = (
     "ID",

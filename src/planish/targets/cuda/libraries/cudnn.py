@@ -19,12 +19,15 @@ from planish.graph.types import DType
 from planish.targets.cuda.driver import Gpu
 from planish.targets.cuda.kernel import LibraryKernel
 from planish.targets.cuda.libraries.cudnn_graph import ConvGraph, Tensor
-from planish.targets.cuda.libraries.session import WORKSPACE, Session, aligned
+from planish.targets.cuda.libraries.session import Session, aligned
 
 log = logging.getLogger("planish")
 
 OFFERED = 6
 """At most so many plans of a graph are offered."""
+
+WORKSPACE = 256 << 20
+"""Most bytes of workspace that a plan may ask for: some convert whole images."""
 
 NAME = re.compile(r"eng\d{1,9}(_k\d{1,9}=-?\d{1,9}){0,40}")
 """Names of plans: an engine, and knobs by their numbers."""

@@ -22,9 +22,6 @@ from planish.targets.cuda.kernel import LibraryCall, LibraryKernel
 
 log = logging.getLogger("planish")
 
-WORKSPACE = 64 << 20
-"""Most bytes of workspace that a library's kernel may ask for."""
-
 ALIGNMENT = 256
 """What libraries want the address of their workspace to be a multiple of."""
 
