@@ -16,6 +16,7 @@ from planish.passes.activations import recognize_activations
 from planish.passes.batch_norm import lower_batch_norm
 from planish.passes.canonical import canonicalize, finish
 from planish.passes.common_subexpressions import share_common_subexpressions
+from planish.passes.concatenations import share_beginnings
 from planish.passes.constant_folding import fold_constants
 from planish.passes.identities import remove_identities
 from planish.passes.matmul import simplify_matmuls
@@ -72,7 +73,7 @@ PASSES: tuple[Group, ...] = (
             *SIMPLIFY,
         ),
     ),
-    Group("merge", (merge_siblings, *SIMPLIFY)),
+    Group("merge", (merge_siblings, share_beginnings, *SIMPLIFY)),
     Group("finish", (finish, share_common_subexpressions)),
 )
 """The groups of passes in the order in which `optimize` runs them."""

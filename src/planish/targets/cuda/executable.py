@@ -38,6 +38,9 @@ from planish.targets.cuda.streams import place
 GRAPHS = 4
 """Sets of addresses for which an arena keeps the graphs of a schedule."""
 
+CHUNK = 1 << 21
+"""Bytes of an input on the host that go to the device at a time."""
+
 COPIES = 20
 """How often a short schedule stands in the graph by which it is timed."""
 
@@ -124,8 +127,10 @@ class CudaExecutable(Executable):
             memory, device = staged[number] = arena.staging(kind, number, size)
             addresses.append(device.address)
             if queue is not None:
-                ctypes.memmove(memory.address, address, size)
-                self._gpu.copy(device.address, memory.address, size, queue)
+                for start in range(0, size, CHUNK):  # one part travels while the next is copied
+                    part = min(CHUNK, size - start)
+                    ctypes.memmove(memory.address + start, address + start, part)
+                    self._gpu.copy(device.address + start, memory.address + start, part, queue)
         return addresses, staged
 
     def _graphs(

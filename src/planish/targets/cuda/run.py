@@ -31,6 +31,11 @@ def run_on(gpu: Gpu) -> None:
     _gpu[:] = [gpu]
 
 
+def is_on_gpu() -> bool:
+    """Whether `run_tactic` uses a GPU."""
+    return bool(_gpu)
+
+
 def run_tactic(tactic: Tactic, binding: Binding, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The task's outputs by this tactic, for arrays of ``task.inputs``.
 

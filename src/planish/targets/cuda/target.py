@@ -9,12 +9,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from planish.errors import DeviceError
-from planish.targets.base import Executable, Family, Kernel, Layout, Schedule, Target
+from planish.fusion.task import Task
+from planish.targets.base import (
+    Binding,
+    Executable,
+    Family,
+    Kernel,
+    Layout,
+    Schedule,
+    Tactic,
+    Target,
+)
 from planish.targets.cache import KernelCache, generator_version
 from planish.targets.cuda.codegen.compile import DeviceCode
 from planish.targets.cuda.driver import Gpu, gpu
@@ -49,6 +60,15 @@ class CudaTarget(Target):
 
     def families(self) -> Sequence[Family]:
         return self._families
+
+    def tactics(self, task: Task, binding: Binding) -> list[Tactic]:
+        """All tactics offered, first every family's first one: tuning measures only so many, and
+        generated kernels and those of libraries are to compete.
+        """
+        if binding.has_empty(task):
+            return []
+        offered = [list(family.tactics(task, binding)) for family in self._families]
+        return [t for rank in zip_longest(*offered) for t in rank if t is not None]
 
     @contextmanager
     def compiling(self) -> Iterator[None]:

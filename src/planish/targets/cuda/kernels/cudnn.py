@@ -23,6 +23,9 @@ from planish.targets.cuda.libraries.session import workspace_bytes
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
+EACH = 4
+"""Plans offered for each order of additions, where there are two: either may be the faster one."""
+
 
 @dataclass(frozen=True)
 class CudnnTactic(AnchoredTactic):
@@ -118,7 +121,8 @@ class CudnnFamily(Family):
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         for tf32 in (False, True):
             orders = [self._offered(task, binding, tf32, first) for first in (False, True)]
-            for rank in zip_longest(*orders):  # either order may be the faster one
+            limit = EACH if all(orders) else None
+            for rank in zip_longest(*(order[:limit] for order in orders)):
                 yield from filter(None, rank)
 
     def _offered(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from planish.fusion.expression import Instruction
 from planish.fusion.task import ACCUMULATOR, Task
@@ -342,7 +343,7 @@ def _residual_first(
         images, _, *size = operands[slot - 1].shape
         return images * math.prod(size) == 1
 
-    for number, (one, two) in enumerate(zip(steps, steps[1:], strict=False)):
+    for number, (one, two) in enumerate(pairwise(steps)):
         between = first + number
         if (
             (one.operation, two.operation) == ("add", "add")
