@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -110,8 +111,7 @@ class ConvCall:
         *tensors, workspace = addresses
         own = self._session
         pack = dict(zip(self._uids, tensors, strict=True))
-        with own.calling():
-            own.cudnn.set_stream(handle=own.handle, stream=int(stream.handle))
+        with own.calling(), own.on(stream):
             self._graph.execute(pack, aligned(workspace), handle=own.handle)
 
 
@@ -123,6 +123,22 @@ class CudnnSession(Session):
         gpu.enter()
         self.cudnn = cudnn
         self.handle = cudnn.create_handle()
+        self._stream = gpu.create_stream()
+        self._use(self._stream)
+
+    def _use(self, stream: Any) -> None:
+        self.cudnn.set_stream(handle=self.handle, stream=int(stream.handle))
+
+    @contextmanager
+    def on(self, stream: Any) -> Iterator[None]:
+        """Has cuDNN queue on a stream. Afterwards it is back on the session's own: reading a plan
+        runs it once on the handle's stream, and that of a caller may be gone by then.
+        """
+        self._use(stream)
+        try:
+            yield
+        finally:
+            self._use(self._stream)
 
     def kernels(self, graph: ConvGraph) -> list[ConvKernel]:
         """The kernels that cuDNN's heuristics recommend for a graph, the likely best first."""
