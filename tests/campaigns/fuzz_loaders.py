@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import random
 import re
@@ -92,12 +93,9 @@ def read_graphdef(data: bytes) -> None:
 
 def read_plan(data: bytes) -> None:
     with load.load(data) as engine:
-        feeds = {
-            i.name: np.zeros([d if isinstance(d, int) else 1 for d in i.shape], i.dtype)
-            for i in engine.inputs
-        }
-        if sum(a.nbytes for a in feeds.values()) < 1 << 20:
-            engine(feeds)
+        shapes = {i.name: [d if isinstance(d, int) else 1 for d in i.shape] for i in engine.inputs}
+        if sum(map(math.prod, shapes.values())) < 1 << 17:
+            engine({i.name: np.zeros(shapes[i.name], i.dtype) for i in engine.inputs})
 
 
 def read_timing_cache(data: bytes) -> None:

@@ -1,8 +1,8 @@
 """Bugs of the last ONNX Runtime for Python 3.10, which must not be taken for ours.
 
-Its AveragePool divides by the wrong count at padded and rounded-up borders, its RNN ends the process,
-its LayerNormalization refuses rows of one element, its reductions over no axes fail. Newer ones agree
-with ONNX's reference.
+Its AveragePool divides by the wrong count at padded and rounded-up borders, its RNN ends the
+process, its LayerNormalization refuses rows of one element, its reductions over no axes fail. Newer
+ones agree with ONNX's reference.
 """
 
 from __future__ import annotations

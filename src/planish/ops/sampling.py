@@ -141,6 +141,10 @@ class CropAndResize(Op):
         return [result.astype(inputs[0].dtype, copy=False)]
 
 
+MOST_SAMPLES = 1024
+"""Points along a side of a bin: more would say a damaged model, and take for ever."""
+
+
 @dataclass(frozen=True)
 class RoiAlign(Op):
     """Mean or maximum of samples of regions, as ONNX's operator of this name defines it.
@@ -163,7 +167,9 @@ class RoiAlign(Op):
         expect_float(self, x, regions)
         expect_index(self, images)
         require(self.mode in ("avg", "max"), f"{self.name} knows the modes avg and max")
-        require(self.sampling >= 0, f"{self.name} cannot take {self.sampling} samples")
+        require(
+            0 <= self.sampling <= MOST_SAMPLES, f"{self.name} cannot take {self.sampling} samples"
+        )
         _expect_regions(self, x, regions, images)
         require(
             len(self.size) == 2 and all(not isinstance(d, int) or d > 0 for d in self.size),

@@ -407,6 +407,8 @@ class Target(ABC):
     def families(self) -> Sequence[Family]:
         """The kernel families, in the order their tactics are offered."""
 
+    tactics_per_task: ClassVar[int] = 12
+    """At most so many tactics of a task are measured."""
     measures_beside_compiling: ClassVar[bool] = False
     """Whether kernels may be compiled on the host while others are measured."""
 

@@ -30,9 +30,6 @@ from planish.tuning.selection import select
 
 log = logging.getLogger("planish")
 
-TACTICS_PER_TASK = 12
-"""At most so many tactics of a task are measured."""
-
 SHORTLIST = 5
 """At other sizes than the usual ones only so many of the usual sizes' fastest are measured."""
 
@@ -236,7 +233,7 @@ class Tuner:
                 t
                 for t in self._target.tactics(task, binding)
                 if t.is_permitted(precisions) and t.accepts(binding) and self._fits(t, binding)
-            ][:TACTICS_PER_TASK]
+            ][: self._target.tactics_per_task]
             shared = _Entry(task, binding, key, tactics, precisions)
             self._entries[key, precisions] = shared
             for i, tactic in enumerate(tactics):

@@ -62,6 +62,7 @@ def test_the_last_element_is_repeated():
         (tensor([2**40, 2**40], float_val=[1.0]), "elements"),
         (tensor([3], tensor_content=b"12345678"), "8 bytes, not 12"),
         (tensor([2], float_val=[1.0, 2.0, 3.0]), "lists 3"),
+        (tensor([2**31 - 1], float_val=[1.0, 2.0]), "lists only 2"),
         (tensor([-1], float_val=[1.0]), "no definite shape"),
     ],
 )

@@ -149,3 +149,16 @@ def test_more_axes_than_memory_are_refused():
     with pytest.raises(UnsupportedOpError, match="Mean") as caught:
         import_graph_def(damaged, ["x"], ["y"])
     assert "1048576 elements" in caught.value.why
+
+
+def test_slices_beyond_the_masks_are_refused():
+    """A constant of one repeated element makes them free in a file; they took minutes to read."""
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder("float32", [2, 3], "x")
+        many = tf.constant([1, 1], name="many")
+        raw.StridedSlice(input=x, begin=many, end=many, strides=many, name="y")
+    graph_def = graph.as_graph_def()
+    value = next(n for n in graph_def.node if n.name == "many").attr["value"]
+    value.tensor.CopyFrom(tf.make_tensor_proto(np.ones(40, np.int32)))
+    with pytest.raises(UnsupportedOpError, match="slices 40 dimensions"):
+        import_graph_def(graph_def, ["x"], ["y"])

@@ -73,6 +73,9 @@ MAX_ELEMENTS = 2**31 - 1
 _MAX_COPIED = 2**20
 """A repeated element is written out up to this many times, and is a view of one above."""
 
+MAX_BYTES_FROM_NOTHING = 1 << 30
+"""Largest array of several listed elements, the last of which is repeated."""
+
 
 def tensor_name(text: str) -> tuple[str, int]:
     """Node and output index of ``"node"`` or ``"node:1"``."""
@@ -291,6 +294,13 @@ def constant(proto: Any, where: str) -> np.ndarray:
             f"A constant of shape {dims} lists {len(listed)} elements",
             where=where,
             why="its elements and its shape disagree",
+            cure=_EXPORT_AGAIN,
+        )
+    if 1 < len(listed) < count and count * dtype.size > MAX_BYTES_FROM_NOTHING:
+        raise ModelError(
+            f"A constant of shape {dims} lists only {len(listed)} elements",
+            where=where,
+            why=f"to repeat the last of them would take {count * dtype.size:,} bytes",
             cure=_EXPORT_AGAIN,
         )
     return _repeat_last(_elements(listed, dtype), dims, count)

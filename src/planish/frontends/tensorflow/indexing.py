@@ -40,10 +40,16 @@ def _slice(ctx: Context, x: Value, begin: Value, size: Value) -> Value:
     return ctx.add(Slice(starts, sizes, (1,) * len(sizes)), x)
 
 
+MOST_SLICES = 32
+"""The masks of StridedSlice have so many bits."""
+
+
 @converter("StridedSlice")
 def _strided_slice(ctx: Context, x: Value, begin: Value, end: Value, strides: Value) -> Value:
     begins, ends = ctx.dims(begin, "begin"), ctx.dims(end, "end")
     steps = ctx.ints(strides, "strides")
+    if len(steps) > MOST_SLICES:
+        raise ctx.unsupported(f"it slices {len(steps)} dimensions")
     masks = {
         name: ctx.attr(f"{name}_mask")
         for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")

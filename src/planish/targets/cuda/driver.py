@@ -290,7 +290,8 @@ class Gpu:
     @contextmanager
     def capture(self, stream: Any) -> Iterator[list[Any]]:
         """Captures what is queued on a stream; the list then holds the graph, ready to launch."""
-        mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        # relaxed: whatever Python's garbage collector frees meanwhile would end a stricter one
+        mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
         self._call(self._driver.cuStreamBeginCapture, stream.handle, mode)
         made: list[Any] = []
         try:

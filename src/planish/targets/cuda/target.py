@@ -43,6 +43,7 @@ class CudaTarget(Target):
     precisions = frozenset({"fp32", "tf32", "fp16", "bf16"})
     has_streams = True
     measures_beside_compiling = True
+    tactics_per_task = 24  # of three sources, and each is measured in milliseconds
 
     def __init__(self, device: Gpu) -> None:
         self.gpu = device

@@ -15,6 +15,8 @@ from helpers.tactics import row_padded
 from planish.errors import PlanError, TuningError
 from planish.fusion.task import Task, make_task
 from planish.graph import DType, Graph, TensorType
+from planish.graph.dims import symbol
+from planish.graph.graph import DimRange
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast, Clip, Elu, Gelu, HardSigmoid, LeakyRelu, ew
 from planish.targets.base import Binding, Constant, Layout, dense_strides
@@ -526,3 +528,48 @@ def test_several_threads_queue_at_once(target, rng) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_engine_of_libraries_only(target, rng, monkeypatch, precision) -> None:
+    """Built, run at sizes tuned and others, saved, and loaded where nothing is ready."""
+    from planish.builder import build_graph
+    from planish.plan.load import load
+    from planish.targets.cpu.target import cpu
+    from planish.targets.cuda.libraries import cublaslt, cudnn
+
+    def network() -> Graph:
+        random = np.random.default_rng(3)
+        graph = Graph("net")
+        y = graph.input("x", TensorType((symbol("N"), 14, 14, 8), F32))
+        graph.ranges["N"] = DimRange(1, 4, 16)
+        for size in ((3, 3, 8, 32), (1, 1, 32, 64), (3, 3, 64, 64)):
+            pads = ((size[0] // 2,) * 2,) * 2
+            weights = random.standard_normal(size) * math.prod(size[:-1]) ** -0.5
+            bias = random.standard_normal(size[-1]).astype(np.float32)
+            conv = Conv((1, 1), pads, (1, 1))
+            y = graph.add(conv, y, graph.constant(weights.astype(np.float32)))
+            y = graph.add(ew.Relu(), graph.add(ew.Add(), y, graph.constant(bias)))
+        graph.mark_output(y, "y")
+        return graph
+
+    chosen = [f for f in target.families() if f.name in ("cudnn", "cublaslt", "pointwise")]
+    monkeypatch.setattr(target, "_families", tuple(chosen))
+    engine = build_graph(network(), target, precision=frozenset({"fp32", precision}))
+    used = {step.choices[0].tactic.family for step in engine.plan.steps}
+    assert used <= {"cudnn", "cublaslt", "pointwise"} and "cudnn" in used
+    reference = build_graph(network(), cpu(), tuning_seconds=0)
+    stored = engine.serialize()
+    for module in (cudnn, cublaslt):
+        module.session.cache_clear()
+    target._libraries.clear()
+    again = load(stored)
+    tolerance = 1e-4 if precision == "fp32" else 2e-2
+    for images in (4, 1, 16, 7, 3):
+        x = rng.standard_normal((images, 14, 14, 8)).astype(np.float32)
+        wanted = reference(x)
+        for made in (engine, again):
+            error = np.abs(made(x) - wanted).max()
+            assert error <= tolerance * np.abs(wanted).max()
+        np.testing.assert_array_equal(engine(x), again(x))

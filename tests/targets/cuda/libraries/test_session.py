@@ -159,3 +159,10 @@ def test_another_version_is_refused(monkeypatch) -> None:
         with pytest.raises(TuningError, match="retune"):
             kernel.load(FakeGpu())  # type: ignore[arg-type]
         assert replace(kernel, version=1).symbol != kernel.symbol  # type: ignore[type-var]
+
+
+def test_several_engines_are_among_the_first() -> None:
+    names = ["a_1", "a_2", "b_1", "a_3", "c_1", "c_2", "d_1", "e"]
+    assert cudnn.varied(names) == ["a_1", "a_2", "b_1", "c_1", "d_1", "a_3", "c_2", "e"]
+    assert cudnn.varied(["a"]) == ["a"]
+    assert cudnn.varied([]) == []

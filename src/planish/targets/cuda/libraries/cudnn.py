@@ -154,12 +154,14 @@ class CudnnSession(Session):
         # only building tells which plans are barred, and most for float32 are: they round to TF32
         tried = graph.image.dtype is DType.FLOAT32 and not graph.tf32
         found: list[str] = []
+        places: dict[str, int] = {}
         for index, name in enumerate(_names(made)):
-            if name in found or not NAME.fullmatch(name):
-                continue
+            if NAME.fullmatch(name):
+                places.setdefault(name, index)
+        for name in varied(list(places)):
             try:
                 if tried:
-                    made.build_plan_at_index(index)
+                    made.build_plan_at_index(places[name])
             except Exception as error:  # of several classes
                 log.debug("cuDNN does not build %s: %s", name, error)
                 continue
@@ -280,6 +282,20 @@ def session(ordinal: int) -> CudnnSession | None:
             error,
         )
         return None
+
+
+def varied(names: Sequence[str]) -> list[str]:
+    """Names of plans reordered: the likely best three, the best of two other engines, the rest.
+
+    Heuristics often rank an engine's plans one after the other, good and bad alike.
+    """
+    engines = {name.split("_")[0] for name in names[:3]}
+    others: dict[str, str] = {}
+    for name in names[3:]:
+        engine = name.split("_")[0]
+        if engine not in engines:
+            others.setdefault(engine, name)
+    return list(dict.fromkeys([*names[:3], *list(others.values())[:2], *names]))
 
 
 def _names(graph: Any) -> list[str]:
