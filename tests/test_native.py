@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from planish import native
-from planish.errors import InputError
+from planish.errors import DeviceError, InputError
 from planish.native import (
     ABSOLUTE,
     ARENA,
@@ -94,6 +94,12 @@ def chain(affine, tasks, size, steps, grain=1):
         target = (last, 0) if i == steps - 1 else (ARENA, ((i + 1) % 2) * tasks * size * 4)
         table.append(Step(affine, tasks, grain, [source, target], [size, 2, 1]))
     return Program(table, input_count=1, output_count=1, arena_bytes=2 * tasks * size * 4)
+
+
+def test_numbers_beyond_64_bits_are_refused(kernels):
+    step = Step(kernels("affine"), 1, 1, [], [2**63])
+    with pytest.raises(DeviceError, match="does not fit in 64 bits"):
+        Program([step], input_count=0, output_count=0, arena_bytes=0)
 
 
 def run(program, x, threads=1, profile=None):

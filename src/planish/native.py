@@ -479,11 +479,18 @@ def _tables(steps: Sequence[Step]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         )
         pointers.extend((base, 0, offset) for base, offset in step.pointers)
         params.extend(step.params)
-    return (
-        np.array(rows, _STEP),
-        np.array(pointers, _POINTER),
-        np.array(params, np.int64),
-    )
+    try:
+        return (
+            np.array(rows, _STEP),
+            np.array(pointers, _POINTER),
+            np.array(params, np.int64),
+        )
+    except OverflowError as error:
+        raise DeviceError(
+            "A size, stride or offset of a kernel does not fit in 64 bits",
+            why=str(error),
+            cure="look for absurd numbers among the attributes of the model's ops",
+        ) from error
 
 
 assert _STEP.itemsize == 48  # the layout of planish_step

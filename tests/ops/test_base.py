@@ -79,4 +79,6 @@ def test_axes_and_windows():
         normalize_axis(3, 3)
     assert window_output(10, 3, 2, 1, 0, 1) == 5
     assert window_output(2, 5, 1, 1, 0, 0) == 0
+    with pytest.raises(ShapeError, match="dilation 9223372036854775807, is too large"):
+        window_output(2, 1, 1, 2**63 - 1, 0, 0)
     assert str(window_output(N, 3, 2, 1, 0, 1)) == "floordiv(N, 2)"

@@ -104,3 +104,15 @@ def test_floats(dtype):
     grid = np.zeros((1, 1, 1, 2), dtype.numpy)
     (y,) = run(GridSample("linear", "border"), IMAGE.astype(dtype.numpy), grid)
     assert float(y.item()) == 5.5
+
+
+@pytest.mark.parametrize("sampling", [-1, 2**31 - 1])
+def test_absurd_numbers_of_samples_are_refused(sampling):
+    """The largest took for ever to run."""
+    with pytest.raises(ShapeError, match="cannot take"):
+        infer(
+            RoiAlign((1, 1), sampling=sampling),
+            tensor(DType.FLOAT32, 1, 3, 4, 1),
+            tensor(DType.FLOAT32, 1, 4),
+            tensor(DType.INT64, 1),
+        )

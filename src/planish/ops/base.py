@@ -134,7 +134,17 @@ def require(condition: bool, what: str, *, why: str = "", cure: str = "") -> Non
 def window_output(
     size: DimLike, window: int, stride: int, dilation: int, before: DimLike, after: DimLike
 ) -> DimLike:
-    """Output positions of a sliding window over a padded dimension (rounded down, at least 0)."""
+    """Output positions of a sliding window over a padded dimension (rounded down, at least 0).
+
+    Raises
+    ------
+    ShapeError
+        The window, its stride or its dilation is larger than any dimension can be.
+    """
+    require(
+        max(window, stride, dilation) < 2**31,
+        f"A window of {window}, with stride {stride} and dilation {dilation}, is too large",
+    )
     span = (window - 1) * dilation + 1
     count = (size + (before + after - span)) // stride + 1
     return count if isinstance(count, Dim) else dim_max(count, 0)

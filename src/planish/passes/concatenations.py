@@ -4,8 +4,8 @@
     Concat(a, b, c)        =>     Concat(ab, c) ─▶ abc
     Concat(a, b, c, d)            Concat(abc, d)
 
-Dense blocks are exported so that every layer concatenates all features before it again. Written as
-a chain, each feature has one place, inside the largest of them, and nothing is copied. Into separate
+Dense blocks are exported so that every layer concatenates all features before it again. As a chain
+each feature has one place, inside the largest of them, and nothing is copied. Into separate
 concatenations every feature would be copied once more.
 """
 

@@ -15,7 +15,7 @@ from planish.ops.elementwise import ew
 from planish.ops.indexing import Gather, GatherNd, OneHot, ScatterNd
 from planish.ops.shape import BroadcastTo, Concat, Slice, index_begin, slice_bounds
 
-MOST_PIECES = 1 << 14
+MOST_PIECES = 1 << 12
 """Outputs of one op that splits; more would be a graph too large to be of use."""
 
 

@@ -134,7 +134,7 @@ def loose_ends(graph_def: Any) -> list[str]:
     return names
 
 
-MOST_OUTPUTS = 1 << 16
+MOST_OUTPUTS = 1 << 14
 """No node of a real graph has more."""
 
 _NO_OUTPUT = {"Const", "NoOp", "Assert", "Placeholder", "PlaceholderV2", "SaveV2", "Print"}

@@ -183,6 +183,21 @@ def test_no_more_than_two_levels_of_batches() -> None:
     assert not list(FAMILY.tactics(task, Binding({})))
 
 
+def test_operands_of_a_prologue_whose_channels_lie_apart_are_declined() -> None:
+    """What is applied while packing reads channels side by side."""
+    graph = Graph()
+    x = graph.input("x", TensorType((1, 6, 6, 8), DType.FLOAT32))
+    scale = graph.input("scale", TensorType((8,), DType.FLOAT32))
+    scaled = graph.add(ew.Mul(), x, scale)
+    weights = constant(graph, np.random.default_rng(0), 1, 1, 8, 16)
+    y = graph.add(Conv((1, 1), ((0, 0), (0, 0)), (1, 1), 1), scaled, weights)
+    task = make_task([scaled.producer, y.producer], y.producer)
+    dense, apart = Binding({}, {}), Binding({}, {scale: Layout((8,), (2,))})
+    tactics = FAMILY.tactics(task, dense)
+    assert any(t.accepts(dense) for t in tactics)
+    assert not any(t.accepts(apart) for t in tactics)
+
+
 def test_one_dimensional_convolution_with_a_prologue() -> None:
     rng = np.random.default_rng(11)
     graph = Graph()

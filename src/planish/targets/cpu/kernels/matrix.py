@@ -27,6 +27,7 @@ from planish.targets.cpu.kernels.blocking import ceil, choose_blocking
 from planish.targets.cpu.kernels.gemm import GemmKernel, Operand, Pack
 from planish.targets.cpu.kernels.geometry import (
     Geometry,
+    Place,
     conv_geometry,
     matmul_geometry,
     operand_kinds,
@@ -107,7 +108,9 @@ class MatrixTactic(Tactic):
             return g.pixels == 0
         if self.tail and g.columns % self.pixels > self.tail:
             return False
-        return self.packed or not (g.padded or self.task.prologue)
+        if not self.packed:
+            return not (g.padded or self.task.prologue)
+        return all(place is not None for _, place in self._prologue_places(g, binding))
 
     def workspace(self, binding: Binding) -> int:
         g = _geometry(self.task, binding)
@@ -206,18 +209,28 @@ class MatrixTactic(Tactic):
                 pointers.append(task.inputs[source])
                 params += [place.batch, place.group, place.row, place.column]
         if pack and task.prologue:
-            shape = binding.shape(task.inputs[0])
-            for source, operand in zip(task.prologue.sources, pack.operands, strict=True):
-                if operand:
-                    assert source is not None
-                    pointers.append(task.inputs[source])
-                    place = operand_place(task.inputs[source], shape, g.depth, binding)
-                    assert place is not None
-                    params += [place.batch, place.group, place.row, place.column]
+            for source, place in self._prologue_places(g, binding):
+                assert place is not None
+                pointers.append(source)
+                params += [place.batch, place.group, place.row, place.column]
         tasks = g.batch * g.groups * cut.row_tasks * cut.column_tasks * cut.channel_tasks
         if g.pixels == 0:
             tasks = 0
         return Launch(kernel, tuple(pointers), tuple(params), tasks, scratch=scratch)
+
+    def _prologue_places(self, g: Geometry, binding: Binding) -> list[tuple[Value, Place | None]]:
+        """The operands in memory of what is applied while packing, and where they lie.
+
+        None: at a layout that the kernel cannot follow.
+        """
+        task = self.task
+        if not task.prologue:
+            return []
+        shape = binding.shape(task.inputs[0])
+        operands = _prologue_operands(task, g.depth * g.groups, binding)
+        sources = zip(task.prologue.sources, operands, strict=True)
+        values = [task.inputs[s] for s, operand in sources if operand and s is not None]
+        return [(v, operand_place(v, shape, g.depth, binding)) for v in values]
 
     def _packing(self, g: Geometry, cut: Any, binding: Binding) -> tuple:
         """The pack specification, scratch bytes, parameters, and the steps through scratch."""

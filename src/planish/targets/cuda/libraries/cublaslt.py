@@ -303,7 +303,7 @@ def session(ordinal: int) -> CublasLtSession | None:
     except Exception as error:  # a missing package, a missing library, an old driver
         log.warning(
             "cuBLASLt's kernels are not offered: %s (pip install nvmath-python[cu13], or "
-            "planish[cuda])",
+            "planish[cuda-libraries])",
             error,
         )
         return None

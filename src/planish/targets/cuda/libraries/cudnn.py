@@ -278,7 +278,7 @@ def session(ordinal: int) -> CudnnSession | None:
     except Exception as error:  # a missing package, a missing library, an old driver
         log.warning(
             "cuDNN's kernels are not offered: %s (pip install nvidia-cudnn-frontend "
-            "nvidia-cudnn-cu13, or planish[cuda])",
+            "nvidia-cudnn-cu13, or planish[cuda-libraries])",
             error,
         )
         return None
