@@ -281,3 +281,15 @@ def test_contents():
 def test_refuses(op, types):
     with pytest.raises(ShapeError):
         infer(op, *types)
+
+
+def test_contents_are_divided_towards_zero():
+    graph = Graph()
+    shape = graph.add(Dims((symbol("N"), 3, 2)))
+    minus = graph.constant(np.int64([-3, -3, -3]))
+    assert [str(d) for d in graph.add(ew.Div(), minus, shape).content] == [
+        "-floordiv(3, N)",
+        "-1",
+        "-1",
+    ]
+    assert graph.add(ew.Div(), shape, graph.constant(np.int64(-2))).content.tolist()[1:] == [-1, -1]

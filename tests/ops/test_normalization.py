@@ -97,6 +97,7 @@ def test_empty():
         (Softmax(1), [tensor("f32", 2)]),
         (LogSoftmax(0), [tensor("i32", 2)]),
         (Lrn(-1, 1.0, 1.0, 0.5), [tensor("f32", 2)]),
+        (Lrn(32768, 1.0, 1.0, 0.5), [tensor("f32", 2)]),
     ],
 )
 def test_refuses(op, types):

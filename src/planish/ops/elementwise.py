@@ -400,12 +400,25 @@ def _content_equal(a: DimLike, b: DimLike) -> bool | None:
     return False if low > 0 or high < 0 else None
 
 
+def _content_div(a: DimLike, b: DimLike) -> DimLike:
+    """A quotient, cut off towards 0. What may have both signs is taken for not negative: a size."""
+    if b == 0:
+        return 0
+    if _never_positive(b):
+        a, b = a * -1, b * -1
+    return floordiv(a * -1, b) * -1 if _never_positive(a) else floordiv(a, b)
+
+
+def _never_positive(dim: DimLike) -> bool:
+    return bounds(dim, dict.fromkeys(symbols(dim), (0, 2**62)))[1] <= 0
+
+
 CONTENT_FUNCTIONS: dict[str, Callable[..., DimLike | bool | None]] = {
     "neg": lambda a: a * -1,
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
-    "div": lambda a, b: floordiv(a, b) if b != 0 else 0,  # dimensions are not negative
+    "div": _content_div,
     "floor_div": lambda a, b: floordiv(a, b) if b != 0 else 0,
     "floor_mod": lambda a, b: a % b if b != 0 else 0,
     "maximum": dim_max,

@@ -133,6 +133,10 @@ class LogSoftmax(Op):
         return [output.astype(inputs[0].dtype, copy=False)]
 
 
+MOST_RADIUS = 512
+"""Channels on either side that may be summed: kernels are written out for all of them."""
+
+
 @dataclass(frozen=True)
 class Lrn(Op):
     """Local response normalization over the last axis, by TensorFlow's formula.
@@ -151,7 +155,7 @@ class Lrn(Op):
         expect_count(self, inputs, 1)
         expect_float(self, *inputs)
         require(inputs[0].type.rank >= 1, "lrn needs a channel axis")
-        require(self.radius >= 0, f"lrn cannot have the radius {self.radius}")
+        require(0 <= self.radius <= MOST_RADIUS, f"lrn cannot have the radius {self.radius}")
         return [inputs[0].type]
 
     @np.errstate(all="ignore")

@@ -110,7 +110,7 @@ class Checker:
         self.target = FuzzTarget(options.machine, options.optimized)
         self.tally = Tally()
         self._folder = tempfile.TemporaryDirectory(prefix="planish-fuzz-")
-        self._forgotten = 0
+        self._loaded = 0
 
     def check(self, recipe: Recipe, seed: int, runs: int = RUNS) -> None:
         """Raises `Mismatch` (or what the code under test raises) where something is wrong."""
@@ -179,8 +179,9 @@ class Checker:
             if id(task) not in expected:
                 expected[id(task)] = _noisy(task, known, binding.symbols, seed, runs)
             self._check_tactic(tactic, binding, known, expected[id(task)])
-        if self.tally.tactics - self._forgotten > FORGOTTEN:
-            self._forgotten = self.tally.tactics
+        self._loaded += len(chosen)
+        if self._loaded > FORGOTTEN:
+            self._loaded = 0
             forget_kernels()
 
     def _check_tactic(
@@ -407,15 +408,24 @@ def smallest_failure(checker: Checker, recipe: Recipe, seed: int, most: int = 20
     """The smallest graph found that fails as the given one does, for people.
 
     Empty where the given one does not fail once rounding errors were looked at more closely. Every
-    tactic is tried where a tactic failed, so that the one that did is among them.
+    tactic is tried where a tactic failed, so that the one that did is among them. What is tried
+    here does not count.
     """
+    options, tally = checker.options, checker.tally
+    checker.tally = Tally()
+    try:
+        return _smallest_failure(checker, recipe, seed, most)
+    finally:
+        checker.options, checker.tally = options, tally
+
+
+def _smallest_failure(checker: Checker, recipe: Recipe, seed: int, most: int) -> str:
     options = checker.options
     what = failure(checker, recipe, seed)
     if not what and options.kernels is not None:
         checker.options = replace(options, tactics=1000, kernels=None)
         what = failure(checker, recipe, seed)
     if not what:
-        checker.options = options
         return ""
     kind = what.split(":")[0]
     if kind == "tactic":
@@ -430,5 +440,4 @@ def smallest_failure(checker: Checker, recipe: Recipe, seed: int, most: int = 20
     sizes = ", ".join(str(dict(p)) for p in small.points if p)
     at = f"\nat {sizes}" if sizes else ""
     what = failure(checker, small, seed)
-    checker.options = options
     return f"seed {seed}: {what}\n{small.graph()}{at}"

@@ -139,7 +139,14 @@ def test_leaves_to_others_what_they_do_better():
 
 
 @pytest.mark.parametrize(
-    "parameters", [{}, {"positions": 0, "vectors": 1, "lanes": 16}, {"positions": 4, "vectors": 2}]
+    "parameters",
+    [
+        {},
+        {"positions": 0, "vectors": 1, "lanes": 16},
+        {"positions": 4, "vectors": 2},
+        {"positions": 4, "vectors": 2, "lanes": 1},
+        {"positions": 4, "vectors": 2, "lanes": 6},
+    ],
 )
 def test_nonsense_in_a_plan(parameters):
     task = task_of((Conv((1,), ((0, 0),), (1,)), 2), inputs=[((1, 9, 4), F32), ((3, 4, 5), F32)])

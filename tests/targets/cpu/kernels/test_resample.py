@@ -82,3 +82,11 @@ def test_nonsense_in_a_plan():
     task = task_of((Resize((3, 9), "linear", **WIDE), 1), inputs=[((2, 5, 4, 20), F32)])
     with pytest.raises(PlanError, match="impossible"):
         FAMILY.restore(task, {"vectors": 1})
+
+
+@pytest.mark.parametrize("options", [WIDE, REGION])
+def test_weights_of_float64_are_those_of_the_reference(options, rng):
+    """One minus a weight in float32 is another number than in float64."""
+    op = Resize((14, 13), "linear", **options)
+    task = task_of((op, 1), inputs=[((1, 7, 6, 3), DType.FLOAT64)])
+    check_tactics(FAMILY, task, rng, tolerance=1e-13)

@@ -369,7 +369,8 @@ class DirectFamily(Family):
             yield Direct(task, positions, vectors, lanes)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        allowed = {"positions": range(1, 17), "vectors": range(1, 5), "lanes": range(1, 65)}
+        lanes = (2, 4, 8, 16, 32, 64)
+        allowed = {"positions": range(1, 17), "vectors": range(1, 5), "lanes": lanes}
         return Direct(
             task,
             **checked_parameters(self.name, task, parameters, _understood(task), **allowed),

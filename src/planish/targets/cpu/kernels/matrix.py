@@ -209,9 +209,9 @@ class MatrixTactic(Tactic):
                 pointers.append(task.inputs[source])
                 params += [place.batch, place.group, place.row, place.column]
         if pack and task.prologue:
-            for source, place in self._prologue_places(g, binding):
+            for value, place in self._prologue_places(g, binding):
                 assert place is not None
-                pointers.append(source)
+                pointers.append(value)
                 params += [place.batch, place.group, place.row, place.column]
         tasks = g.batch * g.groups * cut.row_tasks * cut.column_tasks * cut.channel_tasks
         if g.pixels == 0:

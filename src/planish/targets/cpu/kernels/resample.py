@@ -223,7 +223,10 @@ class Resampling(AnchoredTactic):
         indices, weights = op.taps(axis - 1, extents[axis], shape[axis])
         table = [indices * strides[axis]]
         if weights is not None:
-            table.append(weights.astype(np.float64).view(np.int64))
+            wide = weights.astype(np.float64)
+            if op.mode == "linear" and not op.antialias:
+                wide[:, 0] = 1 - wide[:, 1]  # float32 has not all its digits
+            table.append(wide.view(np.int64))
         params = np.concatenate(table, 1).ravel().tolist()
         last = operands is not None
         extrapolates = last and op.region is not None
