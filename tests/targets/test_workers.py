@@ -11,7 +11,7 @@ from planish.targets.base import Kernel
 from planish.targets.cpu.codegen.compile import Library
 from planish.targets.cpu.kernels.pack_matrix import PackMatrixKernel
 from planish.targets.cpu.machine import host
-from planish.targets.workers import compile_kernels
+from planish.targets.workers import CompilerPool, compile_kernels
 
 
 @dataclass(frozen=True)
@@ -46,3 +46,24 @@ def test_worker_that_dies_is_a_tuning_error(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("planish.targets.workers.sys.executable", "/bin/false")
     with pytest.raises(TuningError, match="ended unexpectedly"):
         compile_all([PackMatrixKernel(v, True) for v in (1, 2, 3, 4)], 2)
+
+
+def test_apart_nothing_is_compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PackMatrixKernel, "compile", lambda self, machine: b"made here")
+    made: dict[str, bytes] = {}
+    kernel = PackMatrixKernel(1, True)
+    with CompilerPool(host(), 1, apart=True) as pool:
+        pool.compile([kernel], lambda k, code: made.update({k.symbol: code}))
+    assert made[kernel.symbol] != b"made here"
+
+
+def test_a_kernel_that_fails_keeps_none_back() -> None:
+    made: dict[str, bytes] = {}
+    good = [PackMatrixKernel(v, True) for v in (1, 2, 3)]
+    for processes in (1, 2):
+        made.clear()
+        with CompilerPool(host(), processes) as pool, pytest.raises(TuningError, match="not valid"):
+            pool.compile(
+                [good[0], BrokenKernel(1, True), *good[1:]], lambda k, c: made.update({k.symbol: c})
+            )
+        assert set(made) == {k.symbol for k in good}

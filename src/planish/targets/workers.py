@@ -42,10 +42,14 @@ def compile_kernels(
 
 
 class CompilerPool:
-    """Workers for one machine, started when they are first needed; several threads may use them."""
+    """Workers for one machine, started when they are first needed; several threads may use them.
 
-    def __init__(self, machine: Any, processes: int) -> None:
-        self._machine, self._processes = machine, processes
+    With `apart` nothing is ever compiled in this process: for compilers that do not get on with
+    other libraries in it.
+    """
+
+    def __init__(self, machine: Any, processes: int, apart: bool = False) -> None:
+        self._machine, self._processes, self._apart = machine, processes, apart
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
@@ -53,7 +57,8 @@ class CompilerPool:
     def compile(self, kernels: Sequence[Kernel], done: Callable[[Kernel, bytes], None]) -> None:
         """See `compile_kernels`. A kernel that does not compile keeps none of the others back."""
         failed: list[TuningError] = []
-        if (len(kernels) <= FEW and not self._workers) or self._processes <= 1:
+        few = (len(kernels) <= FEW and not self._workers) or self._processes <= 1
+        if few and not self._apart:
             for kernel in kernels:
                 try:
                     done(kernel, kernel.compile(self._machine))

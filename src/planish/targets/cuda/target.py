@@ -56,7 +56,8 @@ class CudaTarget(Target):
         self._families = tuple(family.on(self.machine) for family in FAMILIES)
         self._lock = threading.Lock()
         self._libraries: dict[str, Any] = {}
-        self._compilers = CompilerPool(self.machine, len(os.sched_getaffinity(0)))
+        # Triton's LLVM and TensorFlow's end a process in which both are loaded
+        self._compilers = CompilerPool(self.machine, len(os.sched_getaffinity(0)), apart=True)
         self._builds = 0
 
     def families(self) -> Sequence[Family]:
@@ -125,8 +126,9 @@ class CudaTarget(Target):
         """The code of a kernel, compiled here if the cache has lost it."""
         data = self._cache.get(kernel.symbol)
         if data is None:
-            data = kernel.compile(self.machine)
-            self._cache.put(kernel.symbol, data)
+            self.prepare([kernel])
+            data = self._cache.get(kernel.symbol)
+            assert data is not None
         return DeviceCode.from_bytes(data)
 
     def arena(self, size: int) -> CudaArena:
