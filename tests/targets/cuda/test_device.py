@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from planish import native
 from planish.builder import build_graph
 from planish.errors import DeviceError, InputError
 from planish.graph.graph import Graph, Value
@@ -185,3 +186,13 @@ def test_host_steps_run_between_graphs(target: CudaTarget) -> None:
     np.testing.assert_allclose(engine(a, b), wanted, rtol=1e-5, atol=1e-6)
     if engine.host_steps():
         assert len(engine.host_steps()) == 1
+
+
+def test_callers_in_c_get_a_program(engine: Engine) -> None:
+    x = batch(4)
+    wanted, y = engine(x), np.empty_like(x)
+    program = engine.bound({}).executable.program
+    for _ in range(3):
+        y[...] = np.nan
+        program.execute(native.Arena(64), [x.ctypes.data], [y.ctypes.data], 1)
+        np.testing.assert_array_equal(y, wanted)

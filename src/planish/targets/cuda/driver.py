@@ -279,6 +279,25 @@ class Gpu:
                 cure="pass a stream of cuda.core, PyTorch or CuPy, or its address",
             ) from error
 
+    def wait(self, stream: Any) -> None:
+        """Waits for everything that is queued on a stream.
+
+        Raises
+        ------
+        DeviceError
+            A kernel failed.
+        """
+        try:
+            stream.sync()
+        except Exception as error:  # a class of cuda.core's own
+            raise DeviceError(
+                "A kernel failed on the GPU",
+                where=f"cuda:{self.ordinal}",
+                why=str(error),
+                cure="start the process again: CUDA runs nothing more in this one; "
+                "please report it with the model",
+            ) from error
+
     def event(self, timing: bool = False) -> Any:
         """An event."""
         return self._device.create_event(self._core.EventOptions(timing_enabled=timing))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import groupby
 from queue import Empty, LifoQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,18 @@ COPIES = 20
 
 SHORT = 4
 """Launches of a short schedule."""
+
+
+class Staged(NamedTuple):
+    """An input or output that kernels do not touch where the caller has it: the address that was
+    given, whether that is on the device, and its copies in pinned host memory and on the device.
+    """
+
+    given: int
+    on_device: bool
+    pinned: int
+    device: int
+    size: int
 
 
 class CudaExecutable(Executable):
@@ -84,8 +96,11 @@ class CudaExecutable(Executable):
         gpu = self._gpu
         gpu.enter()
         queue = arena.stream if stream is None else stream
-        sources, _ = self._stage(arena, "input", inputs, self._schedule.input_bytes, queue)
-        targets, staged = self._stage(arena, "output", outputs, self._schedule.output_bytes, None)
+        arena.begin(queue)
+        sources, taken = self._stage(arena, "input", inputs, self._schedule.input_bytes)
+        targets, given = self._stage(arena, "output", outputs, self._schedule.output_bytes)
+        for staged in taken:
+            self._take(staged, queue)
         if profile is not None:
             self._run_timed(arena, sources, targets, queue, profile)
         else:
@@ -96,42 +111,47 @@ class CudaExecutable(Executable):
                     self._host_step(part[0][1], arena, sources, targets, queue)
                 elif graph is not None:
                     graph.launch(queue)
-        for number, (memory, device) in staged.items():
-            gpu.copy(memory.address, device.address, self._schedule.output_bytes[number], queue)
-        if stream is None or staged:
-            queue.sync()
-        for number, (memory, _) in staged.items():
-            size = self._schedule.output_bytes[number]
-            ctypes.memmove(outputs[number], memory.address, size)
+        for staged in given:
+            there = staged.given if staged.on_device else staged.pinned
+            gpu.copy(there, staged.device, staged.size, queue)
+        arena.end(queue)
+        on_host = [s for s in (*taken, *given) if not s.on_device]
+        if stream is None or on_host:  # their memory is used again by the next execution
+            gpu.wait(queue)
+        for staged in given:
+            if not staged.on_device:
+                ctypes.memmove(staged.given, staged.pinned, staged.size)
 
     def _stage(
-        self,
-        arena: CudaArena,
-        kind: str,
-        given: Sequence[int],
-        sizes: Sequence[int],
-        queue: Any,
-    ) -> tuple[list[int], dict[int, Any]]:
-        """Device addresses for inputs or outputs; those on the host get memory of the arena's.
-
-        Inputs are copied there on `queue`.
+        self, arena: CudaArena, kind: str, given: Sequence[int], sizes: Sequence[int]
+    ) -> tuple[list[int], list[Staged]]:
+        """Device addresses for inputs or outputs, and those of them that are not what was given:
+        arrays on the host, and those on the device that are not aligned as kernels need it.
         """
-        addresses, staged = [], {}
+        addresses: list[int] = []
+        staged: list[Staged] = []
         for number, (address, size) in enumerate(zip(given, sizes, strict=True)):
             if address == 0 or size == 0:
                 addresses.append(address)
                 continue
-            if self._gpu.is_device_address(address) and address % 16 == 0:
+            on_device = self._gpu.is_device_address(address)
+            if on_device and address % 16 == 0:
                 addresses.append(address)
                 continue
-            memory, device = staged[number] = arena.staging(kind, number, size)
+            memory, device = arena.staging(kind, number, size)
             addresses.append(device.address)
-            if queue is not None:
-                for start in range(0, size, CHUNK):  # one part travels while the next is copied
-                    part = min(CHUNK, size - start)
-                    ctypes.memmove(memory.address + start, address + start, part)
-                    self._gpu.copy(device.address + start, memory.address + start, part, queue)
+            staged.append(Staged(address, on_device, memory.address, device.address, size))
         return addresses, staged
+
+    def _take(self, staged: Staged, queue: Any) -> None:
+        """Copies an input to where kernels read it."""
+        if staged.on_device:
+            self._gpu.copy(staged.device, staged.given, staged.size, queue)
+            return
+        for start in range(0, staged.size, CHUNK):  # one part travels while the next is copied
+            part = min(CHUNK, staged.size - start)
+            ctypes.memmove(staged.pinned + start, staged.given + start, part)
+            self._gpu.copy(staged.device + start, staged.pinned + start, part, queue)
 
     def _graphs(
         self, arena: CudaArena, sources: Sequence[int], targets: Sequence[int]
@@ -225,7 +245,7 @@ class CudaExecutable(Executable):
         queue: Any,
     ) -> None:
         """Runs a host step on copies of the memory behind its pointers."""
-        queue.sync()
+        self._gpu.wait(queue)
         function = scheduled.launch.kernel
         assert not isinstance(function, Kernel)
         views: list[np.ndarray] = []
@@ -298,7 +318,7 @@ class CudaExecutable(Executable):
                     self._queue(number, scheduled, arena, sources, targets, queue)
                 queue.record(end)
                 events[number] = start, end
-        queue.sync()
+        gpu.wait(queue)
         for number, (start, end) in events.items():
             profile[number] = gpu.seconds(first, start) * 1e9, gpu.seconds(first, end) * 1e9
 
@@ -320,15 +340,17 @@ class CudaExecutable(Executable):
                 self.run(arena, inputs, outputs, threads)
                 times.append(time.perf_counter() - start)
             return np.array(times)
-        sources, _ = self._stage(arena, "input", inputs, self._schedule.input_bytes, queue)
-        targets, _ = self._stage(arena, "output", outputs, self._schedule.output_bytes, None)
+        sources, taken = self._stage(arena, "input", inputs, self._schedule.input_bytes)
+        targets, _ = self._stage(arena, "output", outputs, self._schedule.output_bytes)
+        for staged in taken:
+            self._take(staged, queue)
         if repeats == 1:
             start, end = gpu.event(timing=True), gpu.event(timing=True)
             queue.record(start)
             for index in range(len(self._parts)):
                 self._queue_part(index, arena, sources, targets)
             queue.record(end)
-            queue.sync()
+            gpu.wait(queue)
             return np.array([gpu.seconds(start, end)])
         copies = COPIES if len(self._schedule.launches) <= SHORT else 1
         with gpu.capture(queue) as made:
@@ -343,7 +365,7 @@ class CudaExecutable(Executable):
             queue.record(start)
             graph.launch(queue)
             queue.record(end)
-        queue.sync()
+        gpu.wait(queue)
         return np.array([gpu.seconds(start, end) / copies for start, end in events])
 
 

@@ -58,7 +58,22 @@ class CudaArena:
         self.graphs: WeakKeyDictionary[Any, OrderedDict[Any, Any]] = WeakKeyDictionary()
         """Captured executions by executable and addresses; see `CudaExecutable`."""
         self._sides: list[Any] = []
+        self._last: tuple[Any, Any] | None = None
         self._staged: dict[tuple[str, int], tuple[HostMemory, DeviceMemory]] = {}
+
+    def begin(self, stream: Any) -> None:
+        """Makes a stream wait for the execution before, if that was queued on another one."""
+        if self._last is not None and self._last[0] is not stream:
+            stream.wait(self._last[1])
+
+    def end(self, stream: Any) -> None:
+        """Notes where an execution ends that was queued on a caller's stream."""
+        if stream is self.stream:
+            self._last = None  # the caller waits for it
+            return
+        event = self.gpu.event()
+        stream.record(event)
+        self._last = stream, event
 
     def side_streams(self, count: int) -> list[Any]:
         """Further streams, for work beside that of the first."""

@@ -1,0 +1,126 @@
+"""Where inputs and outputs go, seen with a GPU that only takes notes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planish.targets.base import Schedule
+from planish.targets.cuda.executable import CHUNK, CudaExecutable
+from planish.targets.cuda.memory import CudaArena
+
+DEVICE = 1 << 60
+"""Addresses from here on are the device's."""
+
+
+class FakeStream:
+    def __init__(self, notes: list[tuple[Any, ...]], name: str) -> None:
+        self._notes, self.name = notes, name
+
+    def sync(self) -> None:
+        self._notes.append(("sync", self.name))
+
+    def wait(self, event: str) -> None:
+        self._notes.append(("wait", self.name, event))
+
+    def record(self, event: str) -> None:
+        self._notes.append(("record", self.name))
+
+
+class FakeGpu:
+    """Copies really where both sides are on the host; the rest is noted."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[Any, ...]] = []
+        self.stream = FakeStream(self.notes, "gpu")
+        self._next = DEVICE
+        self._keep: list[np.ndarray] = []
+
+    def enter(self) -> None:
+        pass
+
+    def allocate(self, size: int, what: str) -> SimpleNamespace:
+        self._next += -(-size // 256) * 256
+        return SimpleNamespace(address=self._next, nbytes=size)
+
+    def allocate_host(self, size: int) -> SimpleNamespace:
+        self._keep.append(np.zeros(size, np.uint8))
+        return SimpleNamespace(address=self._keep[-1].ctypes.data, nbytes=size)
+
+    def create_stream(self) -> FakeStream:
+        return FakeStream(self.notes, "own")
+
+    def event(self, timing: bool = False) -> str:
+        return "event"
+
+    def fill(self, *_: Any) -> None:
+        pass
+
+    def wait(self, stream: FakeStream) -> None:
+        stream.sync()
+
+    def copy(self, target: int, source: int, size: int, stream: FakeStream) -> None:
+        sides = tuple("device" if a >= DEVICE else "host" for a in (source, target))
+        self.notes.append((*sides, size, stream.name))
+
+    def is_device_address(self, address: int) -> bool:
+        return address >= DEVICE
+
+
+@pytest.fixture
+def gpu() -> FakeGpu:
+    return FakeGpu()
+
+
+def setting(gpu: FakeGpu, size: int = 64) -> tuple[CudaExecutable, CudaArena]:
+    executable = CudaExecutable(Schedule((), (size,), (size,), 0), gpu, lambda kernel: None)  # type: ignore[arg-type]
+    arena = CudaArena(gpu, 64)  # type: ignore[arg-type]
+    gpu.notes.clear()
+    return executable, arena
+
+
+def test_host_arrays_travel_in_parts_and_are_waited_for(gpu: FakeGpu) -> None:
+    size = 2 * CHUNK + 100
+    executable, arena = setting(gpu, size)
+    x, y = np.arange(size, dtype=np.uint8), np.zeros(size, np.uint8)
+    user = FakeStream(gpu.notes, "user")
+    executable.run(arena, [x.ctypes.data], [y.ctypes.data], 1, stream=user)
+    parts = [("host", "device", n, "user") for n in (CHUNK, CHUNK, 100)]
+    assert gpu.notes == [
+        *parts,
+        ("device", "host", size, "user"),
+        ("record", "user"),
+        ("sync", "user"),
+    ]
+    pinned, _ = arena.staging("input", 0, size)
+    assert pinned.address != x.ctypes.data
+
+
+def test_arrays_on_the_device_are_used_where_they_lie(gpu: FakeGpu) -> None:
+    executable, arena = setting(gpu)
+    user = FakeStream(gpu.notes, "user")
+    executable.run(arena, [DEVICE + 512], [DEVICE + 1024], 1, stream=user)
+    assert gpu.notes == [("record", "user")]  # nothing is copied, nothing is waited for
+    gpu.notes.clear()
+    executable.run(arena, [DEVICE + 512], [DEVICE + 1024], 1)
+    assert gpu.notes == [("wait", "own", "event"), ("sync", "own")]
+
+
+def test_unaligned_arrays_are_copied_on_the_device(gpu: FakeGpu) -> None:
+    executable, arena = setting(gpu)
+    user = FakeStream(gpu.notes, "user")
+    executable.run(arena, [DEVICE + 4], [DEVICE + 1028], 1, stream=user)
+    copies = [("device", "device", 64, "user")] * 2
+    assert gpu.notes == [*copies, ("record", "user")]
+
+
+def test_an_input_on_the_host_is_waited_for(gpu: FakeGpu) -> None:
+    """The pinned memory is written again by the next execution."""
+    executable, arena = setting(gpu)
+    x = np.zeros(64, np.uint8)
+    user = FakeStream(gpu.notes, "user")
+    executable.run(arena, [x.ctypes.data], [DEVICE + 1024], 1, stream=user)
+    assert gpu.notes[-1] == ("sync", "user")
