@@ -63,9 +63,7 @@ class Staged(NamedTuple):
 class CudaExecutable(Executable):
     """See the module. Immutable and thread-safe; what changes is in the arenas."""
 
-    def __init__(
-        self, schedule: Schedule, gpu: Gpu, load: Callable[[Kernel], Any], parallel: bool = True
-    ) -> None:
+    def __init__(self, schedule: Schedule, gpu: Gpu, load: Callable[[Kernel], Any]) -> None:
         self.arena_bytes = schedule.arena_bytes
         self._gpu = gpu
         self._schedule = schedule
@@ -78,8 +76,7 @@ class CudaExecutable(Executable):
             members = list(part)  # every host step is a part of its own
             self._parts += [(True, [m]) for m in members] if host else [(False, members)]
         self._placed = [
-            None if host else place([s.touches for _, s in part], *(() if parallel else (1,)))
-            for host, part in self._parts
+            None if host else place([s.touches for _, s in part]) for host, part in self._parts
         ]
 
     # ---- running --------------------------------------------------------------------------
