@@ -6,30 +6,24 @@ that elements are loaded once, 16 bytes at a time; see `patches`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.task import Task
 from planish.graph.dims import evaluate
 from planish.ops.conv import Conv
-from planish.targets.base import Binding, Family, Pointer, Tactic
+from planish.targets.base import Binding, Family, Pointer
 from planish.targets.cuda.codegen.elementwise import compute_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer as Argument
 from planish.targets.cuda.kernels.fused import Access, Work, load, pointer_of
-from planish.targets.cuda.kernels.patch_cost import likely_parameters
+from planish.targets.cuda.kernels.patch_family import PatchFamily
 from planish.targets.cuda.kernels.patches import (
-    RANGES,
     PatchKernel,
     PatchTactic,
     Windows,
 )
-from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import checked_parameters
-
-_MOST = 8
-"""Tactics offered."""
 
 
 @dataclass(frozen=True)
@@ -119,31 +113,18 @@ def _understood(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class DepthwiseFamily(Family):
+class DepthwiseFamily(PatchFamily):
     """Convolutions of as many groups as channels."""
 
     name: ClassVar[str] = "depthwise"
-    machine: CudaMachine = H200
+    tactic: ClassVar[type[PatchTactic]] = Depthwise
+    most: ClassVar[int] = 8
 
-    def on(self, machine: CudaMachine) -> DepthwiseFamily:
-        return DepthwiseFamily(machine)
+    def understands(self, task: Task) -> bool:
+        return _understood(task)
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task):
-            return
-        batch, *_, channels = task.output.type.bind(binding.symbols)
-        size = task.inputs[0].dtype.size
-        windows = _windows(task, binding)
-        for parameters in likely_parameters(windows, batch, channels, size, self.machine, _MOST):
-            tactic = Depthwise(task, *parameters)
-            if tactic.accepts(binding):
-                yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task)
-        return Depthwise(
-            task, **checked_parameters(self.name, task, parameters, understood, **RANGES)
-        )
+    def windows(self, task: Task, binding: Binding) -> Windows:
+        return _windows(task, binding)
 
 
 FAMILIES: tuple[Family, ...] = (DepthwiseFamily(),)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,22 +12,16 @@ from planish.fusion.task import Task
 from planish.graph.dims import evaluate
 from planish.graph.types import DType
 from planish.ops.pool import AvgPool, MaxPool
-from planish.targets.base import Binding, Family, Pointer, Tactic
+from planish.targets.base import Binding, Family, Pointer
 from planish.targets.cuda.codegen.elementwise import compute_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernels.fused import Work
-from planish.targets.cuda.kernels.patch_cost import likely_parameters
+from planish.targets.cuda.kernels.patch_family import PatchFamily
 from planish.targets.cuda.kernels.patches import (
-    RANGES,
     PatchKernel,
     PatchTactic,
     Windows,
 )
-from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import checked_parameters
-
-_MOST = 6
-"""Tactics offered."""
 
 
 @dataclass(frozen=True)
@@ -141,29 +135,18 @@ def _understood(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class PoolFamily(Family):
+class PoolFamily(PatchFamily):
     """Max and average pooling."""
 
     name: ClassVar[str] = "pool"
-    machine: CudaMachine = H200
+    tactic: ClassVar[type[PatchTactic]] = Pool
+    most: ClassVar[int] = 6
 
-    def on(self, machine: CudaMachine) -> PoolFamily:
-        return PoolFamily(machine)
+    def understands(self, task: Task) -> bool:
+        return _understood(task)
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task):
-            return
-        batch, *_, channels = task.output.type.bind(binding.symbols)
-        size = task.inputs[0].dtype.size
-        windows = _windows(task, binding)
-        for parameters in likely_parameters(windows, batch, channels, size, self.machine, _MOST):
-            tactic = Pool(task, *parameters)
-            if tactic.accepts(binding):
-                yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task)
-        return Pool(task, **checked_parameters(self.name, task, parameters, understood, **RANGES))
+    def windows(self, task: Task, binding: Binding) -> Windows:
+        return _windows(task, binding)
 
 
 FAMILIES: tuple[Family, ...] = (PoolFamily(),)

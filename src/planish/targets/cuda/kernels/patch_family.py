@@ -1,0 +1,60 @@
+"""What the families of sliding windows that mix no channels have in common; see `patches`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from planish.fusion.task import Task
+from planish.targets.base import Binding, Family, Tactic
+from planish.targets.cuda.kernels.patch_cost import likely_parameters
+from planish.targets.cuda.kernels.patches import RANGES, PatchTactic, Windows
+from planish.targets.cuda.machine import H200, CudaMachine
+from planish.targets.restoring import checked_parameters
+
+
+@dataclass(frozen=True)
+class PatchFamily(Family):
+    """Offers a `PatchTactic` with the likeliest tiles.
+
+    Attributes
+    ----------
+    tactic : type of PatchTactic
+    most : int
+        Tactics offered.
+    """
+
+    tactic: ClassVar[type[PatchTactic]]
+    most: ClassVar[int]
+    machine: CudaMachine = H200
+
+    def on(self, machine: CudaMachine) -> PatchFamily:
+        return type(self)(machine)
+
+    @abstractmethod
+    def understands(self, task: Task) -> bool:
+        """Whether the family runs tasks of this kind."""
+
+    @abstractmethod
+    def windows(self, task: Task, binding: Binding) -> Windows:
+        """The windows of a task that it understands."""
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not self.understands(task):
+            return
+        batch, *_, channels = task.output.type.bind(binding.symbols)
+        size = task.inputs[0].dtype.size
+        windows = self.windows(task, binding)
+        likely = likely_parameters(windows, batch, channels, size, self.machine, self.most)
+        for parameters in likely:
+            tactic = self.tactic(task, *parameters)
+            if tactic.accepts(binding):
+                yield tactic
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        understood = self.understands(task)
+        return self.tactic(
+            task, **checked_parameters(self.name, task, parameters, understood, **RANGES)
+        )
