@@ -368,6 +368,12 @@ class TensorMemory(ABC):
         """Fills it with the elements of an array of its shape."""
 
     @abstractmethod
+    def fill(self, period: np.ndarray) -> None:
+        """Fills its memory, gaps between elements included, with those of a vector, again and
+        again.
+        """
+
+    @abstractmethod
     def poison(self) -> None:
         """Fills it with what no kernel writes by chance (NaN)."""
 

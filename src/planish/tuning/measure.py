@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +33,7 @@ from planish.targets.base import (
     Workspace,
 )
 from planish.tuning.rows import probed_rows, sampled_rows, take
+from planish.tuning.sample import Sample
 
 log = logging.getLogger("planish")
 
@@ -45,8 +45,8 @@ TOLERANCE = 1e-4
 SECONDS_EACH = 0.006
 """Time given to the repeats of one tactic."""
 
-SAMPLES = (1 << 22) - 3
-"""So many random numbers at most are drawn for an input; larger ones repeat them."""
+KEPT = 1 << 21
+"""Bytes of reference results at most that are kept for a task that is measured again later."""
 
 HOPELESS = 4.0
 """A tactic whose first two runs both take so many times the best is not measured further."""
@@ -61,19 +61,36 @@ class Measurement:
 
 
 class Bench:
-    """Inputs, reference result and memory for the tactics of one task at one binding."""
+    """Inputs, reference result and memory for the tactics of one task at one binding.
 
-    def __init__(self, task: Task, binding: Binding, target: Target, threads: int) -> None:
+    `expected` are the reference results, if an earlier bench has computed them.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        binding: Binding,
+        target: Target,
+        threads: int,
+        expected: list[np.ndarray] | None = None,
+    ) -> None:
         self._task, self._binding, self._target = task, binding, target
         self._threads = threads
-        random = np.random.default_rng(0)
-        self._arrays = [_sample(v, binding, random) for v in task.inputs]
-        self._inputs = [self._tensor(v) for v in task.inputs]
-        for tensor, array in zip(self._inputs, self._arrays, strict=True):
-            tensor.write(array)
+        self._arrays: list[np.ndarray | Sample] = []
+        self._inputs: list[TensorMemory] = []
+        for number, value in enumerate(task.inputs):
+            tensor = self._tensor(value)
+            if value.data is not None:
+                tensor.write(value.data)
+                self._arrays.append(value.data)
+            else:
+                sample = Sample(binding.layout(value), value.dtype.numpy, number)
+                tensor.fill(sample.period)
+                self._arrays.append(sample)
+            self._inputs.append(tensor)
         self._outputs = [self._tensor(v) for v in task.outputs]
         self._rows = sampled_rows(task, binding)
-        self._expected: list[np.ndarray] | None = None
+        self._expected = expected
 
     def _tensor(self, value: Value) -> TensorMemory:
         return self._target.tensor(self._binding.layout(value), value.dtype.numpy)
@@ -81,16 +98,21 @@ class Bench:
     def expected(self) -> list[np.ndarray]:
         """The outputs by the references; of large ones some rows (see `planish.tuning.rows`)."""
         if self._expected is None:
-            arrays = self._arrays
+            arrays: Sequence[np.ndarray | Sample] = self._arrays
             if self._rows is not None:
                 arrays = take(self._task, self._binding, arrays, self._rows)
-            known = dict(zip(self._task.inputs, arrays, strict=True))
+            known = dict(zip(self._task.inputs, map(np.asarray, arrays), strict=True))
             for node in self._task.nodes:
                 op = bind(node.op, self._binding.symbols)
                 values = [known.get(v, v.data) for v in node.inputs]
                 known.update(zip(node.outputs, op.reference(*values), strict=True))  # type: ignore[arg-type]
             self._expected = [known[v] for v in self._task.outputs]
         return self._expected
+
+    def small_results(self) -> list[np.ndarray] | None:
+        """The reference results, if they are known and small enough to be kept."""
+        known = self._expected
+        return known if known and sum(a.nbytes for a in known) <= KEPT else None
 
     def measure(self, tactic: Tactic, best: float = float("inf")) -> Measurement:
         """Runs a tactic, compares its outputs, times it; stops early if it is far from `best`."""
@@ -173,20 +195,6 @@ def kernels_of(tactic: Tactic, binding: Binding) -> list[Kernel]:
     ]
 
 
-def _sample(value: Value, binding: Binding, random: np.random.Generator) -> np.ndarray:
-    """Data for an input: the constant itself, or random values that suit any op."""
-    if value.data is not None:
-        return value.data
-    shape = binding.shape(value)
-    count = math.prod(shape)
-    drawn = min(count, SAMPLES)
-    if value.dtype.is_float:
-        some = random.standard_normal(drawn, np.float32).astype(value.dtype.numpy)
-    else:
-        some = random.integers(0, 2, drawn).astype(value.dtype.numpy)
-    return np.resize(some, shape)
-
-
 def _difference(
     outputs: list[np.ndarray], expected: list[np.ndarray], precision: str = "fp32"
 ) -> str:
@@ -200,7 +208,9 @@ def _difference(
         # results are rounded to their own dtype, and computed in the tactic's precision
         rounded = PRECISIONS.get(DType.of(have.dtype), "fp32")
         tolerance = max(TOLERANCES.get(p, TOLERANCE) for p in (rounded, precision))
-        a, b = have.astype(np.float64), want.astype(np.float64)
+        # float32 tells errors of its own results, and is quicker for many
+        exact = np.float64 if have.dtype.itemsize > 4 else np.float32
+        a, b = have.astype(exact), want.astype(exact)
         with np.errstate(all="ignore"):
             agree = (a == b) | (np.isnan(a) & np.isnan(b))
             error = np.where(agree, 0.0, np.abs(a - b))

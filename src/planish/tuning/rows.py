@@ -25,6 +25,7 @@ from planish.ops.reduce import ArgMax, ArgMin, Reduction
 from planish.ops.spatial import Resize
 from planish.targets.base import Binding
 from planish.tuning.estimate import operations
+from planish.tuning.sample import Sample
 
 WORK = 2e8
 """Operations that the references may take."""
@@ -49,7 +50,9 @@ def sampled_rows(task: Task, binding: Binding) -> np.ndarray | None:
     return np.concatenate([np.arange(kept), np.arange(rows - kept, rows)])
 
 
-def take(task: Task, binding: Binding, arrays: Sequence[np.ndarray], rows: np.ndarray) -> list:
+def take(
+    task: Task, binding: Binding, arrays: Sequence[np.ndarray | Sample], rows: np.ndarray
+) -> list[np.ndarray | Sample]:
     """The inputs of the task for some rows of its outputs."""
     count = binding.shape(task.output)[0]
     rank = len(binding.shape(task.output))

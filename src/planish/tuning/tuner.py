@@ -1,17 +1,22 @@
 """Tuning: measures tactics of candidate tasks within a time budget, and chooses among them.
 
-First every task's likeliest tactic is measured, then the others, the costliest tasks first, until
-the budget is spent; what was measured before (timing cache) costs nothing. The exact cheapest cover
-is chosen at the usual sizes; the tasks of that cover are then tuned at the other sizes too.
+First every task's likeliest tactic is measured, which tells the tasks of a likely cover from those
+that will hardly be chosen. The former's tactics come next, a few of each and then the rest, the
+costliest tasks first; then the latter's, until the budget is spent. What was measured before
+(timing cache) costs nothing. The exact cheapest cover is chosen at the usual sizes; the tasks of
+that cover are then tuned at the other sizes too.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from planish.errors import TuningError
 from planish.fusion.task import Task
@@ -41,6 +46,9 @@ SETTLED = "settled"
 
 WRONG = float("inf")
 """In the timing cache, the time of a tactic whose result was wrong."""
+
+ROUND = 8
+"""So many tactics of each likely task are measured before the rest of any."""
 
 BATCH = 48
 """Tactics whose kernels are compiled together."""
@@ -91,6 +99,8 @@ class _Entry:
     precisions: frozenset[str]
     times: dict[int, float] = field(default_factory=dict)
     rejected: set[int] = field(default_factory=set)
+    uses: int = 1
+    expected: list[np.ndarray] | None = None
 
     shortlist: list[int] | None = None
 
@@ -134,6 +144,11 @@ class _Entry:
     @property
     def guess(self) -> float:
         return estimate(self.task, self.binding)
+
+    @property
+    def weight(self) -> float:
+        """What the network spends on it, as far as is known."""
+        return self.uses * min(self.times.values(), default=self.guess)
 
     def best(self) -> tuple[Tactic, float | None]:
         """The fastest tactic measured; the first one offered where none was."""
@@ -182,7 +197,11 @@ class Tuner:
         tasks = [task for task in tasks if self._runs_everywhere(task, points)]
         entries = [self._entry(task, self._occupied(task, usual)) for task in tasks]
         share = USUAL_SHARE if len(points) > 1 else 1.0
-        self._measure(entries, "tuning", start + share * self._budget)
+        deadline = start + share * self._budget
+        if self._measure_first(entries, "tuning", deadline):
+            places = {id(task): entry for task, entry in zip(tasks, entries, strict=True)}
+            likely = [places[id(task)] for task in self._choose(tasks, entries)]
+            self._measure_rest(likely, entries, "tuning", deadline)
         chosen = self._choose(tasks, entries)
         more = []
         for symbols in points[1:]:
@@ -190,7 +209,9 @@ class Tuner:
                 entry = self._entry(task, self._occupied(task, symbols))
                 entry.shorten(self._entry(task, self._occupied(task, usual)))
                 more.append(entry)
-        self._measure(more, "tuning other sizes", start + self._budget)
+        deadline = start + self._budget
+        if self._measure_first(more, "tuning other sizes", deadline):
+            self._measure_rest(more, more, "tuning other sizes", deadline)
         self._settle()
         steps = tuple(self._step(task, points) for task in self._ordered(chosen))
         self.result.seconds = time.monotonic() - start
@@ -275,19 +296,32 @@ class Tuner:
     def _fits(self, tactic: Tactic, binding: Binding) -> bool:
         return self._max_workspace is None or tactic.workspace(binding) <= self._max_workspace
 
-    def _measure(self, entries: Sequence[_Entry], what: str, deadline: float) -> None:
-        """Measures what is not known yet: every entry's first tactic, then the rest."""
+    def _measure_first(self, entries: Sequence[_Entry], what: str, deadline: float) -> bool:
+        """Measures the likeliest tactic of what is not known yet; False if time ran out."""
         if self._budget <= 0:
             self.result.complete = False
-            return
-        distinct = {id(entry): entry for entry in entries}.values()
-        costly = sorted(distinct, key=lambda e: -e.guess)
+            return False
+        costly = sorted(_distinct(entries), key=lambda e: -e.guess)
         first = [(e, i) for e in costly for i in e.unknown()[:1] if not e.times]
-        if self._measure_all(first, f"{what}, first tactics", deadline):
-            rest = [(e, i) for e in costly for i in e.unknown()]
-            if self._measure_all(rest, what, deadline):
-                return
-        self.result.complete = False
+        complete = self._measure_all(first, f"{what}, first tactics", deadline)
+        self.result.complete &= complete
+        return complete
+
+    def _measure_rest(
+        self, likely: Sequence[_Entry], entries: Sequence[_Entry], what: str, deadline: float
+    ) -> None:
+        """Measures all other tactics, first a few of each likely entry, then those of others."""
+        uses = Counter(map(id, likely))
+        for entry in _distinct(likely):
+            entry.uses = uses[id(entry)]
+        costly = sorted(_distinct(likely), key=lambda e: -e.weight)
+        order = [(e, i) for e in costly for i in e.unknown()[:ROUND]]
+        order += [(e, i) for e in costly for i in e.unknown()[ROUND:]]
+        others = sorted(
+            (e for e in _distinct(entries) if id(e) not in uses), key=lambda e: -e.weight
+        )
+        order += [(e, i) for e in others for i in e.unknown()]
+        self.result.complete &= self._measure_all(order, what, deadline)
 
     def _measure_all(
         self, wanted: Sequence[tuple[_Entry, int]], what: str, deadline: float
@@ -308,9 +342,12 @@ class Tuner:
                     break
                 if bench is None or owner is not entry:
                     owner = entry
-                    bench = Bench(entry.task, entry.binding, self._target, self._threads)
+                    bench = Bench(
+                        entry.task, entry.binding, self._target, self._threads, entry.expected
+                    )
                 best = min(entry.times.values(), default=float("inf"))
                 outcome = self._try(bench, entry.tactics[i], best)
+                entry.expected = bench.small_results()
                 self._report(what, done, len(wanted))
                 if outcome.seconds is None:
                     entry.rejected.add(i)
@@ -446,3 +483,8 @@ class Tuner:
             order.append(task)
             stack.pop()
         return order
+
+
+def _distinct(entries: Sequence[_Entry]) -> list[_Entry]:
+    """Each entry once: equal tasks share one."""
+    return list({id(entry): entry for entry in entries}.values())

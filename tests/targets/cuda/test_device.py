@@ -15,8 +15,11 @@ from planish.graph.graph import Graph, Value
 from planish.graph.types import DType, TensorType
 from planish.ops.elementwise import ew
 from planish.runtime.engine import Engine
+from planish.targets.base import Layout
 from planish.targets.cuda.memory import DeviceArray
 from planish.targets.cuda.target import CudaTarget, cuda
+from planish.tuning import sample as sample_module
+from planish.tuning.sample import Sample
 
 pytestmark = pytest.mark.cuda
 
@@ -53,6 +56,19 @@ def engine(target: CudaTarget) -> Engine:
 
 def batch(seed: int, rows: int = 64) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, 100)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "layout", [Layout((7,), (1,)), Layout((900, 33), (33, 1)), Layout((40, 9), (16, 1), 4)], ids=str
+)
+def test_tensors_of_tuning_hold_their_sample(
+    target: CudaTarget, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample_module, "PERIOD", 97)  # repeats, also in parts
+    sample = Sample(layout, np.dtype(np.float32), 1)
+    tensor = target.tensor(layout, np.dtype(np.float32))
+    tensor.fill(sample.period)
+    np.testing.assert_array_equal(tensor.read(), np.asarray(sample))
 
 
 def test_the_machine_is_read(target: CudaTarget) -> None:

@@ -57,10 +57,15 @@ class HostTensor(TensorMemory):
         self._raw[...] = 0
         steps = tuple(s * dtype.itemsize for s in layout.strides)
         self._view = np.ndarray(layout.shape, dtype, self._raw.data, shift, steps)
+        self._all = self._raw[shift : shift + max(reach, 1) * dtype.itemsize].view(dtype)
         self.address = self._raw.ctypes.data + shift
 
     def write(self, array: np.ndarray) -> None:
         self._view[...] = array
+
+    def fill(self, period: np.ndarray) -> None:
+        if len(period):
+            self._all[...] = np.resize(period, len(self._all))
 
     def poison(self) -> None:
         self._view[...] = np.nan if np.issubdtype(self._view.dtype, np.floating) else 1

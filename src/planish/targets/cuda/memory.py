@@ -106,6 +106,17 @@ class CudaTensor(TensorMemory):
         self._view()[...] = array
         self._gpu.upload(self.address, self._raw)
 
+    def fill(self, period: np.ndarray) -> None:
+        if not len(period):
+            return
+        self._gpu.upload(self.address, np.ascontiguousarray(period))
+        filled = period.nbytes
+        while filled < self._raw.nbytes:  # twice as much each time
+            more = min(filled, self._raw.nbytes - filled)
+            self._gpu.copy(self.address + filled, self.address, more, self._gpu.stream)
+            filled += more
+        self._gpu.stream.sync()
+
     def read(self, rows: np.ndarray | None = None) -> np.ndarray:
         if rows is None:
             self._gpu.download(self._raw, self.address)
