@@ -212,11 +212,13 @@ def _difference(
         exact = np.float64 if have.dtype.itemsize > 4 else np.float32
         a, b = have.astype(exact), want.astype(exact)
         with np.errstate(all="ignore"):
-            agree = (a == b) | (np.isnan(a) & np.isnan(b))
-            error = np.where(agree, 0.0, np.abs(a - b))
-        finite = np.abs(b[np.isfinite(b)])
-        scale = float(finite.max()) if finite.size else 1.0
-        worst = float(np.max(error, initial=0.0))
+            error = a - b
+            worst = float(np.max(np.abs(error, out=error), initial=0.0))
+            if not np.isfinite(worst):  # infinities and NaN may be right
+                agree = (a == b) | (np.isnan(a) & np.isnan(b))
+                worst = float(np.max(np.where(agree, 0.0, error), initial=0.0))
+                b = b[np.isfinite(b)]
+        scale = float(np.max(np.abs(b, out=b))) if b.size else 1.0
         if not worst <= tolerance * max(scale, 1e-30):
             return f"output {i} is off by {worst:.3g}, values reach {scale:.3g}"
     return ""

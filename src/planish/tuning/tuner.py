@@ -1,10 +1,10 @@
 """Tuning: measures tactics of candidate tasks within a time budget, and chooses among them.
 
-First every task's likeliest tactic is measured, which tells the tasks of a likely cover from those
-that will hardly be chosen. The former's tactics come next, a few of each and then the rest, the
-costliest tasks first; then the latter's, until the budget is spent. What was measured before
-(timing cache) costs nothing. The exact cheapest cover is chosen at the usual sizes; the tasks of
-that cover are then tuned at the other sizes too.
+An estimate says which tasks will likely be chosen. A few tactics of each are measured first, then
+one of every other task, which may show that another cover is cheaper; then the rest, likely tasks
+before others and costly ones before cheap ones, until the budget is spent. What was measured before
+(timing cache) costs nothing. The exact cheapest cover of what was measured is chosen at the usual
+sizes; its tasks are then tuned at the other sizes too.
 """
 
 from __future__ import annotations
@@ -197,21 +197,19 @@ class Tuner:
         tasks = [task for task in tasks if self._runs_everywhere(task, points)]
         entries = [self._entry(task, self._occupied(task, usual)) for task in tasks]
         share = USUAL_SHARE if len(points) > 1 else 1.0
+        found = dict(zip(tasks, entries, strict=True))
+        likely = set(self._choose(found))
         deadline = start + share * self._budget
-        if self._measure_first(entries, "tuning", deadline):
-            places = {id(task): entry for task, entry in zip(tasks, entries, strict=True)}
-            likely = [places[id(task)] for task in self._choose(tasks, entries)]
-            self._measure_rest(likely, entries, "tuning", deadline)
-        chosen = self._choose(tasks, entries)
+        self._measure([found[t] for t in tasks if t in likely], entries, "tuning", deadline)
+        known = {task: e for task, e in found.items() if e.times or task in likely}
+        chosen = self._choose(known)
         more = []
         for symbols in points[1:]:
             for task in chosen:
                 entry = self._entry(task, self._occupied(task, symbols))
                 entry.shorten(self._entry(task, self._occupied(task, usual)))
                 more.append(entry)
-        deadline = start + self._budget
-        if self._measure_first(more, "tuning other sizes", deadline):
-            self._measure_rest(more, more, "tuning other sizes", deadline)
+        self._measure(more, more, "tuning other sizes", start + self._budget)
         self._settle()
         steps = tuple(self._step(task, points) for task in self._ordered(chosen))
         self.result.seconds = time.monotonic() - start
@@ -296,32 +294,24 @@ class Tuner:
     def _fits(self, tactic: Tactic, binding: Binding) -> bool:
         return self._max_workspace is None or tactic.workspace(binding) <= self._max_workspace
 
-    def _measure_first(self, entries: Sequence[_Entry], what: str, deadline: float) -> bool:
-        """Measures the likeliest tactic of what is not known yet; False if time ran out."""
-        if self._budget <= 0:
-            self.result.complete = False
-            return False
-        costly = sorted(_distinct(entries), key=lambda e: -e.guess)
-        first = [(e, i) for e in costly for i in e.unknown()[:1] if not e.times]
-        complete = self._measure_all(first, f"{what}, first tactics", deadline)
-        self.result.complete &= complete
-        return complete
-
-    def _measure_rest(
+    def _measure(
         self, likely: Sequence[_Entry], entries: Sequence[_Entry], what: str, deadline: float
     ) -> None:
-        """Measures all other tactics, first a few of each likely entry, then those of others."""
+        """Measures what is not known yet, `likely` ones of the entries first."""
+        if self._budget <= 0:
+            self.result.complete = False
+            return
         uses = Counter(map(id, likely))
-        for entry in _distinct(likely):
-            entry.uses = uses[id(entry)]
-        costly = sorted(_distinct(likely), key=lambda e: -e.weight)
-        order = [(e, i) for e in costly for i in e.unknown()[:ROUND]]
-        order += [(e, i) for e in costly for i in e.unknown()[ROUND:]]
-        others = sorted(
-            (e for e in _distinct(entries) if id(e) not in uses), key=lambda e: -e.weight
-        )
-        order += [(e, i) for e in others for i in e.unknown()]
-        self.result.complete &= self._measure_all(order, what, deadline)
+        for entry in _distinct(entries):
+            entry.uses = uses[id(entry)] or 1
+        costly = sorted(_distinct(entries), key=lambda e: (id(e) not in uses, -e.uses * e.guess))
+        rounds = [(e, i) for e in costly for i in e.unknown()[: ROUND if id(e) in uses else 1]]
+        if self._measure_all(rounds, what, deadline):
+            costly.sort(key=lambda e: (id(e) not in uses, -e.weight))
+            rest = [(e, i) for e in costly for i in e.unknown()]
+            if self._measure_all(rest, what, deadline):
+                return
+        self.result.complete = False
 
     def _measure_all(
         self, wanted: Sequence[tuple[_Entry, int]], what: str, deadline: float
@@ -405,10 +395,10 @@ class Tuner:
 
     # ---- choosing -------------------------------------------------------------------------
 
-    def _choose(self, tasks: Sequence[Task], entries: Sequence[_Entry]) -> list[Task]:
-        """The cheapest cover of the graph. Costs are nanoseconds."""
+    def _choose(self, entries: Mapping[Task, _Entry]) -> list[Task]:
+        """The cheapest cover of the graph by some tasks. Costs are nanoseconds."""
         candidates = []
-        for task, entry in zip(tasks, entries, strict=True):
+        for task, entry in entries.items():
             tactic, seconds = entry.best()
             if isinstance(tactic, ReferenceTactic):
                 # never preferred to kernels, however the work is split
@@ -418,6 +408,7 @@ class Tuner:
             cost = int((seconds + STEP_SECONDS) * 1e9)
             candidates.append(Candidate(frozenset(task.nodes), cost))
         picked = select(candidates, lambda value, have, want: 0)
+        tasks = list(entries)
         return [tasks[i] for i in picked]
 
     def _step(self, task: Task, points: Sequence[Mapping[str, int]]) -> PlanStep:
