@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 
 import numpy as np
@@ -332,3 +333,18 @@ def test_types():
     assert {storage_type(d) for d in DType} >= {"tl.bfloat16", "tl.int1", "tl.uint64"}
     assert constant(True, DType.BOOL) == "tl.full([], True, tl.int1)"
     assert constant(3, DType.FLOAT16) == "tl.full([], 3.0, tl.float32)"
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=lambda d: d.value)
+def test_gelu_of_halves(dtype, evaluate):
+    """Within a unit in the last place, also where 1 + erf cancels; every half from -9 to 9."""
+    x = np.arange(1 << 16, dtype=np.uint16).view(dtype.numpy)
+    with np.errstate(invalid="ignore"):
+        x = x[np.abs(wide(x)) <= 9]
+    x = np.resize(x, 1 << 16)
+    expression = Expression((Leaf(dtype),), (Instruction(Gelu(), (0,), dtype),), (1,))
+    (got,) = evaluate(expression, [x])
+    exact = np.array([v / 2 * math.erfc(-v / math.sqrt(2)) for v in wide(x).tolist()])
+    unit = {DType.FLOAT16: 2.0**-10, DType.BFLOAT16: 2.0**-7}[dtype]
+    error = np.abs(wide(got) - exact) / np.maximum(np.abs(exact), 6e-5)
+    assert error.max() < 0.76 * unit

@@ -90,8 +90,31 @@ def _gelu(s: Step, x: str) -> str:
         twice = 2 * math.sqrt(2 / math.pi)
         inner = s.let(f"{x} * ({s.c(twice)} + {s.c(twice * 0.044715)} * {x} * {x})")
         return f"{x} * ({_sigmoid(s, inner)})"
+    if s.is_half:
+        return _normal_gate(s, x)
     half = s.let(f"{x} * {s.c(0.5)}")
     return f"{half} * tl.erf({x} * {s.c(math.sqrt(0.5))}) + {half}"
+
+
+_LOGIT = (
+    *(1.5950736195414332, 0.0736558611144912, -0.0004666454606763765),
+    *(-4.098033039554464e-05, 2.0868977853118015e-06, -3.152738882153234e-08),
+)
+"""The log-odds of the normal distribution by x, as a polynomial of ``x * x`` up to 36: a minimax fit
+(linear programming) of the relative error of halves, 2.4e-4.
+"""
+
+
+def _normal_gate(s: Step, x: str) -> str:
+    """GELU of halves, ``x`` times the normal distribution: half the instructions of erf, and as
+    exact for large negative ``x``, where ``1 + erf`` cancels.
+    """
+    square = s.let(f"tl.minimum({x} * {x}, {s.c(36)})")
+    terms = [s.c(-c / math.log(2)) for c in _LOGIT]
+    odds = terms[-1]
+    for term in terms[-2::-1]:
+        odds = s.let(f"{odds} * {square} + {term}")
+    return divide(s, x, f"{s.c(1)} + tl.exp2({x} * {odds})")
 
 
 def _softplus(s: Step, x: str) -> str:
