@@ -415,8 +415,8 @@ class Target(ABC):
 
     tactics_per_task: ClassVar[int] = 12
     """At most so many tactics of a task are measured."""
-    measures_beside_compiling: ClassVar[bool] = False
-    """Whether kernels may be compiled on the host while others are measured."""
+    compilers_beside: int = 0
+    """So many kernels may be compiled on the host while others are measured; 0: none."""
 
     @contextmanager
     def compiling(self) -> Iterator[None]:

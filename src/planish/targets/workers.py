@@ -72,7 +72,6 @@ class CompilerPool:
     def _compile(
         self, kernels: Sequence[Kernel], done: Callable[[Kernel, bytes], None]
     ) -> list[TuningError]:
-        self._start(len(kernels))
         failed: list[TuningError] = []
         pool = ThreadPoolExecutor(min(self._processes, len(kernels)))
         try:
@@ -88,18 +87,20 @@ class CompilerPool:
             pool.shutdown(wait=False, cancel_futures=True)
         return failed
 
-    def _start(self, count: int) -> None:
-        with self._lock:
-            for _ in range(min(self._processes, count) - len(self._workers)):
-                self._workers.append(_Worker(self._machine))
-                self._idle.put(self._workers[-1])
-
     def _run(self, kernel: Kernel) -> tuple[Kernel, bytes]:
-        worker = self._idle.get()
+        worker = self._free()
         try:
             return kernel, worker.compile(kernel)
         finally:
             self._idle.put(worker if worker.is_alive else self._replaced(worker))
+
+    def _free(self) -> _Worker:
+        """A worker that has nothing to do; a new one as long as there may be more."""
+        with self._lock:
+            if self._idle.empty() and len(self._workers) < self._processes:
+                self._workers.append(_Worker(self._machine))
+                return self._workers[-1]
+        return self._idle.get()
 
     def _replaced(self, worker: _Worker) -> _Worker:
         worker.close()

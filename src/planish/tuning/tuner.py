@@ -12,8 +12,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,7 +52,7 @@ ROUND = 8
 """So many tactics of each likely task are measured before the rest of any."""
 
 BATCH = 48
-"""Tactics whose kernels are compiled together."""
+"""Tactics whose kernels are compiled together, and whose times are kept together."""
 
 HOST_STEP_SECONDS = 1e-3
 """What leaving native code is taken to cost, where nothing else can run a task."""
@@ -321,48 +322,48 @@ class Tuner:
         """
         owner: _Entry | None = None
         bench: Bench | None = None
-        for start, batch in self._compiled(wanted):
-            if time.monotonic() > deadline:
-                return False
-            fresh = []
-            in_time = True
-            for done, (entry, i) in enumerate(batch, start + 1):
+        fresh: list[tuple[str, float]] = []
+        with closing(self._compiled(wanted)) as compiled:
+            for done, (entry, i) in enumerate(compiled, 1):
                 if time.monotonic() > deadline:
-                    in_time = False
-                    break
+                    self._cache.put(fresh)
+                    return False
                 if bench is None or owner is not entry:
                     owner = entry
                     bench = Bench(
                         entry.task, entry.binding, self._target, self._threads, entry.expected
                     )
-                best = min(entry.times.values(), default=float("inf"))
-                outcome = self._try(bench, entry.tactics[i], best)
-                entry.expected = bench.small_results()
+                fresh += self._measure_one(entry, i, bench)
                 self._report(what, done, len(wanted))
-                if outcome.seconds is None:
-                    entry.rejected.add(i)
-                    self.result.rejected += 1
-                    if outcome.wrong:
-                        fresh.append((f"{entry.key} {entry.tactics[i]}", WRONG))
-                    continue
-                entry.times[i] = outcome.seconds
-                fresh.append((f"{entry.key} {entry.tactics[i]}", outcome.seconds))
-                self.result.measured += 1
-            self._cache.put(fresh)
-            if not in_time:
-                return False
+                if len(fresh) >= BATCH:
+                    self._cache.put(fresh)
+                    fresh = []
+        self._cache.put(fresh)
         return True
+
+    def _measure_one(self, entry: _Entry, i: int, bench: Bench) -> list[tuple[str, float]]:
+        """Measures a tactic; what the timing cache is to know of it."""
+        best = min(entry.times.values(), default=float("inf"))
+        outcome = self._try(bench, entry.tactics[i], best)
+        entry.expected = bench.small_results()
+        name = f"{entry.key} {entry.tactics[i]}"
+        if outcome.seconds is None:
+            entry.rejected.add(i)
+            self.result.rejected += 1
+            return [(name, WRONG)] if outcome.wrong else []
+        entry.times[i] = outcome.seconds
+        self.result.measured += 1
+        return [(name, outcome.seconds)]
 
     def _compiled(
         self, wanted: Sequence[tuple[_Entry, int]]
-    ) -> Iterator[tuple[int, Sequence[tuple[_Entry, int]]]]:
-        """Batches of tactics whose kernels are compiled, each with the number of its first one.
+    ) -> Generator[tuple[_Entry, int], None, None]:
+        """Tactics whose kernels are compiled, in order.
 
-        Where that does not disturb measuring, the next batch is compiled meanwhile.
+        Where that does not disturb measuring, the next ones are compiled meanwhile.
         """
 
-        def batch(start: int) -> Sequence[tuple[_Entry, int]]:
-            members = wanted[start : start + BATCH]
+        def prepare(members: Sequence[tuple[_Entry, int]]) -> None:
             try:
                 self._target.prepare(
                     k for entry, i in members for k in kernels_of(entry.tactics[i], entry.binding)
@@ -370,18 +371,20 @@ class Tuner:
             except TuningError as error:
                 # measuring the tactic in question finds it again, and only that one is out
                 log.debug("a kernel does not compile: %s", error)
-            return members
 
-        starts = range(0, len(wanted), BATCH)
-        if not self._target.measures_beside_compiling:
-            for start in starts:
-                yield start, batch(start)
+        beside = self._target.compilers_beside
+        if not beside:
+            for start in range(0, len(wanted), BATCH):
+                batch = wanted[start : start + BATCH]
+                prepare(batch)
+                yield from batch
             return
-        pool = ThreadPoolExecutor(1)
+        pool = ThreadPoolExecutor(beside)
         try:
-            waiting = [(start, pool.submit(batch, start)) for start in starts]
-            for start, made in waiting:
-                yield start, made.result()
+            waiting = [pool.submit(prepare, [member]) for member in wanted]
+            for member, ready in zip(wanted, waiting, strict=True):
+                ready.result()
+                yield member
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

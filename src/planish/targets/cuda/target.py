@@ -42,7 +42,6 @@ class CudaTarget(Target):
 
     precisions = frozenset({"fp32", "tf32", "fp16", "bf16"})
     has_streams = True
-    measures_beside_compiling = True
     tactics_per_task = 24  # of three sources, and each is measured in milliseconds
 
     def __init__(self, device: Gpu) -> None:
@@ -57,7 +56,8 @@ class CudaTarget(Target):
         self._lock = threading.Lock()
         self._libraries: dict[str, Any] = {}
         # Triton's LLVM and TensorFlow's end a process in which both are loaded
-        self._compilers = CompilerPool(self.machine, len(os.sched_getaffinity(0)), apart=True)
+        self.compilers_beside = len(os.sched_getaffinity(0))
+        self._compilers = CompilerPool(self.machine, self.compilers_beside, apart=True)
         self._builds = 0
 
     def families(self) -> Sequence[Family]:

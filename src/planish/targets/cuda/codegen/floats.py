@@ -100,8 +100,8 @@ _LOGIT = (
     *(1.5950736195414332, 0.0736558611144912, -0.0004666454606763765),
     *(-4.098033039554464e-05, 2.0868977853118015e-06, -3.152738882153234e-08),
 )
-"""The log-odds of the normal distribution by x, as a polynomial of ``x * x`` up to 36: a minimax fit
-(linear programming) of the relative error of halves, 2.4e-4.
+"""The log-odds of the normal distribution by x, as a polynomial of ``x * x`` up to 36: a minimax
+fit (linear programming) of the relative error, 2.4e-4, of what halves can tell from zero.
 """
 
 
