@@ -5,6 +5,8 @@
     y ─▶ conv ─▶ add bias ───────┘                          producer may take it instead), every
                                                             elementwise cluster, every node alone
 
+Attention is proposed as a whole too (`planish.fusion.attention`), beside its parts.
+
 Only sets with one output are proposed (but for ops that have several themselves), and every value
 inside is used only inside, so that any choice that covers each node once is a valid plan.
 """
@@ -13,9 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from planish.fusion.attention import attention_around
 from planish.fusion.task import Task, make_task
 from planish.graph.graph import Graph, Node, Value
 from planish.ops.elementwise import Elementwise
+from planish.ops.normalization import Softmax
 
 LONGEST = 24
 """Most elementwise nodes around one anchor."""
@@ -44,6 +48,10 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
             offer(_cone(node, outputs, node.output, free), None)
             continue
         offer({node}, node)
+        if isinstance(node.op, Softmax):
+            attention = attention_around(node, free, outputs)
+            if attention is not None:
+                offer(attention.nodes, attention.mix)
         before = _prologue(node, outputs, free) if len(node.outputs) == 1 else set()
         if before:
             offer({node} | before, node)

@@ -4,7 +4,8 @@
                  (elementwise,   (conv, matmul,   (elementwise, with more
                   on input 0)     reduction, …)    operands, residuals too)
 
-A task without an anchor is elementwise altogether: then everything stands in the epilogue.
+A task without an anchor is elementwise altogether: then everything stands in the epilogue. A task of
+attention has two products (see `planish.fusion.attention`); the second one is its anchor.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from functools import cached_property
 
 import numpy as np
 
-from planish.fusion.expression import Expression, Instruction, Leaf, identity
+from planish.fusion.attention import Attention, Found, attention_of
+from planish.fusion.expression import identity
+from planish.fusion.fused import ACCUMULATOR, Fused, fuse
 from planish.graph.graph import Node, Value
 from planish.graph.types import DType
 from planish.ops.elementwise import Cast, Elementwise
 
-ACCUMULATOR = -1
-"""The operand number of a leaf that is the anchor's (first) output, or a prologue's result."""
+__all__ = ["ACCUMULATOR", "PRECISIONS", "Fused", "Task", "make_task"]
 
 PRECISIONS = {
     DType.FLOAT64: "fp64",
@@ -30,17 +32,6 @@ PRECISIONS = {
     DType.BFLOAT16: "bf16",
 }
 """What the precision of a floating-point dtype is called; others have their dtype's name."""
-
-
-@dataclass(frozen=True)
-class Fused:
-    """An expression with, for each leaf, which of the task's inputs it reads.
-
-    ``sources[i]`` is an index into `Task.inputs`, `ACCUMULATOR`, or None for a constant leaf.
-    """
-
-    expression: Expression
-    sources: tuple[int | None, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +43,7 @@ class Task:
     nodes : tuple of Node
         In topological order.
     anchor : Node or None
-        The one node that is not elementwise.
+        The one node that is not elementwise; of attention, its second product.
     inputs : tuple of Value
         What comes from outside: the anchor's inputs first (its input 0 replaced by the prologue's
         first operand, if there is a prologue), then further operands, each once.
@@ -62,6 +53,8 @@ class Task:
         Elementwise work on the anchor's input 0. Its leaves read `inputs`.
     epilogue : Fused
         Elementwise work on the anchor's output; as many results as `outputs`.
+    attention : Attention or None
+        What comes before the epilogue in a task of attention; then there is no prologue.
     """
 
     nodes: tuple[Node, ...]
@@ -70,6 +63,14 @@ class Task:
     outputs: tuple[Value, ...]
     prologue: Fused | None
     epilogue: Fused
+    attention: Attention | None = None
+
+    @property
+    def kind(self) -> str:
+        """What it computes, in a word: its anchor's op, "attention" or "elementwise"."""
+        if self.attention:
+            return "attention"
+        return self.anchor.op.name if self.anchor else "elementwise"
 
     @property
     def output(self) -> Value:
@@ -102,7 +103,7 @@ class Task:
     @cached_property
     def key(self) -> str:
         """Everything that a kernel for this task depends on but the constants' values."""
-        anchor = str(self.anchor.op) if self.anchor else "elementwise"
+        anchor = str(self.attention or self.anchor.op) if self.anchor else "elementwise"
         types = ", ".join(f"{'@' if v.is_constant else ''}{v.type}" for v in self.inputs)
         before = f"{self.prologue.expression} of {self.prologue.sources}" if self.prologue else "-"
         after = f"{self.epilogue.expression} of {self.epilogue.sources}"
@@ -124,9 +125,13 @@ def make_task(nodes: Iterable[Node], anchor: Node | None = None) -> Task:
     """The task of a set of nodes in topological order.
 
     Nodes before the anchor form the prologue, nodes after it the epilogue. Constants of one
-    element become constant leaves. The anchor must come with its inputs 1.. from outside the set.
+    element become constant leaves. The anchor must come with its inputs 1.. from outside the set,
+    unless the nodes are an attention.
     """
     nodes = tuple(nodes)
+    found = attention_of(nodes)
+    if found is not None:
+        return _attention_task(nodes, found)
     inside = {v for n in nodes for v in n.outputs}
     members = set(nodes)
     position = nodes.index(anchor) if anchor else -1
@@ -147,7 +152,7 @@ def make_task(nodes: Iterable[Node], anchor: Node | None = None) -> Task:
                 for value in node.inputs:
                     if value not in inside and value.shape == fed.shape:
                         operand(value)
-            prologue = _fuse(before, (fed,), inside, operand, None)
+            prologue = fuse(before, (fed,), operand, None)
         for value in anchor.inputs[1 if before else 0 :]:
             operand(value)
     if anchor and len(anchor.outputs) > 1:
@@ -155,44 +160,28 @@ def make_task(nodes: Iterable[Node], anchor: Node | None = None) -> Task:
         dtype = outputs[0].dtype
         epilogue = Fused(identity(dtype), (ACCUMULATOR,))
     elif anchor:
-        epilogue = _fuse(after, outputs, inside, operand, anchor.output)
+        epilogue = fuse(after, outputs, operand, anchor.output)
     else:
-        epilogue = _fuse(nodes, outputs, inside, operand, None)
+        epilogue = fuse(nodes, outputs, operand, None)
     return Task(nodes, anchor, tuple(inputs), outputs, prologue, epilogue)
 
 
-def _fuse(
-    nodes: Sequence[Node],
-    results: Sequence[Value],
-    inside: set[Value],
-    operand,
-    accumulator: Value | None,
-) -> Fused:
-    """The expression of elementwise nodes; `operand` numbers the values that come from outside."""
-    leaves: list[Leaf] = []
-    sources: list[int | None] = []
-    slots: dict[Value, int] = {}
+def _attention_task(nodes: tuple[Node, ...], found: Found) -> Task:
+    """The task of an attention; q, k and v are its first inputs, each once."""
+    inputs: dict[Value, int] = {}
 
-    def leaf(value: Value, source: int | None, constant: object = None) -> None:
-        slots[value] = len(leaves)
-        leaves.append(Leaf(value.dtype, constant))  # type: ignore[arg-type]
-        sources.append(source)
+    def operand(value: Value) -> int:
+        return inputs.setdefault(value, len(inputs))
 
-    if accumulator is not None:
-        leaf(accumulator, ACCUMULATOR)
-    for node in nodes:
-        for value in node.inputs:
-            if value in slots or (value in inside and value is not accumulator):
-                continue
-            if value.data is not None and value.data.size == 1:
-                leaf(value, None, value.data.reshape(())[()].item())
-            else:
-                leaf(value, operand(value))
-    instructions: list[Instruction] = []
-    for node in nodes:
-        assert isinstance(node.op, Elementwise)
-        slots[node.output] = len(leaves) + len(instructions)
-        args = tuple(slots[v] for v in node.inputs)
-        instructions.append(Instruction(node.op, args, node.output.dtype))
-    expression = Expression(tuple(leaves), tuple(instructions), tuple(slots[v] for v in results))
-    return Fused(expression, tuple(sources))
+    q, k, v = (operand(value) for value in found.operands)
+    scores, weights = found.product.output, found.softmax.output
+    last = found.chain[-1].output if found.chain else scores
+    work = fuse(found.chain, (last,), operand, scores)
+    if found.rows:  # what is done to whole rows of weights is done to the result
+        before = found.guard[-1].output if found.guard else weights
+        epilogue = fuse(found.rows, (found.rows[-1].output,), operand, before)
+    else:
+        epilogue = Fused(identity(found.mix.output.dtype), (ACCUMULATOR,))
+    attention = Attention((q, k, v), found.axes, found.scale, work, found.guarded)
+    outputs = nodes[-1].outputs
+    return Task(nodes, found.mix, tuple(inputs), outputs, None, epilogue, attention)

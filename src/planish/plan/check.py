@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from planish.errors import PlanError
+from planish.fusion.attention import attention_of
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Node, Value
 from planish.ops.elementwise import Elementwise
@@ -37,6 +38,10 @@ def check_nodes(graph: Graph, nodes: Sequence[Node], anchor: Node | None) -> Non
         for value in node.outputs:
             inner = bool(value.users) and all(u in members for u in value.users)
             require(inner and value not in outputs, f"{value.name!r} is needed outside")
+    attention = attention_of(nodes)
+    if attention is not None:
+        require(anchor is attention.mix, "its anchor is not the attention's second product")
+        return
     require(
         all((node is anchor) != isinstance(node.op, Elementwise) for node in nodes),
         "all nodes but the anchor must be elementwise",

@@ -246,7 +246,7 @@ class Engine:
                 {
                     "name": step.task.name,
                     "origin": step.task.origin,
-                    "op": step.task.anchor.op.name if step.task.anchor else "elementwise",
+                    "op": step.task.kind,
                     "tactic": str(choice.tactic) if choice else "chosen at run time",
                     "precision": (choice.tactic if choice else step.task).precision,
                     "output": ", ".join(str(v.type) for v in step.task.outputs),

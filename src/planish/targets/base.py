@@ -214,9 +214,13 @@ class Tactic(ABC):
 
 
 class Family(ABC):
-    """A kernel family: offers tactics for the tasks it understands. One family, one file."""
+    """A kernel family: offers tactics for the tasks it understands. One family, one file.
+
+    `attention` says whether its tasks are those of attention; others have one op to understand.
+    """
 
     name: ClassVar[str]
+    attention: ClassVar[bool] = False
 
     def on(self, machine: Any) -> Family:
         """The family for a machine: itself, unless its tactics depend on the machine."""
@@ -464,7 +468,8 @@ class Target(ABC):
         """
         if binding.has_empty(task):
             return []
-        return [t for family in self.families() for t in family.tactics(task, binding)]
+        families = (f for f in self.families() if f.attention == bool(task.attention))
+        return [t for family in families for t in family.tactics(task, binding)]
 
     def restore(self, task: Task, family: str, parameters: Mapping[str, Any]) -> Tactic:
         """A tactic as a plan stored it.
@@ -472,10 +477,10 @@ class Target(ABC):
         Raises
         ------
         PlanError
-            There is no such family, or the parameters are invalid.
+            There is no such family for tasks of that kind, or the parameters are invalid.
         """
         for candidate in self.families():
-            if candidate.name == family:
+            if candidate.name == family and candidate.attention == bool(task.attention):
                 return candidate.restore(task, parameters)
         raise PlanError(
             f"The plan uses kernels of the family {family!r}, which {self.device} does not have",

@@ -44,8 +44,7 @@ def checked_parameters(
         The task is of another kind, a parameter is missing, unknown, or has an impossible value.
     """
     if not understood:
-        kind = type(task.anchor.op).__name__ if task.anchor else "elementwise work"
-        raise impossible(family, task, f"the family does not compute this {kind}")
+        raise impossible(family, task, f"the family does not compute this {task.kind}")
     if set(parameters) != set(allowed):
         takes, given = (", ".join(sorted(names)) or "none" for names in (allowed, parameters))
         raise impossible(family, task, f"its parameters are {takes}; the plan gives {given}")

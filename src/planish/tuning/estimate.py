@@ -35,6 +35,8 @@ def operations(task: Task, binding: Binding) -> float:
         return work + 2.0 * result * math.prod(filters[:-1])
     if isinstance(anchor.op, MatMul):
         a = anchor.inputs[0].type.bind(binding.symbols)
-        return work + 2.0 * result * (a[-2] if anchor.op.transpose_a else a[-1])
+        # attention has two products, of about the same size
+        products = 2 if task.attention else 1
+        return work + 2.0 * products * result * (a[-2] if anchor.op.transpose_a else a[-1])
     sources = [math.prod(v.type.bind(binding.symbols)) for v in anchor.inputs]
     return work + float(max(sources, default=0))

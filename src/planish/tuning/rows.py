@@ -22,6 +22,7 @@ from planish.ops.normalization import LayerNorm, LogSoftmax, Softmax
 from planish.ops.operands import normalize_axes
 from planish.ops.pool import AvgPool, MaxPool
 from planish.ops.reduce import ArgMax, ArgMin, Reduction
+from planish.ops.shape import Transpose
 from planish.ops.spatial import Resize
 from planish.targets.base import Binding
 from planish.tuning.estimate import operations
@@ -96,6 +97,8 @@ def _by_itself(node: Node, binding: Binding, rows: int) -> bool:
         return True
     if isinstance(op, MatMul):
         return rank > 2 or not op.transpose_a
+    if isinstance(op, Transpose):
+        return op.perm[0] == 0
     if isinstance(op, Reduction):
         return op.keepdims and 0 not in normalize_axes(op.axes, rank)
     if isinstance(op, Softmax | LogSoftmax | LayerNorm):
