@@ -2,6 +2,7 @@
 
 from planish.targets.base import Family
 from planish.targets.cpu.kernels import (
+    attention,
     contraction,
     depthwise,
     detection,
@@ -26,6 +27,7 @@ from planish.targets.cpu.kernels import (
 
 FAMILIES: tuple[Family, ...] = (
     *matrix.FAMILIES,
+    *attention.FAMILIES,
     *depthwise.FAMILIES,
     *direct.FAMILIES,
     *contraction.FAMILIES,

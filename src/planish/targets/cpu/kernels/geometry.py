@@ -14,6 +14,7 @@ from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.matmul import MatMul
 from planish.targets.base import Binding
+from planish.targets.batches import two_levels
 from planish.targets.cpu.kernels.gemm import Operand
 
 
@@ -199,7 +200,7 @@ def matmul_geometry(task: Task, binding: Binding) -> Geometry | None:
         if spread is None:
             return None
         strides.append(spread)
-    levels = _two_levels(lead, [s[:-2] for s in strides])
+    levels = two_levels(lead, [s[:-2] for s in strides])
     if levels is None:
         return None
     (batch, groups), steps = levels
@@ -347,26 +348,3 @@ def _operand_places(
             return None
         places.append(place)
     return tuple(places)
-
-
-def _two_levels(
-    lead: Sequence[int], strides: Sequence[Sequence[int]]
-) -> tuple[tuple[int, int], list[tuple[int, int]]] | None:
-    """Batch dimensions as two: their extents, and each tensor's strides; None if they are more.
-
-    Neighbours become one where every tensor steps through them evenly.
-    """
-    levels: list[tuple[int, list[int]]] = []
-    for axis, extent in enumerate(lead):
-        here = [s[axis] for s in strides]
-        if extent == 1:
-            continue
-        if levels and all(o == extent * i for o, i in zip(levels[-1][1], here, strict=True)):
-            levels[-1] = (levels[-1][0] * extent, here)
-        else:
-            levels.append((extent, here))
-    if len(levels) > 2:
-        return None
-    levels += [(1, [0] * len(strides))] * (2 - len(levels))
-    (batch, outer), (groups, inner) = levels
-    return (batch, groups), list(zip(outer, inner, strict=True))

@@ -1,0 +1,201 @@
+"""Attention in float32 as one kernel; see `attention_kernel`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from planish.fusion.task import Task
+from planish.graph.graph import Value
+from planish.graph.types import DType
+from planish.targets.attention import Place, Problem, problem_of
+from planish.targets.base import Binding, Family, Launch, Tactic
+from planish.targets.cpu.kernels.attention_kernel import AttentionKernel, scratch_floats
+from planish.targets.cpu.kernels.blocking import ceil
+from planish.targets.cpu.kernels.fused import Bound, bind_leaves
+from planish.targets.cpu.machine import Machine, host
+from planish.targets.restoring import FLAG, checked_parameters
+
+GROUPS = (1, 2, 4, 8, 16)
+BLOCKS = (64, 128, 256, 512)
+MOST_ROWS, MOST_VECTORS = 16, 4
+DEEPEST = 512
+"""Columns of queries or values, at most: the tiles of more would not stay in the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionTactic(Tactic):
+    """The attention kernel with a register tile, queries of a task, and keys of a block."""
+
+    family: ClassVar[str] = "attention"
+    task: Task
+    machine: Machine
+    rows: int
+    vectors: int
+    groups: int
+    block: int
+    packed: bool
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        given = (f.name for f in fields(self) if f.name not in ("task", "machine"))
+        return {name: getattr(self, name) for name in given}
+
+    def accepts(self, binding: Binding) -> bool:
+        return _readable(self.task, binding) is not None
+
+    def launches(self, binding: Binding) -> list[Launch]:
+        task, work = self.task, self.task.attention
+        problem = _readable(task, binding)
+        assert work is not None and problem is not None
+        operands = _bound(task, work.scores, problem.scores)
+        last = _bound(task, task.epilogue, problem.rows)
+        kernel = AttentionKernel(
+            depth=problem.depth,
+            values=problem.values,
+            scale=work.scale,
+            rows=self.rows,
+            vectors=self.vectors,
+            groups=self.groups,
+            block=self.block,
+            packed=self.packed,
+            scores=work.scores.expression,
+            operands=operands.accesses,
+            after=task.epilogue.expression,
+            last=last.accesses,
+            guarded=work.guarded,
+        )
+        lanes = self.machine.lanes
+        blocks = ceil(problem.queries, self.groups * self.vectors * lanes)
+        matrices = (problem.q, problem.k, problem.v, problem.result)
+        strides = [s for p in matrices for s in (p.batch, p.head, p.row)]
+        sizes = (problem.heads, blocks, problem.queries, problem.keys)
+        return [
+            Launch(
+                kernel,
+                (
+                    *(p.value for p in matrices[:3]),
+                    *operands.pointers,
+                    *last.pointers,
+                    problem.result.value,
+                ),
+                (*sizes, *strides, *operands.params, *last.params),
+                problem.batches * problem.heads * blocks,
+                scratch=4 * scratch_floats(kernel, lanes),
+            )
+        ]
+
+
+def _bound(task: Task, fused: Any, places: tuple[Place | None, ...]) -> Bound:
+    """The operands of an expression, along batches, heads, keys and queries."""
+    strides = {p.value: (p.batch, p.head, p.column, p.row) for p in places if p}
+
+    def strides_of(value: Value) -> tuple[int, ...]:
+        return strides[value]
+
+    return bind_leaves(task, fused, strides_of)
+
+
+def _understood(task: Task) -> bool:
+    if task.attention is None:
+        return False
+    factors = [task.inputs[i] for i in task.attention.sources]
+    return all(v.dtype is DType.FLOAT32 for v in (*factors, *task.outputs))
+
+
+def _readable(task: Task, binding: Binding) -> Problem | None:
+    """The problem, if columns lie side by side and are not too many."""
+    problem = problem_of(task, binding) if _understood(task) else None
+    if problem is None or max(problem.depth, problem.values) > DEEPEST:
+        return None
+    matrices = (problem.q, problem.k, problem.v, problem.result)
+    columns = (problem.depth, problem.depth, problem.values, problem.values)
+    if any(p.column != 1 != n for p, n in zip(matrices, columns, strict=True)):
+        return None
+    return problem
+
+
+@dataclass(frozen=True)
+class AttentionFamily(Family):
+    """Attention of float32, for this or another machine."""
+
+    name: ClassVar[str] = "attention"
+    attention: ClassVar[bool] = True
+    machine: Machine | None = None
+
+    def on(self, machine: Machine) -> Family:
+        return AttentionFamily(machine)
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        problem = _readable(task, binding)
+        if problem is None:
+            return
+        machine = self.machine or host()
+        ranked = sorted(_candidates(problem, machine), key=lambda c: estimate(problem, c, machine))
+        for candidate in ranked[:TRIED]:
+            yield AttentionTactic(task, machine, *candidate)
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        values = checked_parameters(
+            self.name,
+            task,
+            parameters,
+            _understood(task),
+            rows=range(1, MOST_ROWS + 1),
+            vectors=range(1, MOST_VECTORS + 1),
+            groups=GROUPS,
+            block=BLOCKS,
+            packed=FLAG,
+        )
+        return AttentionTactic(task, self.machine or host(), **values)
+
+
+Candidate = tuple[int, int, int, int, bool]
+"""rows, vectors, groups, block, packed."""
+
+TRIED = 12
+"""Candidates that are worth measuring."""
+
+
+def _candidates(problem: Problem, machine: Machine) -> Iterator[Candidate]:
+    tiles = ((6, 2), (4, 2), (4, 3), (8, 1)) if machine.registers == 16 else (
+        (12, 2), (8, 2), (8, 3), (6, 4)
+    )
+    for rows, vectors in tiles:
+        most = ceil(problem.queries, vectors * machine.lanes)
+        for groups in GROUPS:
+            if groups > 1 and groups // 2 >= most:
+                continue
+            for block in BLOCKS:
+                if block > BLOCKS[0] and block // 2 >= problem.keys:
+                    continue
+                for packed in (True, False):
+                    yield rows, vectors, groups, block, packed
+
+
+def estimate(problem: Problem, candidate: Candidate, machine: Machine) -> float:
+    """Cycles of the thread that has most to do; for ordering candidates."""
+    rows, vectors, groups, block, packed = candidate
+    width = vectors * machine.lanes
+    tasks = problem.batches * problem.heads * ceil(problem.queries, groups * width)
+    columns = problem.depth + problem.values
+    # a step of depth: multiply-adds, two a cycle, at least four cycles for the chain of a sum
+    step = max(rows * vectors / 2, (rows + vectors) / 2, 4.0) / rows
+    pair = step * columns + 12 * vectors  # of a vector of queries and a key
+    own = groups * problem.keys * pair
+    # a block's beginning: its results fade, and the next ones start
+    own += ceil(problem.keys, block) * groups * (problem.values * vectors * 2 + 40)
+    near = 4 * (block * (columns + width) + width * columns)
+    own *= 1.0 if near <= machine.l2 else 1.5
+    if packed:
+        own += problem.keys * columns / machine.lanes * 2
+    elif problem.k.row % 256 == 0:  # rows compete for the same sets of the cache
+        own *= 1.1
+    own += groups * width * columns
+    return ceil(tasks, machine.cores) * (own + 200)
+
+
+FAMILIES: tuple[Family, ...] = (AttentionFamily(),)
+"""What this file offers."""
+
