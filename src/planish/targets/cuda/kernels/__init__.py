@@ -2,6 +2,7 @@
 
 from planish.targets.base import Family
 from planish.targets.cuda.kernels import (
+    attention,
     contraction,
     cublaslt,
     cudnn,
@@ -28,6 +29,7 @@ FAMILIES: tuple[Family, ...] = (
     *pool.FAMILIES,
     *resize.FAMILIES,
     *_PRODUCTS,
+    *attention.FAMILIES,
     *cudnn.FAMILIES,
     *cublaslt.FAMILIES,
     *contraction.fallback(_PRODUCTS),
