@@ -234,7 +234,7 @@ def _is_row_wise(node: Node, value: Value) -> bool:
     if node.output.shape != value.shape:
         return False
     if isinstance(node.op, Cast):
-        return node.op.to.is_float
+        return is_float_cast(node)
     others = [v for v in node.inputs if v is not value]
     if isinstance(node.op, ew.Mul):
         return len(others) == 1 and _is_per_row(others[0])
@@ -243,6 +243,11 @@ def _is_row_wise(node: Node, value: Value) -> bool:
         zero = next(v for v in choices if v is not value) if value in choices else condition
         return _is_zero(zero) and _is_per_row(condition)
     return False
+
+
+def is_float_cast(node: Node) -> bool:
+    """Whether a node makes floats of other floats."""
+    return isinstance(node.op, Cast) and node.op.to.is_float and node.inputs[0].dtype.is_float
 
 
 def _is_per_row(value: Value) -> bool:

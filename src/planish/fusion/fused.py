@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from planish.fusion.expression import Expression, Instruction, Leaf
@@ -29,11 +29,12 @@ def fuse(
     results: Sequence[Value],
     operand: Callable[[Value], int],
     accumulator: Value | None,
+    skipped: Collection[Node] = (),
 ) -> Fused:
     """The expression of elementwise nodes in topological order.
 
     `operand` numbers the values that come from outside. Constants of one element become constant
-    leaves.
+    leaves. Nodes that are `skipped` give their input.
     """
     leaves: list[Leaf] = []
     sources: list[int | None] = []
@@ -57,6 +58,9 @@ def fuse(
                 leaf(value, operand(value))
     instructions: list[Instruction] = []
     for node in nodes:
+        if node in skipped:
+            slots[node.output] = slots[node.inputs[0]]
+            continue
         assert isinstance(node.op, Elementwise)
         slots[node.output] = len(leaves) + len(instructions)
         args = tuple(slots[v] for v in node.inputs)

@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from planish.fusion.attention import Attention, Found, attention_of
+from planish.fusion.attention import Attention, Found, attention_of, is_float_cast
 from planish.fusion.expression import identity
 from planish.fusion.fused import ACCUMULATOR, Fused, fuse
 from planish.graph.graph import Node, Value
@@ -176,12 +176,13 @@ def _attention_task(nodes: tuple[Node, ...], found: Found) -> Task:
     q, k, v = (operand(value) for value in found.operands)
     scores, weights = found.product.output, found.softmax.output
     last = found.chain[-1].output if found.chain else scores
-    work = fuse(found.chain, (last,), operand, scores)
-    if found.rows:  # what is done to whole rows of weights is done to the result
-        before = found.guard[-1].output if found.guard else weights
-        epilogue = fuse(found.rows, (found.rows[-1].output,), operand, before)
-    else:
-        epilogue = Fused(identity(found.mix.output.dtype), (ACCUMULATOR,))
+    # scores and result are not rounded between the products, so nothing needs widening
+    casts = [n for n in (*found.chain, *found.rows) if is_float_cast(n)]
+    work = fuse(found.chain, (last,), operand, scores, casts)
+    # what is done to whole rows of weights is done to the result
+    before = found.guard[-1].output if found.guard else weights
+    after = found.rows[-1].output if found.rows else before
+    epilogue = fuse(found.rows, (after,), operand, before, casts)
     attention = Attention((q, k, v), found.axes, found.scale, work, found.guarded)
     outputs = nodes[-1].outputs
     return Task(nodes, found.mix, tuple(inputs), outputs, None, epilogue, attention)
