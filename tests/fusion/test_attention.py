@@ -58,7 +58,9 @@ def test_its_description_gives_the_same_as_its_nodes(form: Form) -> None:
     work = task.attention
     assert work is not None
     arrays = feeds_for(task.inputs, np.random.default_rng(0))
-    q, k, v = (arrays[i].transpose(axes) for i, axes in zip(work.sources, work.axes[:3]))
+    q, k, v = (
+        arrays[i].transpose(axes) for i, axes in zip(work.sources, work.axes[:3], strict=True)
+    )
     scores = (q.astype(np.float64) @ k.astype(np.float64).swapaxes(-1, -2)) * work.scale
 
     def evaluate(fused, own):
@@ -76,7 +78,9 @@ def test_its_description_gives_the_same_as_its_nodes(form: Form) -> None:
         result = np.where(total > 0, result, 0.0)
     result = evaluate(task.epilogue, result)
     expected = task.evaluate(arrays)[0].transpose(work.axes[3])
-    np.testing.assert_allclose(result, expected.astype(np.float64), rtol=0, atol=2e-3 if form.wide else 1e-5)
+    np.testing.assert_allclose(
+        result, expected.astype(np.float64), rtol=0, atol=2e-3 if form.wide else 1e-5
+    )
 
 
 def test_factors_are_found_where_they_lie() -> None:

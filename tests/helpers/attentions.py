@@ -76,7 +76,9 @@ def attention(
     values = values or size
 
     def given(name: str, length: DimLike, columns: int) -> Value:
-        shape = (batch, length, heads, columns) if form.heads_last else (batch, heads, length, columns)
+        shape = (
+            (batch, length, heads, columns) if form.heads_last else (batch, heads, length, columns)
+        )
         return graph.input(name, TensorType(shape, dtype))
 
     if form.merged:
@@ -121,9 +123,7 @@ def attention(
         off = graph.input("off", TensorType((queries, 1), DType.BOOL))
         weights = add(Select(), off, number(0, inner), weights)
     if form.factor:
-        weights = add(
-            ew.Mul(), weights, graph.input("factor", TensorType((heads, 1, 1), inner))
-        )
+        weights = add(ew.Mul(), weights, graph.input("factor", TensorType((heads, 1, 1), inner)))
     if form.wide:
         weights = add(Cast(dtype), weights)
     if form.values_first:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import planish
+from helpers.attentions import Form, attention
 from helpers.networks import N, Net, build, feeds, residual_net
 from helpers.plan_bytes import join, split
 from planish.errors import DeviceError, PlanError, PlanishError
@@ -93,6 +94,19 @@ class TestLoading:
         results = loaded(given)
         for have, want in zip(results.values(), interpret(before, given), strict=True):
             np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)
+
+    def test_attention(self) -> None:
+        graph = attention(Form(merged=True, mask="keys"), batch=N, queries=12, keys=12)
+        before = copy.deepcopy(graph)
+        built = build(graph)
+        assert [row["op"] for row in built.layers()] == ["attention"]
+        data = built.serialize()
+        loaded = load(data)
+        assert loaded.layers() == built.layers()
+        assert loaded.serialize() == data
+        given = feeds(before, 3)
+        (want,) = interpret(before, given)
+        np.testing.assert_allclose(loaded(given), want, rtol=1e-4, atol=1e-5)
 
     def test_imports_neither_passes_nor_frontends_nor_tuning(
         self, engine: Engine, tmp_path: Path
@@ -310,11 +324,21 @@ def test_nodes_that_are_no_task(names: tuple[str, ...], anchor: str | None, why:
         check_nodes(graph, [nodes[n] for n in names], nodes[anchor] if anchor else None)
 
 
+def test_attention_has_its_second_product_as_anchor() -> None:
+    from planish.plan.check import check_nodes
+
+    graph = attention(Form(mask="keys"))
+    nodes = {n.op.name: n for n in graph.nodes}  # the second product comes last
+    check_nodes(graph, graph.nodes, nodes["mat_mul"])
+    with pytest.raises(PlanError, match="second product"):
+        check_nodes(graph, graph.nodes, nodes["softmax"])
+
+
 def test_every_candidate_is_a_task() -> None:
     from planish.fusion.candidates import propose
     from planish.plan.check import check_nodes
 
-    for graph in (residual_parts()[0], residual_net()):
+    for graph in (residual_parts()[0], residual_net(), attention(Form(mask="keys"))):
         for task in propose(graph):
             check_nodes(graph, task.nodes, task.anchor)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import planish.tuning.rows as rows_module
+from helpers.attentions import Form, attention, attention_task
 from planish.fusion.candidates import propose
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Value
@@ -73,8 +74,12 @@ def mean() -> Task:
     return net.task(net.graph.add(ReduceMean((1, 2), True), x))
 
 
+def attended() -> Task:
+    return attention_task(attention(Form(mask="keys"), batch=40))
+
+
 @pytest.mark.parametrize(
-    "make", [convolution, lambda: product(True), lambda: product(False), softmax, mean]
+    "make", [convolution, lambda: product(True), lambda: product(False), softmax, mean, attended]
 )
 def test_sampled_rows_are_those_of_the_whole(make) -> None:
     task = make()

@@ -4,8 +4,8 @@
                  (elementwise,   (conv, matmul,   (elementwise, with more
                   on input 0)     reduction, …)    operands, residuals too)
 
-A task without an anchor is elementwise altogether: then everything stands in the epilogue. A task of
-attention has two products (see `planish.fusion.attention`); the second one is its anchor.
+A task without an anchor is elementwise altogether: then everything stands in the epilogue. A task
+of attention has two products (see `planish.fusion.attention`); the second one is its anchor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from planish.fusion.expression import identity
 from planish.fusion.fused import ACCUMULATOR, Fused, fuse
 from planish.graph.graph import Node, Value
 from planish.graph.types import DType
-from planish.ops.elementwise import Cast, Elementwise
+from planish.ops.elementwise import Cast
 
 __all__ = ["ACCUMULATOR", "PRECISIONS", "Fused", "Task", "make_task"]
 

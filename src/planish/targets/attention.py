@@ -83,14 +83,14 @@ def problem_of(task: Task, binding: Binding) -> Problem | None:
     lead = shapes[3][:-2]
     operands = [_operands(task, fused) for fused in (work.scores, task.epilogue)]
     for fused, columns_there in zip(operands, (keys, columns), strict=True):
-        for value in fused:
-            if value is not None:
-                values.append(value)
-                whole = (*lead, queries, columns_there)
-                shapes.append([1] * (len(whole) - value.type.rank) + [*binding.shape(value)])
-                strides.append([0] * (len(whole) - value.type.rank) + [*binding.strides(value)])
-                if any(n not in (1, m) for n, m in zip(shapes[-1], whole, strict=True)):
-                    return None
+        whole = (*lead, queries, columns_there)
+        for operand in (v for v in fused if v is not None):
+            missing = len(whole) - operand.type.rank
+            values.append(operand)
+            shapes.append([1] * missing + [*binding.shape(operand)])
+            strides.append([0] * missing + [*binding.strides(operand)])
+            if any(n not in (1, m) for n, m in zip(shapes[-1], whole, strict=True)):
+                return None
     for shape, steps in zip(shapes, strides, strict=True):
         if any(n not in (1, m) for n, m in zip(shape[:-2], lead, strict=True)):
             return None
@@ -99,14 +99,10 @@ def problem_of(task: Task, binding: Binding) -> Problem | None:
     if levels is None:
         return None
     (batches, heads), outer = levels
-    places = iter(
-        Place(v, *o, *s[-2:]) for v, o, s in zip(values, outer, strides, strict=True)
-    )
+    places = iter(Place(v, *o, *s[-2:]) for v, o, s in zip(values, outer, strides, strict=True))
     q, k, v, result = (next(places) for _ in range(4))
-    scores, rows = (tuple(x and next(places) for x in fused) for fused in operands)
-    return Problem(
-        batches, heads, queries, keys, depth, columns, q, k, v, result, scores, rows
-    )
+    scores, rows = (tuple(None if v is None else next(places) for v in fused) for fused in operands)
+    return Problem(batches, heads, queries, keys, depth, columns, q, k, v, result, scores, rows)
 
 
 def _operands(task: Task, fused: Fused) -> Sequence[Value | None]:

@@ -27,7 +27,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(4)
 
 
-def check(form, rng, *, layouts=None, tactics=2, arrays=None, machine=None, **sizes) -> None:
+def check(form, rng, *, layouts=None, tactics=1, arrays=None, machine=None, **sizes) -> None:
     """Runs the likeliest tactics, each as a plan would restore it."""
     task = attention_task(attention(form, **sizes))
     machine = machine or host()
@@ -48,16 +48,15 @@ def check(form, rng, *, layouts=None, tactics=2, arrays=None, machine=None, **si
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("scaled", ["scores", "both"])
-def test_masks(mask, scaled, rng):
-    check(Form(mask=mask, scaled=scaled), rng, queries=21, keys=37)
+def test_masks(mask, rng):
+    check(Form(mask=mask), rng, queries=21, keys=37)
 
 
 @pytest.mark.parametrize(
     "form",
     [
-        Form(heads_last=False),
-        Form(keys_first=True),
+        Form(heads_last=False, scaled="both"),
+        Form(keys_first=True, scaled="none"),
         Form(values_first=True),
         Form(factor=True),
         Form(guard="rows", mask="queries"),
@@ -98,9 +97,10 @@ def test_layouts(gaps, rng):
     check(Form(mask="queries", factor=True), rng, layouts=layouts, queries=11, keys=13)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 4, 6, 8])
-@pytest.mark.parametrize("vectors", [1, 2, 3])
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "vectors", "packed"),
+    [(1, 1, False), (3, 2, True), (4, 3, False), (5, 1, True), (6, 2, True), (8, 1, False)],
+)
 def test_tiles(rows, vectors, packed, rng):
     task = attention_task(attention(Form(mask="queries"), queries=53, keys=70, size=20))
     arrays = feeds_for(task.inputs, rng)

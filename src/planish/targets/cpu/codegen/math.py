@@ -91,7 +91,7 @@ def exp(f: Floats, x: ir.Value) -> ir.Value:
 
 
 def exp_falling(f: Floats, x: ir.Value) -> ir.Value:
-    """``exp(x)`` where x is at most 0; results below the normal numbers are 0. Cheaper than `exp`."""
+    """``exp(x)`` of x that is at most 0, cheaper than `exp`; below the normal numbers it is 0."""
     least = f.c(math.floor((1.0 - f.bias) * math.log(2)) + 1.0)
     inside = f.max(least, x)  # NaN goes through
     n = f.rint(f.mul(inside, f.c(1 / math.log(2))))

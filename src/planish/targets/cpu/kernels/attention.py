@@ -159,8 +159,10 @@ TRIED = 12
 
 
 def _candidates(problem: Problem, machine: Machine) -> Iterator[Candidate]:
-    tiles = ((6, 2), (4, 2), (4, 3), (8, 1)) if machine.registers == 16 else (
-        (12, 2), (8, 2), (8, 3), (6, 4)
+    tiles = (
+        ((6, 2), (4, 2), (4, 3), (8, 1))
+        if machine.registers == 16
+        else ((12, 2), (8, 2), (8, 3), (6, 4))
     )
     for rows, vectors in tiles:
         most = ceil(problem.queries, vectors * machine.lanes)
@@ -198,4 +200,3 @@ def estimate(problem: Problem, candidate: Candidate, machine: Machine) -> float:
 
 FAMILIES: tuple[Family, ...] = (AttentionFamily(),)
 """What this file offers."""
-

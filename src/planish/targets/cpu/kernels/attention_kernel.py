@@ -34,12 +34,13 @@ from planish.targets.cpu.kernels.transposition import transpose_registers
 F32 = DType.FLOAT32
 PARAMS = ("heads", "blocks", "queries", "keys")
 STRIDES = ("batch", "head", "row")
-UNROLL = 8
+UNROLL = 4
+"""Steps of products that are written out; a power of two."""
 
 
 @dataclass(frozen=True)
 class AttentionKernel(CpuKernel):
-    """One specialisation; how many batches, queries and keys there are, and strides, are parameters.
+    """One specialisation; the numbers of batches, queries and keys, and strides, are parameters.
 
     Pointers: q, k, v, the operands of `scores` and of `after`, the result. Parameters: `PARAMS`;
     `STRIDES` of q, k, v and the result; strides of batch, head, key and query of each operand.
@@ -109,9 +110,7 @@ class _Writer:
         self.lanes = k.lanes
         self.width = kernel.vectors * k.lanes
         self.f = Floats(k, F32, k.lanes)
-        self.heads, self.blocks, self.queries, self.keys = (
-            k.param(i) for i in range(len(PARAMS))
-        )
+        self.heads, self.blocks, self.queries, self.keys = (k.param(i) for i in range(len(PARAMS)))
         first = len(PARAMS)
         self.strides = [
             [k.param(first + 3 * tensor + axis) for axis in range(3)] for tensor in range(4)
@@ -217,9 +216,7 @@ class _Writer:
     ) -> tuple[_Matrix, _Matrix]:
         """The keys and values of a block, copied if the kernel packs them."""
         k, kernel = self.k, self.kernel
-        near = [
-            _Matrix(k.offset(m.start, k.mul(key, m.row), F32), m.row) for m in (keys, values)
-        ]
+        near = [_Matrix(k.offset(m.start, k.mul(key, m.row), F32), m.row) for m in (keys, values)]
         if not kernel.packed:
             return near[0], near[1]
         rooms = (self.packed_k, kernel.depth), (self.packed_v, kernel.values)
@@ -254,9 +251,7 @@ class _Writer:
                 for v, span in enumerate(spans):
                     loaded = self.operands.load(places, span)
                     own = sums[i * kernel.vectors + v]
-                    (score,) = apply(
-                        k, kernel.scores, loaded, [own], kernel.operands, self.lanes
-                    )
+                    (score,) = apply(k, kernel.scores, loaded, [own], kernel.operands, self.lanes)
                     most[v] = self.f.max(most[v], score)
                     where = k.add(k.mul(number, self.width), v * self.lanes)
                     k.store(score, k.offset(self.p, where, F32), F32, self.lanes)
@@ -328,10 +323,9 @@ class _Writer:
             with k.loop(0, whole, UNROLL, list(sums)) as loop:
                 loop.next = steps(loop.index, UNROLL, loop.carried)
             return steps(whole, depth - whole, loop.carried)
-        unroll = UNROLL // 2
-        end = k.b.and_(depth, I64(-unroll))
-        with k.loop(0, end, unroll, list(sums)) as loop:
-            loop.next = steps(loop.index, unroll, loop.carried)
+        end = k.b.and_(depth, I64(-UNROLL))
+        with k.loop(0, end, UNROLL, list(sums)) as loop:
+            loop.next = steps(loop.index, UNROLL, loop.carried)
         with k.loop(end, depth, 1, loop.carried) as rest:
             rest.next = step(rest.index, rest.carried)
         return rest.carried
@@ -396,9 +390,7 @@ class _Writer:
             def left(i: int, key: Any) -> ir.Value:
                 return k.offset(start, k.add(k.mul(key, values.row), i), F32)
 
-            for value, place in zip(
-                self._products(count, self.p, left, sums), places, strict=True
-            ):
+            for value, place in zip(self._products(count, self.p, left, sums), places, strict=True):
                 k.store(value, place, F32, lanes)
 
         # tiles as even as can be: their number, and how many are one row higher
@@ -410,7 +402,7 @@ class _Writer:
                 with k.loop(begin, end, rows) as loop:
                     tile(rows, loop.index)
 
-    # ---- the result out, once a task --------------------------------------------------------------
+    # ---- the result out, once a task ------------------------------------------------------------
 
     def _end(self, group: ir.Value, result: _Matrix, query: ir.Value, at: Any) -> None:
         """Divides by the sums of weights and writes the result as it lies in memory."""
@@ -454,7 +446,7 @@ class _Writer:
                 turn(whole, kernel.values - whole)
 
     def _spans(self, query: ir.Value) -> list[Span]:
-        """The queries of a group as places of operands; past the last one that one is read again."""
+        """The queries of a group as places of operands; past the last one it is read again."""
         k = self.k
         spans = []
         for v in range(self.kernel.vectors):

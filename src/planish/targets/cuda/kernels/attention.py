@@ -63,7 +63,7 @@ class AttentionTactic(AnchoredTactic):
         def bound(
             expression: Expression, places: tuple[Place | None, ...], *results: Place
         ) -> Work:
-            leaves = tuple(p and access(p) for p in places)
+            leaves = tuple(None if p is None else access(p) for p in places)
             return Work((-1,) * 4, expression, leaves, tuple(map(access, results)))
 
         kernel = AttentionKernel(
@@ -204,9 +204,7 @@ def choices(problem: Problem, size: int, passes: int, machine: CudaMachine) -> l
     return kept[: _LIMITS[passes]]
 
 
-def estimate(
-    problem: Problem, tile: Tile, size: int, passes: int, machine: CudaMachine
-) -> float:
+def estimate(problem: Problem, tile: Tile, size: int, passes: int, machine: CudaMachine) -> float:
     """Roughly, cycles from the first program's start to the last one's end."""
     rows, block, warps, stages = tile
     depth, values = power_of_two(problem.depth), power_of_two(problem.values)
