@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +25,15 @@ def machine_of(isa: str) -> Machine:
 
 
 def evaluate(
-    expression: Expression, arrays: Sequence[np.ndarray | None], lanes: int, isa: str
+    expression: Expression,
+    arrays: Sequence[np.ndarray | None],
+    lanes: int,
+    isa: str,
+    write: Callable[..., Sequence[Any]] = emit,
 ) -> list[np.ndarray]:
-    """The results of an expression by generated code; None stands for a constant leaf."""
+    """The results of an expression by the code that `write` generates; None stands for a constant
+    leaf.
+    """
     machine = machine_of(isa)
     processor = processor_for(machine)
     given = [a for a in arrays if a is not None]
@@ -49,7 +56,7 @@ def evaluate(
             else k.load(k.offset(next(sources), loop.index, leaf.dtype), leaf.dtype, lanes)
             for leaf, array in zip(expression.leaves, arrays, strict=True)
         ]
-        results = emit(k, expression, leaves, lanes)
+        results = write(k, expression, leaves, lanes)
         for value, slot, pointer in zip(results, expression.results, sources, strict=True):
             dtype = expression.dtype(slot)
             k.store(value, k.offset(pointer, loop.index, dtype), dtype, lanes)

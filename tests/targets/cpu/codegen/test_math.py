@@ -10,6 +10,8 @@ import pytest
 from planish.fusion.expression import Expression, Instruction, Leaf
 from planish.graph.types import DType
 from planish.ops.elementwise import Elementwise, ew
+from planish.targets.cpu.codegen.floats import Floats
+from planish.targets.cpu.codegen.math import exp_falling
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 LONG = np.longdouble
@@ -95,6 +97,25 @@ def test_float32(name, isa, evaluate):
     (got,) = evaluate(expression(op, DType.FLOAT32), [x], 16 if isa == "host" else 8, isa)
     with np.errstate(all="ignore"):
         check(got, exact(x.astype(np.float64)), x)
+
+
+@pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.FLOAT64])
+def test_falling_exponential(dtype, isa, evaluate):
+    """`exp_falling` is `exp` of what is not above 0, but that it gives 0 instead of denormals."""
+    kind = dtype.numpy.type
+    x = samples(kind, (-110, 0) if dtype is DType.FLOAT32 else (-750, 0), 20000)
+    x = x[~(x > 0)]
+
+    def write(k, _, leaves, lanes):
+        return [exp_falling(Floats(k, dtype, lanes), leaves[0])]
+
+    (got,) = evaluate(expression(ew.Exp(), dtype), [x], 8, isa, write)
+    with np.errstate(all="ignore"):
+        exact = np.exp(x.astype(LONG if EXTENDED else np.float64))
+        small = exact < np.finfo(kind).tiny * 2
+        assert (np.abs(got[small]) <= 2 * np.finfo(kind).tiny).all()
+        check(got[~small], exact[~small], x[~small])
+    assert (got[x < np.log(np.finfo(kind).tiny) - 1] == 0).all()
 
 
 @pytest.mark.skipif(not EXTENDED, reason="NumPy's longdouble is no longer than double here")
