@@ -89,7 +89,7 @@ def task_lines(tasks: Sequence[Task]) -> Iterator[str]:
     """Each task in a line: its nodes, and what of it is prologue and epilogue."""
     for task in tasks:
         parts = [f"[{task.prologue.expression}] →" if task.prologue else ""]
-        parts.append(str(task.attention or (task.anchor and task.anchor.op) or "elementwise"))
+        parts.append(task.computes)
         if task.epilogue.expression.instructions:
             parts.append(f"→ [{task.epilogue.expression}]")
         yield f"task {task.name}: {' '.join(p for p in parts if p)}"

@@ -5,7 +5,8 @@
     y ─▶ conv ─▶ add bias ───────┘                          producer may take it instead), every
                                                             elementwise cluster, every node alone
 
-Attention is proposed as a whole too (`planish.fusion.attention`), beside its parts.
+Attention (`planish.fusion.attention`) and pairs of convolutions (`planish.fusion.pairs`) are
+proposed as a whole too, beside their parts.
 
 Only sets with one output are proposed (but for ops that have several themselves), and every value
 inside is used only inside, so that any choice that covers each node once is a valid plan.
@@ -16,8 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from planish.fusion.attention import attention_around
+from planish.fusion.pairs import pair_before
 from planish.fusion.task import Task, make_task
 from planish.graph.graph import Graph, Node, Value
+from planish.ops.conv import Conv
 from planish.ops.elementwise import Elementwise
 from planish.ops.normalization import Softmax
 
@@ -55,10 +58,15 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
         before = _prologue(node, outputs, free) if len(node.outputs) == 1 else set()
         if before:
             offer({node} | before, node)
+        pair = pair_before(node, free, outputs) if isinstance(node.op, Conv) else None
+        if pair:
+            offer(pair.nodes, node)
         for after in _epilogues(node, outputs, free):
             offer({node, *after}, node)
             if before:
                 offer({node, *after} | before, node)
+            if pair:
+                offer({*pair.nodes, *after}, node)
     return list(found.values())
 
 

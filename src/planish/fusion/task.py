@@ -5,7 +5,8 @@
                   on input 0)     reduction, …)    operands, residuals too)
 
 A task without an anchor is elementwise altogether: then everything stands in the epilogue. A task
-of attention has two products (see `planish.fusion.attention`); the second one is its anchor.
+of attention has two products (see `planish.fusion.attention`), a pair two convolutions (see
+`planish.fusion.pairs`); the second one is its anchor.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import numpy as np
 from planish.fusion.attention import Attention, Found, attention_of, is_float_cast
 from planish.fusion.expression import identity
 from planish.fusion.fused import ACCUMULATOR, Fused, fuse
+from planish.fusion.pairs import FoundPair, Pair, pair_of
 from planish.graph.graph import Node, Value
 from planish.graph.types import DType
+from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast
 
 __all__ = ["ACCUMULATOR", "PRECISIONS", "Fused", "Task", "make_task"]
@@ -43,7 +46,7 @@ class Task:
     nodes : tuple of Node
         In topological order.
     anchor : Node or None
-        The one node that is not elementwise; of attention, its second product.
+        The one node that is not elementwise; of attention and pairs, the second product.
     inputs : tuple of Value
         What comes from outside: the anchor's inputs first (its input 0 replaced by the prologue's
         first operand, if there is a prologue), then further operands, each once.
@@ -55,6 +58,8 @@ class Task:
         Elementwise work on the anchor's output; as many results as `outputs`.
     attention : Attention or None
         What comes before the epilogue in a task of attention; then there is no prologue.
+    pair : Pair or None
+        What comes before the anchor in a task of two convolutions; then there is no prologue.
     """
 
     nodes: tuple[Node, ...]
@@ -64,13 +69,25 @@ class Task:
     prologue: Fused | None
     epilogue: Fused
     attention: Attention | None = None
+    pair: Pair | None = None
+
+    @property
+    def pattern(self) -> str:
+        """Which kind of task of several products it is: "attention", "pair", "" for none."""
+        return "attention" if self.attention else "pair" if self.pair else ""
 
     @property
     def kind(self) -> str:
-        """What it computes, in a word: its anchor's op, "attention" or "elementwise"."""
-        if self.attention:
-            return "attention"
+        """What it computes, in a word: its pattern, its anchor's op, or "elementwise"."""
+        if self.pattern:
+            return self.pattern
         return self.anchor.op.name if self.anchor else "elementwise"
+
+    @property
+    def computes(self) -> str:
+        """What it computes between prologue and epilogue, with all attributes."""
+        op = str(self.attention or self.anchor.op) if self.anchor else "elementwise"
+        return f"{self.pair} {op}" if self.pair else op
 
     @property
     def output(self) -> Value:
@@ -103,12 +120,11 @@ class Task:
     @cached_property
     def key(self) -> str:
         """Everything that a kernel for this task depends on but the constants' values."""
-        anchor = str(self.attention or self.anchor.op) if self.anchor else "elementwise"
         types = ", ".join(f"{'@' if v.is_constant else ''}{v.type}" for v in self.inputs)
         before = f"{self.prologue.expression} of {self.prologue.sources}" if self.prologue else "-"
         after = f"{self.epilogue.expression} of {self.epilogue.sources}"
         outputs = ", ".join(str(v.type) for v in self.outputs)
-        return f"{anchor} ({types}) [{before}] [{after}] -> {outputs}"
+        return f"{self.computes} ({types}) [{before}] [{after}] -> {outputs}"
 
     def evaluate(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The outputs by the references, for concrete arrays of `inputs`. Attributes that hold
@@ -126,12 +142,15 @@ def make_task(nodes: Iterable[Node], anchor: Node | None = None) -> Task:
 
     Nodes before the anchor form the prologue, nodes after it the epilogue. Constants of one
     element become constant leaves. The anchor must come with its inputs 1.. from outside the set,
-    unless the nodes are an attention.
+    unless the nodes are an attention or a pair.
     """
     nodes = tuple(nodes)
     found = attention_of(nodes)
     if found is not None:
         return _attention_task(nodes, found)
+    pair = pair_of(nodes)
+    if pair is not None:
+        return _pair_task(nodes, pair)
     inside = {v for n in nodes for v in n.outputs}
     members = set(nodes)
     position = nodes.index(anchor) if anchor else -1
@@ -186,3 +205,22 @@ def _attention_task(nodes: tuple[Node, ...], found: Found) -> Task:
     attention = Attention((q, k, v), found.axes, found.scale, work, found.guarded)
     outputs = nodes[-1].outputs
     return Task(nodes, found.mix, tuple(inputs), outputs, None, epilogue, attention)
+
+
+def _pair_task(nodes: tuple[Node, ...], found: FoundPair) -> Task:
+    """The task of two convolutions: image and filters of the first are its first inputs."""
+    inputs: dict[Value, int] = {}
+
+    def operand(value: Value) -> int:
+        return inputs.setdefault(value, len(inputs))
+
+    first, second = found.first, found.second
+    _, filters = (operand(value) for value in first.inputs)
+    between = fuse(found.chain, (second.inputs[0],), operand, first.output)
+    operand(second.inputs[1])
+    after = [n for n in nodes if n not in found.nodes]
+    last = nodes[-1].output
+    epilogue = fuse(after, (last,), operand, second.output)
+    assert isinstance(first.op, Conv)
+    pair = Pair(first.op, filters, between)
+    return Task(nodes, second, tuple(inputs), (last,), None, epilogue, pair=pair)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from planish.errors import PlanError
 from planish.fusion.attention import attention_of
+from planish.fusion.pairs import pair_of
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Node, Value
 from planish.ops.elementwise import Elementwise
@@ -42,6 +43,11 @@ def check_nodes(graph: Graph, nodes: Sequence[Node], anchor: Node | None) -> Non
     if attention is not None:
         require(anchor is attention.mix, "its anchor is not the attention's second product")
         return
+    pair = pair_of(nodes)
+    if pair is not None:
+        require(anchor is pair.second, "its anchor is not the pair's second convolution")
+        nodes = [pair.second, *(n for n in nodes if n not in pair.nodes)]
+        require(all(position[n] > position[pair.second] for n in nodes[1:]), "it is entangled")
     require(
         all((node is anchor) != isinstance(node.op, Elementwise) for node in nodes),
         "all nodes but the anchor must be elementwise",

@@ -216,11 +216,11 @@ class Tactic(ABC):
 class Family(ABC):
     """A kernel family: offers tactics for the tasks it understands. One family, one file.
 
-    `attention` says whether its tasks are those of attention; others have one op to understand.
+    `pattern` is that of its tasks (`Task.pattern`); most have but one op to understand.
     """
 
     name: ClassVar[str]
-    attention: ClassVar[bool] = False
+    pattern: ClassVar[str] = ""
 
     def on(self, machine: Any) -> Family:
         """The family for a machine: itself, unless its tactics depend on the machine."""
@@ -468,7 +468,7 @@ class Target(ABC):
         """
         if binding.has_empty(task):
             return []
-        families = (f for f in self.families() if f.attention == bool(task.attention))
+        families = (f for f in self.families() if f.pattern == task.pattern)
         return [t for family in families for t in family.tactics(task, binding)]
 
     def restore(self, task: Task, family: str, parameters: Mapping[str, Any]) -> Tactic:
@@ -480,7 +480,7 @@ class Target(ABC):
             There is no such family for tasks of that kind, or the parameters are invalid.
         """
         for candidate in self.families():
-            if candidate.name == family and candidate.attention == bool(task.attention):
+            if candidate.name == family and candidate.pattern == task.pattern:
                 return candidate.restore(task, parameters)
         raise PlanError(
             f"The plan uses kernels of the family {family!r}, which {self.device} does not have",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 from planish.fusion.task import Task
+from planish.graph.graph import Node
 from planish.ops.conv import Conv
+from planish.ops.elementwise import Elementwise
 from planish.ops.matmul import MatMul
 from planish.targets.base import Binding
 
@@ -25,18 +27,18 @@ def estimate(task: Task, binding: Binding) -> float:
 def operations(task: Task, binding: Binding) -> float:
     """Arithmetic operations of a task, roughly."""
     size = math.prod(binding.shape(task.output))
-    work = float(size * len(task.nodes))
-    anchor = task.anchor
-    if anchor is None:
-        return work
-    result = math.prod(anchor.outputs[0].type.bind(binding.symbols))
-    if isinstance(anchor.op, Conv):
-        filters = anchor.inputs[1].type.bind(binding.symbols)
-        return work + 2.0 * result * math.prod(filters[:-1])
-    if isinstance(anchor.op, MatMul):
-        a = anchor.inputs[0].type.bind(binding.symbols)
-        # attention has two products, of about the same size
-        products = 2 if task.attention else 1
-        return work + 2.0 * products * result * (a[-2] if anchor.op.transpose_a else a[-1])
-    sources = [math.prod(v.type.bind(binding.symbols)) for v in anchor.inputs]
-    return work + float(max(sources, default=0))
+    anchors = (n for n in task.nodes if not isinstance(n.op, Elementwise))
+    return float(size * len(task.nodes)) + sum(_own(n, binding) for n in anchors)
+
+
+def _own(node: Node, binding: Binding) -> float:
+    """Arithmetic operations of an anchor."""
+    result = math.prod(node.outputs[0].type.bind(binding.symbols))
+    if isinstance(node.op, Conv):
+        filters = node.inputs[1].type.bind(binding.symbols)
+        return 2.0 * result * math.prod(filters[:-1])
+    if isinstance(node.op, MatMul):
+        a = node.inputs[0].type.bind(binding.symbols)
+        return 2.0 * result * (a[-2] if node.op.transpose_a else a[-1])
+    sources = [math.prod(v.type.bind(binding.symbols)) for v in node.inputs]
+    return float(max(sources, default=0))

@@ -69,7 +69,8 @@ class CudaTarget(Target):
         """
         if binding.has_empty(task):
             return []
-        offered = [list(family.tactics(task, binding)) for family in self._families]
+        families = (family for family in self._families if family.pattern == task.pattern)
+        offered = [list(family.tactics(task, binding)) for family in families]
         return [t for rank in zip_longest(*offered) for t in rank if t is not None]
 
     @contextmanager

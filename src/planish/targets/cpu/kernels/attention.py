@@ -121,7 +121,7 @@ class AttentionFamily(Family):
     """Attention of float32, for this or another machine."""
 
     name: ClassVar[str] = "attention"
-    attention: ClassVar[bool] = True
+    pattern: ClassVar[str] = "attention"
     machine: Machine | None = None
 
     def on(self, machine: Machine) -> Family:

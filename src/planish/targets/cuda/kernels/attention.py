@@ -113,7 +113,7 @@ class AttentionFamily(Family):
     """Attention of halves and float32, for this or another machine."""
 
     name: ClassVar[str] = "attention"
-    attention: ClassVar[bool] = True
+    pattern: ClassVar[str] = "attention"
     machine: CudaMachine = H200
 
     def on(self, machine: CudaMachine) -> Family:

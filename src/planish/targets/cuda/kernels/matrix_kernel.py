@@ -147,10 +147,15 @@ class MatrixKernel(TritonKernel):
     whole_rows: bool = False
 
     @property
+    def left_pointers(self) -> tuple[Pointer, ...]:
+        """What the left factor is made of."""
+        return self.left.pointers
+
+    @property
     def pointers(self) -> tuple[Pointer, ...]:
         right = self.right.pointer if self.right else Pointer(self.dtype)
         shared = (Pointer(DType.FLOAT32), Pointer(DType.INT32)) if self.tile.split > 1 else ()
-        return (*self.left.pointers, right, *self.result.pointers, *shared)
+        return (*self.left_pointers, right, *self.result.pointers, *shared)
 
     @property
     def params(self) -> tuple[bool, ...]:
@@ -167,11 +172,11 @@ class MatrixKernel(TritonKernel):
         return segments(self.tile, self.window.taps if self.window else (1, 1), self.channels)
 
     def write(self, k: Source) -> None:
-        _Writer(self, k).write()
+        MatrixWriter(self, k).write()
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """A step of the loop: taps and channels it covers, and which of them exist.
 
     A tap is a scalar, or varies along the depth if the flag beside it is set. `along` is the place
@@ -185,14 +190,14 @@ class _Step:
     along: str
 
 
-class _Writer:
+class MatrixWriter:
     """Writes a `MatrixKernel`; one object per kernel, holding what the whole kernel shares."""
 
     def __init__(self, kernel: MatrixKernel, k: Source) -> None:
         self.kernel, self.k, self.tile = kernel, k, kernel.tile
         for name in _NAMES:
             k.name(name)
-        self.right_pointer = len(kernel.left.pointers)
+        self.right_pointer = len(kernel.left_pointers)
         self.result_pointer = self.right_pointer + 1
         self.shared_pointer = self.result_pointer + len(kernel.result.pointers)
         # where rows, depth and columns lie in the tiles of the factors
@@ -309,7 +314,7 @@ class _Writer:
             return [f"{name}{rows}" for name in decompose(self.k, row, axes)]
         return [*decompose(self.k, "z", axes[:-1]), f"{row}{rows}"]
 
-    def _step(self, blocks: int) -> _Step:
+    def _step(self, blocks: int) -> Step:
         """Names what a step covers."""
         k, tile, kernel = self.k, self.tile, self.kernel
         count, length, _ = kernel.segments
@@ -322,16 +327,16 @@ class _Writer:
             along = k.let("along", f"{block} * {tile.depth} + depth")
         exists = k.let("exists", f"{along} < {length}") if length % tile.depth else None
         if kernel.window is None:
-            return _Step(("0", "0"), (False, False), along, exists, along)
+            return Step(("0", "0"), (False, False), along, exists, along)
         taps = kernel.window.taps
         if tile.walk is Walk.TAPS:
-            return _Step(self._taps(segment, taps), (False, False), along, exists, along)
+            return Step(self._taps(segment, taps), (False, False), along, exists, along)
         tap = k.let("tap", f"{along} // {kernel.channels}")
         channel = k.let("channel", f"{along} - {tap} * {kernel.channels}")
         if tile.walk is Walk.ROW:
-            return _Step((segment, tap), (False, True), channel, exists, along)
+            return Step((segment, tap), (False, True), channel, exists, along)
         row, column = self._taps(tap, taps)
-        return _Step((row, column), (row != "0", column != "0"), channel, exists, along)
+        return Step((row, column), (row != "0", column != "0"), channel, exists, along)
 
     def _taps(self, tap: str, taps: tuple[int, int]) -> tuple[str, str]:
         """Row and column of a tap."""
@@ -342,7 +347,7 @@ class _Writer:
         row = self.k.let("tap_row", f"{tap} // {taps[1]}")
         return row, self.k.let("tap_column", f"{tap} - {row} * {taps[1]}")
 
-    def _load_left(self, step: _Step, pointers: Sequence[str | None]) -> str:
+    def _load_left(self, step: Step, pointers: Sequence[str | None]) -> str:
         """Loads a tile of the left factor and applies its prologue."""
         k, work, dtype = self.k, self.kernel.left, self.kernel.dtype
         _, depth = self.left_at
@@ -385,7 +390,7 @@ class _Writer:
             shape = (rows, depth) if columns == 1 else (depth, columns)
         return self.k.let("whole", f"tl.broadcast_to({value}, {shape})")
 
-    def _inside(self, step: _Step) -> list[str]:
+    def _inside(self, step: Step) -> list[str]:
         """Conditions for elements to be inside the image (or matrix)."""
         k, window = self.k, self.kernel.window
         rows, depth = self.left_at
@@ -405,7 +410,7 @@ class _Writer:
                 masks.append(f"(({at} >= 0) & ({at} < {window.size[i]})){rows}")
         return masks
 
-    def _inner_offset(self, step: _Step, strides: tuple[int, ...]) -> str:
+    def _inner_offset(self, step: Step, strides: tuple[int, ...]) -> str:
         """What a step adds to a leaf's pointers: taps and channels, as text to append."""
         _, depth = self.left_at
         scalars: list[str] = []
@@ -440,7 +445,7 @@ class _Writer:
         index += [f"depth{depth}", f"column{columns}"]
         return k.let("weights", f"{pointer} + ({offset(right, index)})")
 
-    def _load_right(self, step: _Step, pointers: str) -> str:
+    def _load_right(self, step: Step, pointers: str) -> str:
         """Loads a tile of the right factor."""
         right, block = self.kernel.right, self.tile.depth
         depth, columns = self.right_at

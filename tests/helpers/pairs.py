@@ -1,0 +1,71 @@
+"""A depthwise convolution and a 1x1 convolution after it, with what stands around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from planish.fusion.candidates import propose
+from planish.fusion.task import Task
+from planish.graph.graph import Graph, Value
+from planish.graph.types import DType, TensorType
+from planish.ops.conv import Conv
+from planish.ops.elementwise import Clip, ew
+
+
+class PairNet:
+    """x ─▶ depthwise, bias, clip ─▶ 1x1 convolution, and perhaps a bias and a residual."""
+
+    def __init__(
+        self,
+        shape: Sequence[int | object],
+        columns: int,
+        *,
+        window: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        padding: tuple[int, int] = (1, 1),
+        dtype: DType = DType.FLOAT16,
+        bias: bool = True,
+        residual: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.graph = graph = Graph("pair")
+        self.x = graph.input("x", TensorType(tuple(shape), dtype))
+        channels = self.x.shape[-1]
+        assert isinstance(channels, int)
+        depthwise = Conv((stride,) * 2, (padding,) * 2, (dilation,) * 2, channels)
+        y = graph.add(depthwise, self.x, self.constant(window, window, 1, channels))
+        self.first = y
+        if bias:
+            y = graph.add(ew.Add(), y, self.constant(channels))
+            y = graph.add(Clip(0.0, 6.0), y)
+        self.inner = y
+        y = graph.add(
+            Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), y, self.constant(1, 1, channels, columns)
+        )
+        self.second = y
+        if bias:
+            y = graph.add(ew.Add(), y, self.constant(columns))
+        if residual:
+            y = graph.add(ew.Add(), y, graph.input("r", y.type))
+        self.result = y
+
+    def constant(self, *shape: int) -> Value:
+        """Random numbers of about 1, or smaller where many are summed."""
+        drawn = self.rng.standard_normal(shape) / max(shape[-2:-1] or (1,)) ** 0.5
+        return self.graph.constant(drawn.astype(self.x.dtype.numpy))
+
+    def done(self) -> Graph:
+        """The graph, its result marked."""
+        self.graph.mark_output(self.result, "y")
+        return self.graph
+
+
+def pair_task(net: PairNet) -> Task:
+    """The largest task of the net, which is a pair with all that follows."""
+    task = max(propose(net.done()), key=lambda t: len(t.nodes))
+    assert task.pattern == "pair"
+    return task
