@@ -114,7 +114,7 @@ def invariants(graph: Graph) -> list[Task]:
     assert len(names(tasks)) == len(tasks)
     for task in tasks:
         check_nodes(graph, task.nodes, task.anchor)
-        assert len(task.outputs) == 1
+        assert len(task.outputs) == (2 if task.pair and task.pair.kept else 1)
         assert sum(n is task.anchor for n in task.nodes) == (task.anchor is not None)
     again = propose(graph)
     assert [t.nodes for t in again] == [t.nodes for t in tasks]

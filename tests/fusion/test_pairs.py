@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from helpers.networks import N
-from helpers.pairs import PairNet, pair_task
+from helpers.pairs import PairNet, PointwiseNet, pair_task
+from planish.errors import PlanError
 from planish.fusion.candidates import propose
 from planish.graph.graph import Graph
 from planish.graph.types import DType
@@ -58,6 +59,39 @@ def test_the_reference_is_that_of_the_nodes() -> None:
     assert result.shape == (2, 6, 5, 7)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_two_pointwise_convolutions(kept: bool) -> None:
+    net = PointwiseNet((N, 8, 8, 16), 64, 16, kept=kept)
+    task = pair_task(net)
+    assert task.pair is not None
+    assert task.pair.kept is kept
+    assert task.outputs == ((net.result, net.inner) if kept else (net.result,))
+    assert ("kept" in task.key) is kept
+    assert task.inputs[0] is net.x
+
+
+def test_a_kept_result_is_as_the_nodes_give_it() -> None:
+    task = pair_task(PointwiseNet((1, 3, 4, 8), 24, 5, dtype=DType.FLOAT32))
+    arrays = [
+        v.data if v.data is not None else np.ones(v.type.bind({}), np.float32) for v in task.inputs
+    ]
+    result, inner = task.evaluate(arrays)
+    assert (result.shape, inner.shape) == ((1, 3, 4, 5), (1, 3, 4, 24))
+
+
+def test_an_epilogue_that_reads_what_lies_inside_is_left_out() -> None:
+    net = PointwiseNet((1, 8, 8, 16), 32, 32, kept=False)
+    net.result = net.graph.add(ew.Add(), net.result, net.inner)
+    graph = net.done()
+    last = graph.outputs[0].producer
+    assert last is not None
+    found = pairs(graph)
+    assert found
+    assert not any(last.name in nodes for nodes in found)
+    with pytest.raises(PlanError, match="its epilogue reads what lies before"):
+        check_nodes(graph, graph.nodes, net.second.producer)
+
+
 def test_both_convolutions_count() -> None:
     task = pair_task(PairNet((1, 8, 8, 32), 16, bias=False))
     own = 2 * 8 * 8 * 32 * 9 + 2 * 8 * 8 * 32 * 16
@@ -83,8 +117,12 @@ def test_what_is_no_pair() -> None:
     assert all(last.producer.name not in nodes for nodes in pairs(wide.done()))  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_every_pair_is_a_task_that_plans_accept(bias: bool) -> None:
-    graph = PairNet((N, 8, 8, 32), 16, bias=bias, residual=True).done()
+@pytest.mark.parametrize("choice", [True, False])
+@pytest.mark.parametrize("pointwise", [True, False])
+def test_every_pair_is_a_task_that_plans_accept(choice: bool, pointwise: bool) -> None:
+    if pointwise:
+        graph = PointwiseNet((N, 8, 8, 32), 64, 16, kept=choice).done()
+    else:
+        graph = PairNet((N, 8, 8, 32), 16, bias=choice, residual=True).done()
     for task in propose(graph):
         check_nodes(graph, task.nodes, task.anchor)

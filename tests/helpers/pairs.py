@@ -1,4 +1,4 @@
-"""A depthwise convolution and a 1x1 convolution after it, with what stands around them."""
+"""Two convolutions, the second one 1x1, with what stands around them."""
 
 from __future__ import annotations
 
@@ -62,6 +62,43 @@ class PairNet:
         """The graph, its result marked."""
         self.graph.mark_output(self.result, "y")
         return self.graph
+
+
+class PointwiseNet(PairNet):
+    """x ─▶ 1x1 convolution, bias, residual, relu ─┬─▶ 1x1 convolution, bias
+    └─▶ another reader, if it is `kept`
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int | object],
+        middle: int,
+        columns: int,
+        *,
+        dtype: DType = DType.FLOAT16,
+        residual: bool = True,
+        kept: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.graph = graph = Graph("pair")
+        self.x = graph.input("x", TensorType(tuple(shape), dtype))
+        channels = self.x.shape[-1]
+        assert isinstance(channels, int)
+        self.first = y = self.pointwise(self.x, channels, middle)
+        y = graph.add(ew.Add(), y, self.constant(middle))
+        if residual:
+            y = graph.add(ew.Add(), y, graph.input("r", y.type))
+        self.inner = y = graph.add(ew.Relu(), y)
+        self.second = y = self.pointwise(y, middle, columns)
+        self.result = graph.add(ew.Add(), y, self.constant(columns))
+        if kept:
+            graph.mark_output(graph.add(ew.Neg(), self.inner), "other")
+
+    def pointwise(self, x: Value, channels: int, columns: int) -> Value:
+        """A convolution of single pixels."""
+        op = Conv((1, 1), ((0, 0), (0, 0)), (1, 1))
+        return self.graph.add(op, x, self.constant(1, 1, channels, columns))
 
 
 def pair_task(net: PairNet) -> Task:

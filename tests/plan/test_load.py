@@ -14,12 +14,16 @@ import pytest
 import planish
 from helpers.attentions import Form, attention
 from helpers.networks import N, Net, build, feeds, residual_net
+from helpers.pairs import PointwiseNet
 from helpers.plan_bytes import join, split
 from planish.errors import DeviceError, PlanError, PlanishError
+from planish.fusion.candidates import propose
 from planish.graph.graph import Graph
 from planish.graph.interpret import interpret
+from planish.graph.types import DType
 from planish.plan.file import deserialize
 from planish.plan.load import load, restore
+from planish.plan.plan import Plan, PlanStep
 from planish.runtime.engine import Engine
 from planish.targets.cpu.target import cpu
 
@@ -94,6 +98,24 @@ class TestLoading:
         results = loaded(given)
         for have, want in zip(results.values(), interpret(before, given), strict=True):
             np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("kept", [False, True])
+    def test_pairs(self, kept: bool) -> None:
+        """By the references: no family of the CPU has kernels for them."""
+        graph = PointwiseNet((N, 4, 4, 8), 16, 8, dtype=DType.FLOAT32, kept=kept).done()
+        before = copy.deepcopy(graph)
+        tasks = propose(graph)
+        pair = max(tasks, key=lambda t: len(t.nodes))
+        assert pair.pattern == "pair"
+        rest = [t for t in tasks if len(t.nodes) == 1 and t.nodes[0] not in pair.nodes]
+        built = Engine(Plan(graph, tuple(PlanStep(t, ()) for t in (pair, *rest))), cpu())
+        given = feeds(before, 3)
+        loaded = load(built.serialize())
+        assert loaded.layers()[0]["op"] == "pair"
+        results = loaded(given)
+        have = list(results.values()) if kept else [results]
+        for a, b in zip(have, interpret(before, given), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
     def test_attention(self) -> None:
         graph = attention(Form(merged=True, mask="keys"), batch=N, queries=12, keys=12)

@@ -8,8 +8,9 @@
 Attention (`planish.fusion.attention`) and pairs of convolutions (`planish.fusion.pairs`) are
 proposed as a whole too, beside their parts.
 
-Only sets with one output are proposed (but for ops that have several themselves), and every value
-inside is used only inside, so that any choice that covers each node once is a valid plan.
+Only sets with one output are proposed (but for ops that have several themselves, and pairs), and
+every other value inside is used only inside, so that any choice that covers each node once is a
+valid plan.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
             offer({node, *after}, node)
             if before:
                 offer({node, *after} | before, node)
-            if pair:
+            if pair and not pair.feeds(after):
                 offer({*pair.nodes, *after}, node)
     return list(found.values())
 

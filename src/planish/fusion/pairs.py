@@ -1,15 +1,16 @@
-"""Recognises a depthwise convolution whose result only a convolution of single pixels reads.
+"""Recognises two convolutions of which the second only mixes the channels of what the first gives.
 
     x ─▶ depthwise Conv ─▶ bias, activation ─▶ 1x1 Conv ─▶ epilogue
+    x ─▶ 1x1 Conv ─▶ bias, residual, activation ─┬─▶ 1x1 Conv ─▶ epilogue
+                                                 └─▶ others
 
-The nodes become one candidate task, beside both convolutions alone: what the first one gives, often
-the largest tensor of the network, is then never written. What stands between them may have operands
-of one number per channel.
+The nodes become one candidate task, beside both convolutions alone. What the first one gives, often
+the largest tensor of the network, is then not read again, nor written unless others read it, too:
+in that case it is the task's second output.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -32,15 +33,25 @@ class Pair:
     filters : int
         Which of the task's inputs are its filters; its image is input 0.
     between : Fused
-        Elementwise work on its result; its operands broadcast along all axes but the channels.
+        Elementwise work on its result. Behind a depthwise convolution its operands are constants
+        of one number per channel.
+    kept : bool
+        Whether what it gives is an output of the task.
     """
 
     first: Conv
     filters: int
     between: Fused
+    kept: bool
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether the first convolution mixes no channels."""
+        return self.first.groups > 1
 
     def __str__(self) -> str:
-        return f"{self.first} [{self.between.expression} of {self.between.sources}] then"
+        kept = ", kept" if self.kept else ""
+        return f"{self.first} [{self.between.expression} of {self.between.sources}{kept}] then"
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,21 @@ class FoundPair:
     def nodes(self) -> set[Node]:
         """All nodes."""
         return {self.first, *self.chain, self.second}
+
+    @property
+    def inner(self) -> Value:
+        """What the second convolution reads."""
+        return self.second.inputs[0]
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether others read it, too."""
+        return len(self.inner.users) > 1
+
+    def feeds(self, after: Collection[Node]) -> bool:
+        """Whether nodes behind the second convolution read what lies before it."""
+        before = {v for n in self.nodes - {self.second} for v in n.outputs}
+        return any(v in before for n in after for v in n.inputs)
 
 
 def pair_before(
@@ -79,25 +105,36 @@ def pair_of(nodes: Collection[Node]) -> FoundPair | None:
 def _find(
     second: Node, is_open: Callable[[Node], bool], is_hidden: Callable[[Value], bool]
 ) -> FoundPair | None:
-    if not _is_pointwise(second):
+    if not _is_pointwise(second) or not is_hidden(second.inputs[0]):
         return None
-    chain: list[Node] = []
-    value = second.inputs[0]
-    while len(chain) <= LONGEST and len(value.users) == 1 and is_hidden(value):
-        node = value.producer
-        if node is None or not is_open(node):
-            return None
-        if isinstance(node.op, Conv):
-            found = FoundPair(node, tuple(reversed(chain)), second)
-            return found if _is_depthwise(node) else None
-        if not isinstance(node.op, Elementwise) or node.output.shape != value.shape:
-            return None
-        sources = [v for v in node.inputs if v.shape == value.shape and not v.is_constant]
-        others = [v for v in node.inputs if v not in sources]
-        if len(sources) != 1 or not all(map(_is_per_channel, others)):
-            return None
-        chain.append(node)
-        (value,) = sources
+    above = _above(second.inputs[0], LONGEST, is_open, is_hidden)
+    if above is None:
+        return None
+    first, *chain = above
+    found = FoundPair(first, tuple(chain), second)
+    if _is_pointwise(first):
+        return found
+    inside = {v for n in above for v in n.outputs}
+    operands = (v for n in chain for v in n.inputs if v not in inside)
+    return None if found.is_kept or not all(map(_is_per_channel, operands)) else found
+
+
+def _above(
+    value: Value, longest: int, is_open: Callable[[Node], bool], is_hidden: Callable[[Value], bool]
+) -> list[Node] | None:
+    """The convolution above a value and the elementwise nodes between them, in order."""
+    node = value.producer
+    if node is None or not is_open(node):
+        return None
+    if isinstance(node.op, Conv):
+        return [node] if _is_pointwise(node) or _is_depthwise(node) else None
+    if not isinstance(node.op, Elementwise) or longest == 0:
+        return None
+    for source in dict.fromkeys(node.inputs):
+        if source.shape == value.shape and len(source.users) == 1 and is_hidden(source):
+            above = _above(source, longest - 1, is_open, is_hidden)
+            if above is not None:
+                return [*above, node]
     return None
 
 
@@ -111,19 +148,15 @@ def _is_pointwise(node: Node) -> bool:
     if not isinstance(op, Conv) or op.groups != 1 or not node.inputs[1].is_constant:
         return False
     window = node.inputs[1].shape[:-2]
-    return len(window) == 2 and {*window, *op.strides} == {1} and not _is_padded(op)
-
-
-def _is_padded(op: Conv) -> bool:
-    return any(edge != 0 for edges in op.padding for edge in edges)
+    padded = any(edge != 0 for edges in op.padding for edge in edges)
+    return len(window) == 2 and {*window, *op.strides} == {1} and not padded
 
 
 def _is_depthwise(node: Node) -> bool:
-    """Whether it has two spatial axes, and one filter for each channel."""
+    """Whether it has two spatial axes, several channels, and one filter for each."""
     op = node.op
     assert isinstance(op, Conv)
     x, filters = node.inputs
-    channels = x.shape[-1]
-    if len(op.strides) != 2 or not filters.is_constant or math.prod(filters.shape) == 0:  # type: ignore[arg-type]
+    if len(op.strides) != 2 or not filters.is_constant or op.groups == 1:
         return False
-    return op.groups == channels == filters.shape[-1] and filters.shape[-2] == 1
+    return op.groups == x.shape[-1] == filters.shape[-1] and filters.shape[-2] == 1

@@ -51,7 +51,8 @@ class Task:
         What comes from outside: the anchor's inputs first (its input 0 replaced by the prologue's
         first operand, if there is a prologue), then further operands, each once.
     outputs : tuple of Value
-        What goes outside. With an anchor of several outputs: those, and no epilogue.
+        What goes outside. With an anchor of several outputs: those, and no epilogue. Of a pair:
+        the epilogue's, and what the first convolution gives if that is kept.
     prologue : Fused or None
         Elementwise work on the anchor's input 0. Its leaves read `inputs`.
     epilogue : Fused
@@ -222,5 +223,6 @@ def _pair_task(nodes: tuple[Node, ...], found: FoundPair) -> Task:
     last = nodes[-1].output
     epilogue = fuse(after, (last,), operand, second.output)
     assert isinstance(first.op, Conv)
-    pair = Pair(first.op, filters, between)
-    return Task(nodes, second, tuple(inputs), (last,), None, epilogue, pair=pair)
+    pair = Pair(first.op, filters, between, found.is_kept)
+    outputs = (last, found.inner) if found.is_kept else (last,)
+    return Task(nodes, second, tuple(inputs), outputs, None, epilogue, pair=pair)

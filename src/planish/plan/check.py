@@ -35,19 +35,22 @@ def check_nodes(graph: Graph, nodes: Sequence[Node], anchor: Node | None) -> Non
     require(bool(nodes), "it has no nodes")
     require(order == sorted(set(order)), "its nodes are not in the order of the graph")
     members, outputs = set(nodes), set(graph.outputs)
+    pair = pair_of(nodes)
     for node in nodes[:-1]:
         for value in node.outputs:
             inner = bool(value.users) and all(u in members for u in value.users)
+            inner = inner or (pair is not None and value is pair.inner)
             require(inner and value not in outputs, f"{value.name!r} is needed outside")
     attention = attention_of(nodes)
     if attention is not None:
         require(anchor is attention.mix, "its anchor is not the attention's second product")
         return
-    pair = pair_of(nodes)
     if pair is not None:
         require(anchor is pair.second, "its anchor is not the pair's second convolution")
-        nodes = [pair.second, *(n for n in nodes if n not in pair.nodes)]
-        require(all(position[n] > position[pair.second] for n in nodes[1:]), "it is entangled")
+        behind = [n for n in nodes if n not in pair.nodes]
+        require(not pair.feeds(behind), "its epilogue reads what lies before its anchor")
+        require(all(position[n] > position[pair.second] for n in behind), "it is entangled")
+        nodes = (pair.second, *behind)
     require(
         all((node is anchor) != isinstance(node.op, Elementwise) for node in nodes),
         "all nodes but the anchor must be elementwise",

@@ -151,6 +151,11 @@ class _Entry:
         """What the network spends on it, as far as is known."""
         return self.uses * min(self.times.values(), default=self.guess)
 
+    @property
+    def has_tactics(self) -> bool:
+        """Whether there is a tactic that was not rejected."""
+        return len(self.rejected) < len(self.tactics)
+
     def best(self) -> tuple[Tactic, float | None]:
         """The fastest tactic measured; the first one offered where none was."""
         if self.times:
@@ -203,7 +208,8 @@ class Tuner:
         deadline = start + share * self._budget
         self._measure([found[t] for t in tasks if t in likely], entries, "tuning", deadline)
         known = {task: e for task, e in found.items() if e.times or task in likely}
-        chosen = self._choose(known)
+        whole = all(found[t].has_tactics or len(t.nodes) == 1 for t in likely)
+        chosen = self._choose(known if whole else found)
         more = []
         for symbols in points[1:]:
             for task in chosen:
@@ -400,18 +406,19 @@ class Tuner:
 
     def _choose(self, entries: Mapping[Task, _Entry]) -> list[Task]:
         """The cheapest cover of the graph by some tasks. Costs are nanoseconds."""
-        candidates = []
+        tasks, candidates = [], []
         for task, entry in entries.items():
             tactic, seconds = entry.best()
             if isinstance(tactic, ReferenceTactic):
-                # never preferred to kernels, however the work is split
-                seconds = HOST_STEP_SECONDS * len(task.nodes) ** 2 + entry.guess
+                if len(task.nodes) > 1:
+                    continue  # its nodes alone do as well
+                seconds = HOST_STEP_SECONDS + entry.guess
             elif seconds is None:
                 seconds = entry.guess
             cost = int((seconds + STEP_SECONDS) * 1e9)
+            tasks.append(task)
             candidates.append(Candidate(frozenset(task.nodes), cost))
         picked = select(candidates, lambda value, have, want: 0)
-        tasks = list(entries)
         return [tasks[i] for i in picked]
 
     def _step(self, task: Task, points: Sequence[Mapping[str, int]]) -> PlanStep:

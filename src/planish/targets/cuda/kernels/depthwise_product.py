@@ -133,7 +133,7 @@ def _window(task: Task, binding: Binding) -> Window:
 
 
 def _understood(task: Task) -> bool:
-    if task.pair is None or task.anchor is None:
+    if task.pair is None or task.anchor is None or not task.pair.is_depthwise:
         return False
     x, filters = task.inputs[0], task.inputs[task.pair.filters]
     weights = task.anchor.inputs[1]
