@@ -184,6 +184,11 @@ class Tactic(ABC):
         return self.precision == self.task.precision or self.precision in precisions
 
     @property
+    def extra_seconds(self) -> float:
+        """What it costs a network beside its own time, as measured alone."""
+        return 0.0
+
+    @property
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
         """The parameters, as JSON can hold them."""

@@ -1,54 +1,45 @@
 """Tuning: measures tactics of candidate tasks within a time budget, and chooses among them.
 
-An estimate says which tasks will likely be chosen. A few tactics of each are measured first, then
-one of every other task, which may show that another cover is cheaper; then the rest, likely tasks
-before others and costly ones before cheap ones, until the budget is spent. What was measured before
-(timing cache) costs nothing. The exact cheapest cover of what was measured is chosen at the usual
-sizes; its tasks are then tuned at the other sizes too.
+An estimate says which tasks of one product will likely be chosen. A few tactics of each are
+measured first, then one of every other task, which may show that another cover is cheaper; then the
+rest, the tasks of the cheapest cover before others and costly ones before cheap ones, until the
+budget is spent. What was measured before (timing cache) costs nothing. The exact cheapest cover of
+what was measured is chosen at the usual sizes; its tasks are then tuned at the other sizes too.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from planish.errors import TuningError
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Node, Value
 from planish.plan.plan import Choice, Plan, PlanStep, binding_of
 from planish.plan.views import Placements
-from planish.precision.permissions import FLOATS, Permissions
+from planish.precision.permissions import Permissions
 from planish.profile import FACTORS
 from planish.targets.base import Binding, Tactic, Target
 from planish.targets.reference import ReferenceTactic
 from planish.tuning.cache import TimingCache
-from planish.tuning.estimate import estimate
-from planish.tuning.measure import HOPELESS, Bench, Measurement, kernels_of
+from planish.tuning.entry import Entry, ordered
+from planish.tuning.measure import Bench, Measurement, kernels_of
 from planish.tuning.selection import Choice as Candidate
 from planish.tuning.selection import select
 
 log = logging.getLogger("planish")
 
-SHORTLIST = 5
-"""At other sizes than the usual ones only so many of the usual sizes' fastest are measured."""
-
 USUAL_SHARE = 0.7
 """Share of the budget for the usual sizes, where there are others."""
-
-SETTLED = "settled"
-"""In the timing cache, the largest budget within which a task was ever tuned."""
 
 WRONG = float("inf")
 """In the timing cache, the time of a tactic whose result was wrong."""
 
-ROUND = 8
+ROUND = 6
 """So many tactics of each likely task are measured before the rest of any."""
 
 BATCH = 48
@@ -89,84 +80,6 @@ class TuningReport:
     host_steps: list[str] = field(default_factory=list)
 
 
-@dataclass
-class _Entry:
-    """A distinct task at one binding: its tactics, and their times as far as known."""
-
-    task: Task
-    binding: Binding
-    key: str
-    tactics: list[Tactic]
-    precisions: frozenset[str]
-    times: dict[int, float] = field(default_factory=dict)
-    rejected: set[int] = field(default_factory=set)
-    uses: int = 1
-    expected: list[np.ndarray] | None = None
-
-    shortlist: list[int] | None = None
-
-    def unknown(self) -> list[int]:
-        """The tactics worth measuring that are neither timed nor rejected, likely best first."""
-        order = range(len(self.tactics)) if self.shortlist is None else self.shortlist
-        return [i for i in order if i not in self.times and i not in self.rejected]
-
-    def shorten(self, usual: _Entry) -> None:
-        """Keeps the tactics that are fastest at the usual sizes, and the likeliest at these; drops
-        those found wrong there.
-        """
-        self.drop(usual.wrong())
-        ranked = sorted(usual.times, key=lambda i: (usual.times[i], i))[:SHORTLIST]
-        if ranked and usual is not self and self.shortlist is None:
-            names = [str(usual.tactics[i]) for i in ranked]
-            kept = [i for i, t in enumerate(self.tactics) if str(t) in names or i < 2]
-            self.shortlist = kept
-
-    def wrong(self) -> set[str]:
-        """The tactics rejected here."""
-        return {str(self.tactics[i]) for i in self.rejected}
-
-    def drop(self, wrong: set[str]) -> None:
-        """Rejects tactics that are wrong elsewhere, even those timed here."""
-        self.rejected |= {i for i, t in enumerate(self.tactics) if str(t) in wrong}
-        for i in self.rejected:
-            self.times.pop(i, None)
-
-    def sane(self) -> dict[str, bool]:
-        """For each tactic timed here, whether its time is within reach of the best one's."""
-        limit = HOPELESS * min(self.times.values(), default=0.0)
-        return {str(self.tactics[i]): seconds <= limit for i, seconds in self.times.items()}
-
-    @property
-    def settled_key(self) -> str:
-        """Where the timing cache keeps what budget was spent on these tactics."""
-        more = sorted(self.precisions - FLOATS.keys())  # dtypes stand in the key
-        return " ".join((self.key, SETTLED, *more))
-
-    @property
-    def guess(self) -> float:
-        return estimate(self.task, self.binding)
-
-    @property
-    def weight(self) -> float:
-        """What the network spends on it, as far as is known."""
-        return self.uses * min(self.times.values(), default=self.guess)
-
-    @property
-    def has_tactics(self) -> bool:
-        """Whether there is a tactic that was not rejected."""
-        return len(self.rejected) < len(self.tactics)
-
-    def best(self) -> tuple[Tactic, float | None]:
-        """The fastest tactic measured; the first one offered where none was."""
-        if self.times:
-            index = min(self.times, key=lambda i: (self.times[i], i))
-            return self.tactics[index], self.times[index]
-        for i, tactic in enumerate(self.tactics):
-            if i not in self.rejected:
-                return tactic, None
-        return ReferenceTactic(self.task), None
-
-
 class Tuner:
     """Tunes the candidate tasks of one graph."""
 
@@ -189,7 +102,7 @@ class Tuner:
         self._max_workspace = max_workspace
         self._permissions = permissions or Permissions()
         self._report = report or (lambda what, done, total: None)
-        self._entries: dict[tuple[str, frozenset[str]], _Entry] = {}
+        self._entries: dict[tuple[str, frozenset[str]], Entry] = {}
         self.result = TuningReport()
 
     def run(self, tasks: Sequence[Task], points: Sequence[Mapping[str, int]]) -> Plan:
@@ -204,19 +117,21 @@ class Tuner:
         entries = [self._entry(task, self._occupied(task, usual)) for task in tasks]
         share = USUAL_SHARE if len(points) > 1 else 1.0
         found = dict(zip(tasks, entries, strict=True))
-        likely = set(self._choose(found))
+        likely = self._choose({task: e for task, e in found.items() if not task.pattern})
         deadline = start + share * self._budget
-        self._measure([found[t] for t in tasks if t in likely], entries, "tuning", deadline)
-        known = {task: e for task, e in found.items() if e.times or task in likely}
-        whole = all(found[t].has_tactics or len(t.nodes) == 1 for t in likely)
-        chosen = self._choose(known if whole else found)
+        if self._measure_some([found[t] for t in likely], entries, "tuning", deadline):
+            cheapest = [found[t] for t in self._choose_known(found, likely)]
+            self._measure_rest(cheapest, entries, "tuning", deadline)
+        chosen = self._choose_known(found, likely)
         more = []
         for symbols in points[1:]:
             for task in chosen:
                 entry = self._entry(task, self._occupied(task, symbols))
                 entry.shorten(self._entry(task, self._occupied(task, usual)))
                 more.append(entry)
-        self._measure(more, more, "tuning other sizes", start + self._budget)
+        deadline = start + self._budget
+        if self._measure_some(more, more, "tuning other sizes", deadline):
+            self._measure_rest(more, more, "tuning other sizes", deadline)
         self._settle()
         steps = tuple(self._step(task, points) for task in self._ordered(chosen))
         self.result.seconds = time.monotonic() - start
@@ -247,7 +162,7 @@ class Tuner:
 
     # ---- measuring ------------------------------------------------------------------------
 
-    def _entry(self, task: Task, symbols: Mapping[str, int]) -> _Entry:
+    def _entry(self, task: Task, symbols: Mapping[str, int]) -> Entry:
         """The entry of a task; equal tasks share one, but tactics hold the task they are for."""
         binding = self._binding(task, symbols)
         layouts = [binding.layout(v) for v in (*task.inputs, *task.outputs)]
@@ -260,7 +175,7 @@ class Tuner:
                 for t in self._target.tactics(task, binding)
                 if t.is_permitted(precisions) and t.accepts(binding) and self._fits(t, binding)
             ][: self._target.tactics_per_task]
-            shared = _Entry(task, binding, key, tactics, precisions)
+            shared = Entry(task, binding, key, tactics, precisions)
             self._entries[key, precisions] = shared
             for i, tactic in enumerate(tactics):
                 seconds = self._cache.get(f"{key} {tactic}")
@@ -301,38 +216,44 @@ class Tuner:
     def _fits(self, tactic: Tactic, binding: Binding) -> bool:
         return self._max_workspace is None or tactic.workspace(binding) <= self._max_workspace
 
-    def _measure(
-        self, likely: Sequence[_Entry], entries: Sequence[_Entry], what: str, deadline: float
-    ) -> None:
-        """Measures what is not known yet, `likely` ones of the entries first."""
+    def _measure_some(
+        self, likely: Sequence[Entry], entries: Sequence[Entry], what: str, deadline: float
+    ) -> bool:
+        """Measures a few tactics of likely entries and one of the others; False if there was no
+        time for that.
+        """
         if self._budget <= 0:
             self.result.complete = False
-            return
-        uses = Counter(map(id, likely))
-        for entry in _distinct(entries):
-            entry.uses = uses[id(entry)] or 1
-        costly = sorted(_distinct(entries), key=lambda e: (id(e) not in uses, -e.uses * e.guess))
-        rounds = [(e, i) for e in costly for i in e.unknown()[: ROUND if id(e) in uses else 1]]
-        if self._measure_all(rounds, what, deadline):
-            costly.sort(key=lambda e: (id(e) not in uses, -e.weight))
-            rest = [(e, i) for e in costly for i in e.unknown()]
-            if self._measure_all(rest, what, deadline):
-                return
-        self.result.complete = False
+            return False
+        order = [
+            (entry, i)
+            for entry, is_likely in ordered(likely, entries, lambda e: e.guess)
+            for i in entry.unknown()[: ROUND if is_likely else 1]
+            if is_likely or not entry.times
+        ]
+        return self._measure_all(order, what, deadline)
 
-    def _measure_all(
-        self, wanted: Sequence[tuple[_Entry, int]], what: str, deadline: float
-    ) -> bool:
-        """Measures tactics in order, a batch compiled at a time; False if time ran out before the
-        last one.
-        """
-        owner: _Entry | None = None
+    def _measure_rest(
+        self, likely: Sequence[Entry], entries: Sequence[Entry], what: str, deadline: float
+    ) -> None:
+        """Measures all other tactics, those of likely entries first."""
+        order = [
+            (entry, i)
+            for entry, _ in ordered(likely, entries, lambda e: min(e.times.values(), default=0.0))
+            for i in entry.unknown()
+        ]
+        self._measure_all(order, what, deadline)
+
+    def _measure_all(self, wanted: Sequence[tuple[Entry, int]], what: str, deadline: float) -> bool:
+        """Measures tactics in order; False if time ran out before the last one."""
+        owner: Entry | None = None
         bench: Bench | None = None
         fresh: list[tuple[str, float]] = []
         with closing(self._compiled(wanted)) as compiled:
             for done, (entry, i) in enumerate(compiled, 1):
                 if time.monotonic() > deadline:
                     self._cache.put(fresh)
+                    self.result.complete = False
                     return False
                 if bench is None or owner is not entry:
                     owner = entry
@@ -347,7 +268,7 @@ class Tuner:
         self._cache.put(fresh)
         return True
 
-    def _measure_one(self, entry: _Entry, i: int, bench: Bench) -> list[tuple[str, float]]:
+    def _measure_one(self, entry: Entry, i: int, bench: Bench) -> list[tuple[str, float]]:
         """Measures a tactic; what the timing cache is to know of it."""
         best = min(entry.times.values(), default=float("inf"))
         outcome = self._try(bench, entry.tactics[i], best)
@@ -362,14 +283,14 @@ class Tuner:
         return [(name, outcome.seconds)]
 
     def _compiled(
-        self, wanted: Sequence[tuple[_Entry, int]]
-    ) -> Generator[tuple[_Entry, int], None, None]:
+        self, wanted: Sequence[tuple[Entry, int]]
+    ) -> Generator[tuple[Entry, int], None, None]:
         """Tactics whose kernels are compiled, in order.
 
         Where that does not disturb measuring, the next ones are compiled meanwhile.
         """
 
-        def prepare(members: Sequence[tuple[_Entry, int]]) -> None:
+        def prepare(members: Sequence[tuple[Entry, int]]) -> None:
             try:
                 self._target.prepare(
                     k for entry, i in members for k in kernels_of(entry.tactics[i], entry.binding)
@@ -404,7 +325,14 @@ class Tuner:
 
     # ---- choosing -------------------------------------------------------------------------
 
-    def _choose(self, entries: Mapping[Task, _Entry]) -> list[Task]:
+    def _choose_known(self, entries: Mapping[Task, Entry], likely: Sequence[Task]) -> list[Task]:
+        """The cheapest cover of what was measured and `likely` ones."""
+        if not all(entries[t].has_tactics or len(t.nodes) == 1 for t in likely):
+            return self._choose(entries)
+        spared = set(likely)
+        return self._choose({t: e for t, e in entries.items() if e.times or t in spared})
+
+    def _choose(self, entries: Mapping[Task, Entry]) -> list[Task]:
         """The cheapest cover of the graph by some tasks. Costs are nanoseconds."""
         tasks, candidates = [], []
         for task, entry in entries.items():
@@ -415,7 +343,7 @@ class Tuner:
                 seconds = HOST_STEP_SECONDS + entry.guess
             elif seconds is None:
                 seconds = entry.guess
-            cost = int((seconds + STEP_SECONDS) * 1e9)
+            cost = int((seconds + tactic.extra_seconds + STEP_SECONDS) * 1e9)
             tasks.append(task)
             candidates.append(Candidate(frozenset(task.nodes), cost))
         picked = select(candidates, lambda value, have, want: 0)
@@ -484,8 +412,3 @@ class Tuner:
             order.append(task)
             stack.pop()
         return order
-
-
-def _distinct(entries: Sequence[_Entry]) -> list[_Entry]:
-    """Each entry once: equal tasks share one."""
-    return list({id(entry): entry for entry in entries}.values())

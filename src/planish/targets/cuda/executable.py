@@ -31,7 +31,7 @@ from planish.targets.base import (
     ScheduledLaunch,
 )
 from planish.targets.cuda.driver import CapturedGraph, Gpu
-from planish.targets.cuda.kernel import LibraryKernel, TritonKernel
+from planish.targets.cuda.kernel import LibraryKernel
 from planish.targets.cuda.memory import CudaArena
 from planish.targets.cuda.streams import place
 
@@ -187,14 +187,14 @@ class CudaExecutable(Executable):
             for side in streams[1:]:
                 side.wait(start)
         ended: dict[int, Any] = {}
-        generated: dict[int, bool] = {}  # whether a stream's last launch was one of our kernels
+        begun: set[int] = set()  # streams on which a launch came before
         for position, ((number, scheduled), where) in enumerate(zip(part, placed, strict=True)):
             stream = streams[where.stream]
             for other in where.waits:
                 stream.wait(ended[other])
-            overlap = generated.get(where.stream, False) and not where.waits
+            overlap = where.stream in begun and not where.waits
             self._queue(number, scheduled, arena, sources, targets, stream, overlap)
-            generated[where.stream] = isinstance(scheduled.launch.kernel, TritonKernel)
+            begun.add(where.stream)
             if where.awaited:
                 ended[position] = self._gpu.event()
                 stream.record(ended[position])

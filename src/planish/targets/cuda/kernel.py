@@ -72,6 +72,13 @@ class LibraryCall(Protocol):
         """Queues it on a stream, also on one that is captured; allocates nothing."""
 
 
+LIBRARY_SECONDS = 0.65e-6
+"""What a kernel of a library costs a network beside its own time: it starts when the one before it
+has ended, while generated ones overlap. Measured with ResNet-50 at batch 1 and 8 on an H200, where
+the sum of all layers' times and the network's were compared with and without libraries.
+"""
+
+
 class LibraryKernel(Kernel):
     """A kernel of a vendor library, as a frozen dataclass of what it takes to make it again."""
 

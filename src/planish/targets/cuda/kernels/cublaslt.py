@@ -16,6 +16,7 @@ from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Family, Launch, Tactic, Workspace
 from planish.targets.cuda.driver import gpu
+from planish.targets.cuda.kernel import LIBRARY_SECONDS
 from planish.targets.cuda.kernels.cublaslt_problem import (
     Problem,
     line_of,
@@ -62,6 +63,10 @@ class CublasLtTactic(AnchoredTactic):
     def parameters(self) -> dict[str, Any]:
         named = zip((name.lower() for name in SETTINGS), self.settings, strict=True)
         return {"version": self.version, **dict(named), "tf32": self.tf32}
+
+    @property
+    def extra_seconds(self) -> float:
+        return LIBRARY_SECONDS
 
     @property
     def precision(self) -> str:

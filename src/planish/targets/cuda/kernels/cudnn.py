@@ -17,6 +17,7 @@ from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Family, Launch, Pointer, Tactic, Workspace
 from planish.targets.cuda.driver import gpu
+from planish.targets.cuda.kernel import LIBRARY_SECONDS
 from planish.targets.cuda.kernels.cudnn_problem import Problem, problem_of, steps_of, understood
 from planish.targets.cuda.libraries.cudnn import NAME, ConvKernel, CudnnSession, session
 from planish.targets.cuda.libraries.session import workspace_bytes
@@ -60,6 +61,10 @@ class CudnnTactic(AnchoredTactic):
             "tf32": self.tf32,
             "residual_first": self.residual_first,
         }
+
+    @property
+    def extra_seconds(self) -> float:
+        return LIBRARY_SECONDS
 
     @property
     def precision(self) -> str:
