@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planish.cli.console import Json, command, note, table
-from planish.cli.models import describe, is_plan, open_engine, sizes
+from planish.cli.models import DeviceCode, describe, is_plan, open_engine, sizes
 from planish.cli.options import BuildOptions, with_build_options
 from planish.errors import InputError
 
@@ -54,6 +54,7 @@ def inspect(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Size of the batch, for --memory and --profile.")
     ] = None,
+    allow_device_code: DeviceCode = False,
     json_output: Json = False,
     *,
     options: BuildOptions,
@@ -69,7 +70,7 @@ def inspect(
         return {"stage": stage, "graph": text}
     if stage and not graph:
         raise typer.BadParameter("--stage needs --graph")
-    engine = open_engine(plan, options)
+    engine = open_engine(plan, options, allow_device_code)
     result: dict[str, Any] = {
         "device": engine.device,
         "precision": engine.precision,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from planish.errors import PlanError, PlanishError
 from planish.fusion.task import Task, make_task
 from planish.plan.check import check_nodes, check_steps
+from planish.plan.device_code import PlanCode
 from planish.plan.file import StoredChoice, StoredPlan, deserialize
 from planish.plan.plan import Choice, Plan, PlanStep
 from planish.precision.permissions import Permissions, precision_text, recorded
@@ -42,8 +43,9 @@ def load(
     device : str, optional
         Where to run; None: the device the plan was built for.
     allow_device_code : bool
-        Whether machine code embedded in the plan may be used. Plans for the CPU embed none: their
-        code is generated on the machine that runs it, so this changes nothing.
+        Whether machine code that the plan holds may be run: only for plans that you trust as you
+        trust a program. It saves compiling, and so needs no compiler. Plans for GPUs hold such
+        code; those for the CPU do not, it is generated on the machine that runs it.
     retune : bool
         Measures tactics again, on this machine, with the default time budget.
 
@@ -59,10 +61,36 @@ def load(
 
     stored = deserialize(path_or_bytes)
     target = find_target(str(device or stored.about.get("device", "cpu")))
+    if stored.code is not None and not retune:
+        target = _with_code(stored.code, target, allow_device_code, stored.source)
     plan = _tuned_again(stored, target) if retune else restore(stored, target)
     engine = Engine(plan, target)
     engine.bind_usual()
     return engine
+
+
+def _with_code(code: PlanCode, target: Target, allowed: bool, source: str) -> Target:
+    """The target with a plan's code, if that is allowed and fits; else the target, and a line in
+    the log.
+    """
+    if not allowed:
+        log.info(
+            "%s holds device code (%s), which is not used: load(..., allow_device_code=True) "
+            "permits it",
+            source,
+            code,
+        )
+        return target
+    if code.key != target.code_key:
+        log.warning(
+            "%s holds device code (%s), which does not fit %s (%s): kernels are compiled here",
+            source,
+            code,
+            target.device,
+            target.code_key or "it compiles its own",
+        )
+        return target
+    return target.with_code(code.kernels)
 
 
 def restore(stored: StoredPlan, target: Target) -> Plan:

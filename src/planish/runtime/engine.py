@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planish import native
 from planish.errors import InputError, ShapeError
@@ -16,6 +16,9 @@ from planish.runtime.arrays import TensorInfo
 from planish.runtime.bind import BoundPlan, ConstantStore, bind
 from planish.runtime.context import ExecutionContext
 from planish.targets.base import Target
+
+if TYPE_CHECKING:
+    from planish.plan.device_code import PlanCode
 
 PROGRAMS = 16
 """Shapes for which an engine keeps everything ready; the least recently used one goes first."""
@@ -286,14 +289,21 @@ class Engine:
 
     # ---- keeping --------------------------------------------------------------------------
 
-    def serialize(self) -> bytes:
-        """The plan as bytes; see `planish.load`."""
+    def serialize(self, device_code: bool = True) -> bytes:
+        """The plan as bytes; see `save`."""
         from planish.plan.file import serialize
 
-        return serialize(self.plan)
+        return serialize(self.plan, self._code(device_code))
 
-    def save(self, path: Any) -> None:
+    def save(self, path: Any, device_code: bool = True) -> None:
         """Writes the plan to a file, replacing it atomically.
+
+        Parameters
+        ----------
+        path : path
+        device_code : bool
+            Whether a plan for a GPU takes along what its kernels were compiled to, which
+            ``planish.load(..., allow_device_code=True)`` runs without a compiler.
 
         Raises
         ------
@@ -302,7 +312,12 @@ class Engine:
         """
         from planish.plan.file import save
 
-        save(self.plan, path)
+        save(self.plan, path, self._code(device_code))
+
+    def _code(self, wanted: bool) -> PlanCode | None:
+        from planish.plan.device_code import code_of
+
+        return code_of(self.plan, self.target) if wanted else None
 
     def close(self) -> None:
         """Releases memory; running executions finish first."""

@@ -437,6 +437,27 @@ class Target(ABC):
     def executable(self, schedule: Schedule) -> Executable:
         """Makes a schedule ready to run; compiles what is not yet compiled."""
 
+    code_key: str = ""
+    """What the code in plans depends on: the kind of machine, the version of the generators. Empty
+    where plans hold none, because the machine that runs them compiles at once.
+    """
+
+    def device_code(self, kernels: Iterable[Kernel]) -> dict[str, bytes]:
+        """What it takes to run kernels without a compiler, by name; only where there is a
+        `code_key`.
+        """
+        raise NotImplementedError
+
+    def with_code(self, code: Mapping[str, bytes]) -> Target:
+        """This target, running the code that a plan holds in place of what it would compile.
+
+        Raises
+        ------
+        PlanError
+            The code is damaged.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def arena(self, size: int) -> Any:
         """Memory for intermediate values."""

@@ -69,6 +69,8 @@ class Gpu:
         self._lock = threading.RLock()  # memory may be freed while it is held
         self.stream = self._device.create_stream()
         """For allocations, and for copies that are waited for."""
+        self.library_code: dict[str, bytes] = {}
+        """Kernels as libraries wrote them, from plans whose code may be used; by symbol."""
         self._taken = 0
         self._fraction = _fraction(os.environ.get(FRACTION, "1"))
 

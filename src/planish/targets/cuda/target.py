@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.errors import DeviceError
+from planish.errors import DeviceError, PlanError, PlanishError
 from planish.fusion.task import Task
 from planish.targets.base import (
     Binding,
@@ -36,6 +38,14 @@ from planish.targets.cuda.machine import CudaMachine
 from planish.targets.cuda.memory import ConstantPool, CudaArena, CudaTensor, DeviceArray
 from planish.targets.workers import CompilerPool
 
+log = logging.getLogger("planish")
+
+LIBRARY = "library "
+"""What names of code begin with that a vendor's library wrote, and reads again."""
+
+TRITON = "3.6.0"
+"""The version of Triton that Planish is made with."""
+
 
 class CudaTarget(Target):
     """Kernels generated with Triton, and those of NVIDIA's libraries, captured in CUDA graphs."""
@@ -49,16 +59,18 @@ class CudaTarget(Target):
         self.machine: CudaMachine = device.machine()
         self.device = f"cuda:{device.ordinal}"
         self.threads = 1
-        generators = generator_version("cuda", _compiler_version())
+        generators = generator_version("cuda", f"triton {_triton_version()}")
         self.timing_key = f"{self.machine.timing_key} {generators}"
+        self.code_key = f"{self.machine.code_key} {generator_version('cuda', '')}"
         self._cache = KernelCache(f"{self.machine.code_key} {generators}")
+        self._given: dict[str, DeviceCode] = {}
         self._families = tuple(family.on(self.machine) for family in FAMILIES)
         self._lock = threading.Lock()
         self._libraries: dict[str, Any] = {}
         # Triton's LLVM and TensorFlow's end a process in which both are loaded
         self.compilers_beside = len(os.sched_getaffinity(0))
         self._compilers = CompilerPool(self.machine, self.compilers_beside, apart=True)
-        self._builds = 0
+        self._builds: set[object] = set()
 
     def families(self) -> Sequence[Family]:
         return self._families
@@ -75,14 +87,15 @@ class CudaTarget(Target):
 
     @contextmanager
     def compiling(self) -> Iterator[None]:
+        build = object()
         with self._lock:
-            self._builds += 1
+            self._builds.add(build)
         try:
             yield
         finally:
             with self._lock:
-                self._builds -= 1
-                idle = self._builds == 0
+                self._builds.discard(build)
+                idle = not self._builds
             if idle:
                 self._compilers.close()
 
@@ -92,7 +105,9 @@ class CudaTarget(Target):
         missing = {
             k.symbol: k
             for k in kernels
-            if not isinstance(k, LibraryKernel) and self._cache.get(k.symbol) is None
+            if not isinstance(k, LibraryKernel)
+            and k.symbol not in self._given
+            and self._cache.get(k.symbol) is None
         }
         finished = 0
 
@@ -121,16 +136,66 @@ class CudaTarget(Target):
                 if kernel.symbol not in self._libraries:
                     self._libraries[kernel.symbol] = kernel.load(self.gpu)
                 return self._libraries[kernel.symbol]
-        return self.gpu.load(kernel.symbol, lambda: self._code(kernel))
+        given = self._given.get(kernel.symbol)
+        if given is not None:  # no other engine gets what this plan holds
+            return self.gpu.load(f"{kernel.symbol} {given.digest}", lambda: given)
+        return self.gpu.load(kernel.symbol, lambda: self.code(kernel))
 
-    def _code(self, kernel: Kernel) -> DeviceCode:
-        """The code of a kernel, compiled here if the cache has lost it."""
+    def code(self, kernel: Kernel) -> DeviceCode:
+        """The code of a generated kernel: the plan's own, or as it was compiled here."""
+        if kernel.symbol in self._given:
+            return self._given[kernel.symbol]
         data = self._cache.get(kernel.symbol)
         if data is None:
             self.prepare([kernel])
             data = self._cache.get(kernel.symbol)
             assert data is not None
         return DeviceCode.from_bytes(data)
+
+    def device_code(self, kernels: Iterable[Kernel]) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for kernel in kernels:
+            if isinstance(kernel, LibraryKernel):
+                stored = kernel.stored(self.gpu)
+                if stored is not None:
+                    found[LIBRARY + kernel.symbol] = stored
+                continue
+            try:
+                found[kernel.symbol] = self.code(kernel).to_bytes()
+            except PlanishError as error:  # of a size at which nothing has run yet
+                log.debug("a plan is saved without the code of %s: %s", kernel.symbol, error.what)
+        return found
+
+    def with_code(self, code: Mapping[str, bytes]) -> CudaTarget:
+        given: dict[str, DeviceCode] = {}
+        other: set[str] = set()
+        for name, data in code.items():
+            if name.startswith(LIBRARY):
+                self.gpu.library_code.setdefault(name.removeprefix(LIBRARY), data)
+                continue
+            try:
+                kernel = DeviceCode.from_bytes(data)
+            except ValueError as error:
+                raise PlanError(
+                    "Device code of the plan is damaged",
+                    where=name,
+                    why=str(error),
+                    cure="load it without allow_device_code=True, or build the plan again",
+                ) from error
+            if kernel.arch == self.machine.arch:
+                given[name] = kernel
+            else:
+                other.add(kernel.arch)
+        if other:
+            log.warning(
+                "device code for %s is not used: %s is %s",
+                ", ".join(sorted(other)),
+                self.device,
+                self.machine.arch,
+            )
+        target = copy.copy(self)  # caches, locks and compilers are shared
+        target._given = given
+        return target
 
     def arena(self, size: int) -> CudaArena:
         return CudaArena(self.gpu, max(size, 64))
@@ -169,12 +234,14 @@ class CudaTarget(Target):
         return self.gpu.wrap_stream(given)
 
 
-def _compiler_version() -> str:
-    """Triton's, without importing it: plans whose kernels are compiled run without Triton."""
+def _triton_version() -> str:
+    """Triton's, without importing it. Where it is not installed, the version that plans and the
+    kernel cache are likely to be from: what is compiled already runs without Triton.
+    """
     try:
-        return f"triton {version('triton')}"
+        return version("triton")
     except PackageNotFoundError:
-        return "no triton"
+        return TRITON
 
 
 @cache
