@@ -76,6 +76,9 @@ class SimulatedGpu:
         address, raw = self._place(size)
         return SimpleNamespace(address=address, nbytes=size, keep=raw)
 
+    def device_of(self, address: int) -> int:
+        return self.ordinal
+
     def is_device_address(self, address: int) -> bool:
         return any(a <= address < a + raw.nbytes for a, raw in self._memory.items())
 

@@ -2,7 +2,7 @@
 
 It stands behind the weights, and the header's entry ``device_code`` says what it is:
 
-    {"for": "cuda sm_90 …", "count": 2, "bytes": 41000, "sha256": …, "kernels": [["rows_…", 20000], …]}
+    {"for": "cuda sm_90 …", "count": 2, "bytes": 410, "sha256": …, "kernels": [["rows_…", 200], …
 
 It is run only where `planish.load` is told ``allow_device_code=True``, and fits.
 """

@@ -65,7 +65,7 @@ class ExecutionContext:
             outputs = self._outputs(bound.output_shapes, out, arrays)
             if out is not None:
                 refuse_overlaps(outputs, arrays, [info.name for info in self.engine.outputs])
-            self._run(bound, arrays, [address_of(a) for a in outputs])
+            self._run(bound, arrays, [address_of(a) for a in outputs], outputs=outputs)
         if len(outputs) == 1:
             return outputs[0]
         return {i.name: a for i, a in zip(self.engine.outputs, outputs, strict=True)}
@@ -88,16 +88,20 @@ class ExecutionContext:
         InputError
             An output is missing, or an array does not fit; nothing is queued.
         """
-        names = {info.name for info in self.engine.outputs}
-        if names != set(outputs if isinstance(outputs, Mapping) else list(names)[:1]):
+        names = self.engine._output_names
+        given = outputs.keys() if isinstance(outputs, Mapping) else {self.engine.outputs[0].name}
+        if names != given:
             raise InputError(
                 "enqueue needs an array for every output",
                 where="outputs=",
                 why=f"the engine's outputs are {', '.join(map(str, self.engine.outputs))}",
                 cure="pass a mapping with an array for each name",
             )
+        if stream is None:
+            self.execute(inputs, out=outputs)
+            return
         before = self._queue
-        self._queue = self.engine._queue(stream) or before
+        self._queue = self.engine._queue(stream)
         try:
             self.execute(inputs, out=outputs)
         finally:
@@ -143,7 +147,9 @@ class ExecutionContext:
         elif inputs.keys() != set(engine._input_names):
             inputs = engine._by_name((), inputs)
         target = engine.target
-        arrays = [input_array(inputs[v.name], v, target) for v in engine.plan.graph.inputs]
+        arrays = [
+            input_array(inputs[v.name], v, target, self._queue) for v in engine.plan.graph.inputs
+        ]
         shapes = tuple(a.shape for a in arrays)
         if self._last is None or self._last[0] != shapes:
             names = engine._input_names
@@ -157,6 +163,7 @@ class ExecutionContext:
         arrays: list[Any],
         targets: list[int],
         record: list[np.ndarray] | None = None,
+        outputs: Sequence[Any] = (),
     ) -> None:
         """Runs a program; `record` receives start and end of its launches."""
         if self._arena is None or self._arena.nbytes < bound.arena_bytes:
@@ -164,7 +171,13 @@ class ExecutionContext:
         addresses = [address_of(a) for a in arrays]
         run, queue = bound.executable.run, self._queue
         if self.profiler is None and record is None:
-            run(self._arena, addresses, targets, self.threads, stream=queue)
+            foreign = [a for a in outputs if not isinstance(a, np.ndarray)]
+            local = len(foreign) == len(targets) and not any(
+                isinstance(a, np.ndarray) for a in arrays
+            )
+            run(self._arena, addresses, targets, self.threads, stream=queue, local=local)
+            for array in foreign:
+                array.written_on(queue)
             return
         times = np.zeros((len(bound.launch_steps), 2), np.int64)
         run(self._arena, addresses, targets, self.threads, times, stream=queue)
@@ -192,7 +205,8 @@ class ExecutionContext:
     def _outputs(
         self, shapes: Sequence[tuple[int, ...]], out: Any, arrays: Sequence[Any]
     ) -> list[Any]:
-        return output_arrays(self.engine.outputs, shapes, out, arrays, self.engine.target)
+        engine = self.engine
+        return output_arrays(engine.outputs, shapes, out, arrays, engine.target, self._queue)
 
     def close(self) -> None:
         """Releases the arena."""

@@ -48,6 +48,7 @@ class Engine:
         self.inputs = tuple(self._info(v, v.name, v.shape) for v in graph.inputs)
         self.outputs = tuple(self._info(v, name, shape) for name, v, shape in graph.results())
         self._input_names = [info.name for info in self.inputs]
+        self._output_names = {info.name for info in self.outputs}
 
     def renew_locks(self) -> None:
         """In a forked child nobody else makes anything; see `planish.native.renew_after_fork`."""

@@ -326,6 +326,7 @@ class Executable(ABC):
         threads: int,
         profile: np.ndarray | None = None,
         stream: Any = None,
+        local: bool = False,
     ) -> None:
         """Runs everything.
 
@@ -341,6 +342,8 @@ class Executable(ABC):
             Receives start and end in nanoseconds of each launch, int64 ``[launches, 2]``.
         stream : object, optional
             As `Target.stream` made it: work is queued there and not waited for.
+        local : bool
+            Whether all addresses are known to be in memory of the target's own.
         """
 
     @property
@@ -399,6 +402,13 @@ class ForeignArray(Protocol):
     def address(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
+    @property
+    def writeable(self) -> bool: ...
+
+    def written_on(self, stream: Any) -> None:
+        """Notes the stream, as `Target.stream` made it, on which what writes it is queued; None:
+        it is written.
+        """
 
 
 class Target(ABC):
@@ -470,8 +480,12 @@ class Target(ABC):
     def tensor(self, layout: Layout, dtype: np.dtype) -> TensorMemory:
         """Memory for a tensor of that layout, aligned as the layout says and no better."""
 
-    def foreign_array(self, given: Any) -> ForeignArray | None:
-        """What a caller passes as an array of the target's own memory; None for anything else."""
+    def foreign_array(self, given: Any, stream: Any = None) -> ForeignArray | None:
+        """What a caller passes as an array of the target's own memory; None for anything else.
+
+        It may be used on `stream` then, or right now where that is None: whatever writes it is
+        waited for.
+        """
         return None
 
     def new_array(self, shape: Sequence[int], dtype: np.dtype) -> ForeignArray:

@@ -8,7 +8,6 @@ that whoever only reads it keeps the capsule and needs nothing else. The layout 
 from __future__ import annotations
 
 import ctypes
-import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -32,25 +31,44 @@ _TYPES: dict[tuple[int, int], np.dtype] = {
 """Element types by code and bits."""
 _CODE_OF = {dtype: code for code, dtype in _TYPES.items()}
 
-_TENSOR = struct.Struct("=QiiiBBHQQQ")  # data, device, its number, rank, type, shape, strides, offset
-_HEAD = struct.Struct("=IIQQQ")  # version, context, deleter, flags
+
+class _Tensor(ctypes.Structure):
+    """DLTensor."""
+
+    _fields_ = (
+        ("data", ctypes.c_uint64),
+        ("kind", ctypes.c_int32),
+        ("number", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("offset", ctypes.c_uint64),
+    )
+
+
+class _Versioned(ctypes.Structure):
+    """DLManagedTensorVersioned. Without a version the tensor comes first."""
+
+    _fields_ = (
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("context", ctypes.c_uint64),
+        ("deleter", ctypes.c_uint64),
+        ("flags", ctypes.c_uint64),
+        ("tensor", _Tensor),
+    )
+
+
 _PLAIN, _VERSIONED = b"dltensor", b"dltensor_versioned"
 
 _api = ctypes.pythonapi
-_new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
-    ("PyCapsule_New", _api)
-)
 _is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
     ("PyCapsule_IsValid", _api)
 )
 _pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", _api)
-)
-# a destructor sees a capsule that nothing refers to any more: by address only
-_dying_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
-    ("PyCapsule_IsValid", _api)
-)
-_dying_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
     ("PyCapsule_GetPointer", _api)
 )
 
@@ -74,40 +92,47 @@ def read(capsule: Any) -> Described:
     BufferError
         It is none, of a version not known here, or its elements are of a type that Planish lacks.
     """
-    read_only = False
-    if _is_valid(capsule, _VERSIONED):
-        place = _pointer(capsule, _VERSIONED)
-        major, _, _, _, flags = _HEAD.unpack(ctypes.string_at(place, _HEAD.size))
-        if major != VERSION[0]:
-            raise BufferError(f"DLPack of version {major} is not known")
-        place += _HEAD.size
-        read_only = bool(flags & READ_ONLY)
-    elif _is_valid(capsule, _PLAIN):
-        place = _pointer(capsule, _PLAIN)
-    else:
-        raise BufferError("this is no capsule of DLPack, or it was used before")
-    data, kind, number, rank, code, bits, lanes, shape, strides, offset = _TENSOR.unpack(
-        ctypes.string_at(place, _TENSOR.size)
-    )
-    dtype = _TYPES.get((code, bits))
-    if dtype is None or lanes != 1:
-        raise BufferError(f"elements of DLPack's type {code} with {bits} bits are not known")
+    tensor, versioned = _tensor(capsule)
+    if versioned is not None and versioned.major != VERSION[0]:
+        raise BufferError(f"DLPack of version {versioned.major} is not known")
+    dtype = _TYPES.get((tensor.code, tensor.bits))
+    if dtype is None or tensor.lanes != 1:
+        kind = f"type {tensor.code} with {tensor.bits} bits"
+        raise BufferError(f"elements of DLPack's {kind} are not known")
+    rank = tensor.rank
     return Described(
-        _integers(shape, rank),
-        _integers(strides, rank) if strides else None,
+        tuple(tensor.shape[:rank]),
+        tuple(tensor.strides[:rank]) if tensor.strides else None,
         dtype,
-        data + offset,
-        (kind, number),
-        read_only,
+        tensor.data + tensor.offset,
+        (tensor.kind, tensor.number),
+        versioned is not None and bool(versioned.flags & READ_ONLY),
     )
 
 
-def _integers(address: int, count: int) -> tuple[int, ...]:
-    return struct.unpack(f"={count}q", ctypes.string_at(address, 8 * count)) if count else ()
+def _tensor(capsule: Any) -> tuple[_Tensor, _Versioned | None]:
+    """What a capsule holds; the latter if it has a version."""
+    if _is_valid(capsule, _VERSIONED):
+        versioned = _Versioned.from_address(_pointer(capsule, _VERSIONED))
+        return versioned.tensor, versioned
+    if _is_valid(capsule, _PLAIN):
+        return _Tensor.from_address(_pointer(capsule, _PLAIN)), None
+    raise BufferError("this is no capsule of DLPack, or it was used before")
 
 
-_exported: dict[int, tuple[Any, Any]] = {}
-"""What capsules hold, and whose memory it is, until they are done with."""
+class _Memory:
+    """An array's memory, as NumPy takes it without looking at it."""
+
+    def __init__(
+        self, address: int, shape: Sequence[int], dtype: np.dtype, owner: object, writeable: bool
+    ) -> None:
+        self.owner = owner
+        self.__array_interface__ = {
+            "shape": tuple(shape),
+            "typestr": f"<u{dtype.itemsize}",
+            "data": (address, not writeable),
+            "version": 3,
+        }
 
 
 def export(
@@ -116,38 +141,23 @@ def export(
     dtype: np.dtype,
     device: tuple[int, int],
     owner: object,
-    versioned: bool,
+    *,
+    versioned: bool = True,
+    writeable: bool = True,
 ) -> Any:
-    """A capsule of a dense array; `owner` lives until nobody uses it any more."""
+    """A capsule of a dense array; `owner` lives until nobody uses it any more.
+
+    NumPy makes it, as of an array of the host's that nobody reads, because what frees a capsule may
+    run while an error is on its way, which a function in Python would not survive. Then type and
+    device are set.
+    """
     code, bits = _CODE_OF[np.dtype(dtype)]
-    rank = len(shape)
-    strides = [1] * rank
-    for axis in range(rank - 2, -1, -1):
-        strides[axis] = strides[axis + 1] * max(shape[axis + 1], 1)
-    numbers = (ctypes.c_int64 * max(2 * rank, 1))(*shape, *strides)
-    start = ctypes.addressof(numbers)
-    deleter = ctypes.cast(_delete, ctypes.c_void_p).value
-    tensor = _TENSOR.pack(address, *device, rank, code, bits, 1, start, start + 8 * rank, 0)
-    if versioned:
-        content = _HEAD.pack(*VERSION, 0, deleter, 0) + tensor
-    else:
-        content = tensor + struct.pack("=QQ", 0, deleter)
-    memory = ctypes.create_string_buffer(content, len(content))
-    place = ctypes.addressof(memory)
-    _exported[place] = (memory, numbers), owner
-    destructor = ctypes.cast(_destruct, ctypes.c_void_p).value
-    return _new(place, _VERSIONED if versioned else _PLAIN, destructor)
-
-
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-def _delete(place: int) -> None:
-    """Called by whoever took the array out of a capsule, when done with it."""
-    _exported.pop(place, None)
-
-
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-def _destruct(capsule: int) -> None:
-    """Called when a capsule is dropped; where its name is still ours, nobody took the array."""
-    for name in (_PLAIN, _VERSIONED):
-        if _dying_is_valid(capsule, name):
-            _exported.pop(_dying_pointer(capsule, name), None)
+    array = np.asarray(_Memory(address, shape, np.dtype(dtype), owner, writeable))
+    try:
+        capsule = array.__dlpack__(max_version=VERSION if versioned else None)
+    except TypeError:  # NumPy before 2.1
+        capsule = array.__dlpack__()
+    tensor, _ = _tensor(capsule)
+    tensor.kind, tensor.number = device
+    tensor.code, tensor.bits = code, bits
+    return capsule

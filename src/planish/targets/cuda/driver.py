@@ -6,10 +6,11 @@ A `Gpu` is one device of this process: memory, streams, kernels, graphs. Errors 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_int32
 from functools import cache
@@ -21,6 +22,8 @@ from planish.errors import DeviceError
 from planish.targets.cuda.codegen.compile import DeviceCode
 from planish.targets.cuda.machine import CudaMachine
 
+log = logging.getLogger("planish")
+
 FRACTION = "PLANISH_GPU_MEMORY_FRACTION"
 """The environment variable that limits what engines take of a GPU's memory: 0.5 is half of it."""
 
@@ -28,15 +31,26 @@ LARGE_SHARED = 48 << 10
 """Blocks with more shared memory than this must ask for it."""
 
 
+LEGACY_STREAM = 1
+"""The handle by which protocols name the stream that waits for all others, and they for it."""
+
+STREAMS = 8
+"""Streams of users that are kept at hand."""
+
+
 class DeviceMemory:
-    """Bytes of device memory; freed when the object is."""
+    """Bytes of device memory; freed when the object is.
+
+    `users` are handles of streams that may still use it then: what gets the memory next waits.
+    """
 
     def __init__(self, gpu: Gpu, size: int, buffer: Any) -> None:
         self.address = int(buffer.handle)
         self.nbytes = size
         self.gpu = gpu
+        self.users: set[int] = set()
         self._buffer = buffer
-        weakref.finalize(self, gpu.give_back, size)
+        weakref.finalize(self, gpu.give_back, size, self.users)
 
 
 class HostMemory:
@@ -66,6 +80,7 @@ class Gpu:
         self._memory = self._device.memory_resource
         self._pinned = self._core.LegacyPinnedMemoryResource()
         self._kernels: dict[str, Any] = {}
+        self._streams: dict[int, tuple[Any, Any]] = {}
         self._lock = threading.RLock()  # memory may be freed while it is held
         self.stream = self._device.create_stream()
         """For allocations, and for copies that are waited for."""
@@ -157,10 +172,18 @@ class Gpu:
                 cure="raise the limit, or use smaller inputs or a smaller batch",
             )
 
-    def give_back(self, size: int) -> None:
-        """Notes that memory was freed."""
+    def give_back(self, size: int, users: Collection[int] = ()) -> None:
+        """Notes that memory is about to be freed, which streams of others may use."""
         with self._lock:
             self._taken -= size
+        if not users or self._pid != os.getpid():
+            return
+        self.enter()
+        for handle in users:
+            try:
+                self.stream.wait(self._core.Stream.from_handle(handle))
+            except Exception as error:  # the stream is gone, and its work done
+                log.debug("stream %d is not waited for: %s", handle, error)
 
     def allocate_host(self, size: int) -> HostMemory:
         """Pinned host memory."""
@@ -188,6 +211,12 @@ class Gpu:
         self.enter()
         self.copy(array.ctypes.data, source, array.nbytes, self.stream)
         self.stream.sync()
+
+    def device_of(self, address: int) -> int:
+        """The number of the device whose memory an address is; this one's where nobody knows."""
+        kind = self._driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        status, value = self._driver.cuPointerGetAttribute(kind, address)
+        return self.ordinal if int(status) != 0 else int(value)
 
     def is_device_address(self, address: int) -> bool:
         """Whether an address is memory of a device."""
@@ -265,14 +294,26 @@ class Gpu:
         DeviceError
             It is no stream.
         """
+        known = self._streams.get(id(stream))
+        if known is not None and known[0] is stream:
+            return known[1]
         self.enter()
         try:
             if isinstance(stream, int):
-                return self._core.Stream.from_handle(stream)
+                # 0 is the legacy stream, too, and no handle; not kept: whose it is may change
+                return self._core.Stream.from_handle(stream or LEGACY_STREAM)
             for name in ("cuda_stream", "ptr"):  # PyTorch, CuPy
                 if isinstance(getattr(stream, name, None), int):
-                    return self._core.Stream.from_handle(getattr(stream, name))
-            return self._device.create_stream(stream)
+                    handle = getattr(stream, name) or LEGACY_STREAM
+                    wrapped = self._core.Stream.from_handle(handle)
+                    break
+            else:
+                wrapped = self._device.create_stream(stream)
+            with self._lock:  # the user's object lives as long, and so does its handle
+                self._streams[id(stream)] = stream, wrapped
+                if len(self._streams) > STREAMS:
+                    self._streams.pop(next(iter(self._streams)))
+            return wrapped
         except Exception as error:
             raise DeviceError(
                 f"A {type(stream).__name__} is no CUDA stream",
@@ -329,15 +370,18 @@ class Gpu:
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Calls a function of the driver and gives its results, without the status."""
         status, *results = function(*args)
+        self._check(status, function.__name__)
+        return results[0] if len(results) == 1 else results
+
+    def _check(self, status: Any, name: str) -> None:
         if int(status) != 0:
             _, text = self._driver.cuGetErrorString(status)
             raise DeviceError(
                 "The CUDA driver refuses a call",
-                where=f"cuda:{self.ordinal}, {function.__name__}",
+                where=f"cuda:{self.ordinal}, {name}",
                 why=text.decode() if isinstance(text, bytes) else str(text),
                 cure="if kernels ran before, one of them failed: please report it with the model",
             )
-        return results[0] if len(results) == 1 else results
 
 
 class CapturedGraph:
@@ -345,10 +389,18 @@ class CapturedGraph:
 
     def __init__(self, gpu: Gpu, handle: Any) -> None:
         self._gpu, self._handle = gpu, handle
+        self._driver = gpu._driver
+        self._latest: tuple[Any, Any] = None, None
 
     def launch(self, stream: Any) -> None:
         """Queues it."""
-        self._gpu._call(self._gpu._driver.cuGraphLaunch, self._handle, stream.handle)
+        known, handle = self._latest
+        if known is not stream:
+            handle = stream.handle
+            self._latest = stream, handle
+        (status,) = self._driver.cuGraphLaunch(self._handle, handle)
+        if status != 0:
+            self._gpu._check(status, "cuGraphLaunch")
 
     def __del__(self) -> None:
         if os.getpid() == self._gpu._pid:

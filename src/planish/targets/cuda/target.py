@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import re
 import threading
@@ -29,6 +30,7 @@ from planish.targets.base import (
     Target,
 )
 from planish.targets.cache import KernelCache, generator_version
+from planish.targets.cuda import foreign
 from planish.targets.cuda.codegen.compile import DeviceCode
 from planish.targets.cuda.driver import Gpu, gpu
 from planish.targets.cuda.executable import CudaExecutable
@@ -206,29 +208,13 @@ class CudaTarget(Target):
     def tensor(self, layout: Layout, dtype: np.dtype) -> CudaTensor:
         return CudaTensor(self.gpu, layout, dtype)
 
-    def foreign_array(self, given: Any) -> DeviceArray | None:
-        if isinstance(given, DeviceArray):
-            return given
-        described = getattr(given, "__cuda_array_interface__", None)
-        if described is None:
-            return None
-        shape, dtype = tuple(described["shape"]), np.dtype(described["typestr"])
-        strides = described.get("strides")
-        dense = np.empty(shape, dtype).strides if 0 not in shape else strides
-        if strides is not None and tuple(strides) != dense:
-            raise DeviceError(
-                "An array on the GPU is not dense",
-                where=f"shape {shape}, strides {tuple(strides)} bytes",
-                why="kernels read inputs as they would lie in a new array",
-                cure="pass a contiguous copy (.contiguous() in PyTorch)",
-            )
-        return DeviceArray(shape, dtype, int(described["data"][0]), given)
+    def foreign_array(self, given: Any, stream: Any = None) -> DeviceArray | None:
+        return foreign.read(self.gpu, given, stream)
 
     def new_array(self, shape: Sequence[int], dtype: np.dtype) -> DeviceArray:
         shape = tuple(shape)
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        memory = self.gpu.allocate(size, "an output")
-        return DeviceArray(shape, dtype, memory.address, memory)
+        memory = self.gpu.allocate(math.prod(shape) * dtype.itemsize, "an output")
+        return DeviceArray(self.gpu, shape, dtype, memory.address, memory)
 
     def stream(self, given: Any) -> Any:
         return self.gpu.wrap_stream(given)
