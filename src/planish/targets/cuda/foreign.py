@@ -7,6 +7,7 @@ the other protocol names a stream, which is waited for here. Without one of its 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -88,9 +89,9 @@ def _from_interface(gpu: Gpu, given: Any, described: dict[str, Any], stream: Any
 
 
 def _require_dense(shape: tuple[int, ...], strides: Sequence[int]) -> None:
-    if 0 in shape:
+    dense = _dense(shape)
+    if tuple(strides) == dense or 0 in shape:
         return
-    dense = dense_strides(shape)
     if any(s != d and n != 1 for n, s, d in zip(shape, strides, dense, strict=True)):
         raise DeviceError(
             "An array on the GPU is not dense",
@@ -98,6 +99,9 @@ def _require_dense(shape: tuple[int, ...], strides: Sequence[int]) -> None:
             why="kernels read inputs as they would lie in a new array",
             cure="pass a contiguous copy (.contiguous() in PyTorch)",
         )
+
+
+_dense = lru_cache(dense_strides)
 
 
 def _elsewhere(gpu: Gpu, number: int) -> DeviceError:
