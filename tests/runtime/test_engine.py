@@ -465,7 +465,7 @@ class TestLooking:
     def test_layers(self, engine: Engine) -> None:
         rows = engine.layers()
         assert [r["op"] for r in rows].count("conv") == 2
-        assert {"name", "origin", "op", "tactic", "precision", "output", "microseconds"} == set(
+        assert {"name", "origin", "op", "tactic", "precision", "output", "microseconds"} <= set(
             rows[0]
         )
         assert rows[-1]["output"] == "f32[N, 5]"

@@ -137,11 +137,18 @@ def _sizes(engine: Engine, batch: int | None) -> dict[str, int]:
 def _layers(
     engine: Engine, at: Mapping[str, int], options: BuildOptions, measured: bool
 ) -> list[dict[str, Any]]:
+    from planish.runtime.layers import rate
+
+    limits = engine.ceilings(measure=False)
+    if limits is None:
+        note("measuring what this machine can reach, once")
+        limits = engine.ceilings()
     rows = engine.layers()
     if measured:
         times = _profile(engine, at, options.arguments["threads"])
         for row in rows:
             row["microseconds"] = times.get(row["name"], 0.0)
+            rate(row, limits)
     total = sum(row["microseconds"] or 0.0 for row in rows)
     for row in rows:
         time = row["microseconds"]
@@ -166,16 +173,28 @@ def _profile(engine: Engine, at: Mapping[str, int], threads: int | None) -> dict
 
 
 def _show_layers(rows: list[dict[str, Any]], measured: bool) -> None:
+    def shown(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    units = any(row["tensor_cores"] is not None for row in rows)
+    more = ["tensor cores"] if units else []
     table(
-        ["layer", "what it fuses", "tactic", "output", ">µs", ">share"],
+        [
+            *("layer", "what it fuses", "tactic", "output", ">µs", ">share"),
+            *(">GFLOP/s", ">GB/s", ">of ceiling", *more),
+        ],
         [
             (
                 row["name"],
                 row["origin"],
                 row["tactic"],
                 row["output"],
-                "-" if row["microseconds"] is None else f"{row['microseconds']:.1f}",
-                "-" if row["share"] is None else f"{row['share']:.1%}",
+                shown(row["microseconds"], ".1f"),
+                shown(row["share"], ".1%"),
+                shown(row["gigaflops_per_second"], ",.0f"),
+                shown(row["gigabytes_per_second"], ",.0f"),
+                shown(row["of_ceiling"], ".0%"),
+                *(["yes" if row["tensor_cores"] else row["why_no_tensor_cores"]] if units else []),
             )
             for row in rows
         ],

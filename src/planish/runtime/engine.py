@@ -19,6 +19,7 @@ from planish.targets.base import Target
 
 if TYPE_CHECKING:
     from planish.plan.device_code import PlanCode
+    from planish.tuning.ceilings import Ceilings
 
 PROGRAMS = 16
 """Shapes for which an engine keeps everything ready; the least recently used one goes first."""
@@ -237,30 +238,37 @@ class Engine:
         """Bytes of weights packed for the kernels in use so far, besides the plan's own."""
         return self._constants.bytes
 
-    def layers(self) -> list[dict[str, Any]]:
-        """The fused layers in order: name, origin (the user's ops), tactic, output type; of a plan
-        of several stages also the stage.
+    def layers(self, ceilings: bool = False) -> list[dict[str, Any]]:
+        """The fused layers in order, a dict each.
+
+        ``name``, ``origin`` (the user's ops), ``op``, ``tactic``, ``precision``, ``output``
+        (types); ``microseconds`` as tuning measured it; of a plan of several stages the ``stage``;
+        ``kernels``, by the names that profilers show; ``flops`` and ``bytes`` at the usual sizes;
+        ``tensor_cores`` (None on machines without), ``why_no_tensor_cores``;
+        ``gigaflops_per_second``, ``gigabytes_per_second``; ``of_ceiling``, the share of the time
+        that would do if the machine ran at what it reaches with large products and copies, and
+        which of both ``bound`` it.
+
+        Parameters
+        ----------
+        ceilings : bool
+            Measures what the machine can reach, if that is not in the timing cache yet: seconds,
+            once. Without it ``of_ceiling`` is None then; it always is for a plan that was tuned on
+            another machine.
         """
-        rows = []
-        parts = self.plan.stages.parts
-        stage_of = {i: stage for stage, part in enumerate(parts) for i in part.steps}
-        for index, step in enumerate(self.plan.steps):
-            choice = step.choices[0] if step.choices else None
-            rows.append(
-                {
-                    "name": step.task.name,
-                    "origin": step.task.origin,
-                    "op": step.task.kind,
-                    "tactic": str(choice.tactic) if choice else "chosen at run time",
-                    "precision": (choice.tactic if choice else step.task).precision,
-                    "output": ", ".join(str(v.type) for v in step.task.outputs),
-                    "microseconds": choice.seconds * 1e6
-                    if choice and choice.seconds is not None
-                    else None,
-                    **({"stage": stage_of[index]} if len(parts) > 1 else {}),
-                }
-            )
-        return rows
+        from planish.runtime.layers import layer_rows
+
+        return layer_rows(self, self.ceilings(measure=ceilings))
+
+    def ceilings(self, measure: bool = True) -> Ceilings | None:
+        """What the machine can reach, see `layers`; None for a plan that was tuned on another one,
+        and where it is not known and not to be measured.
+        """
+        from planish.tuning.ceilings import ceilings
+
+        if self.plan.about.get("machine") != self.target.timing_key:
+            return None
+        return ceilings(self.target, self.plan.about.get("threads"), measure)
 
     def host_steps(self) -> list[str]:
         """The names of layers that run by their NumPy reference, outside native code."""

@@ -429,6 +429,10 @@ class Target(ABC):
 
     tactics_per_task: ClassVar[int] = 12
     """At most so many tactics of a task are measured."""
+    ceiling_sizes: ClassVar[tuple[int, int]] = (1024, 1 << 26)
+    """Rows of the matrix product and elements of the tensor by which it is measured what the
+    machine can reach.
+    """
     compilers_beside: int = 0
     """So many kernels may be compiled on the host while others are measured; 0: none."""
 
@@ -446,6 +450,14 @@ class Target(ABC):
     @abstractmethod
     def executable(self, schedule: Schedule) -> Executable:
         """Makes a schedule ready to run; compiles what is not yet compiled."""
+
+    def matrix_units(
+        self, tactic: Tactic, binding: Binding, permitted: Collection[str]
+    ) -> tuple[bool | None, str]:
+        """Whether a tactic's kernels use units that multiply matrices (tensor cores), and the
+        reason if not; None where the machine has none that they could use.
+        """
+        return None, ""
 
     code_key: str = ""
     """What the code in plans depends on: the kind of machine, the version of the generators. Empty

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -38,6 +38,7 @@ from planish.targets.cuda.kernel import LibraryKernel
 from planish.targets.cuda.kernels import FAMILIES
 from planish.targets.cuda.machine import CudaMachine
 from planish.targets.cuda.memory import ConstantPool, CudaArena, CudaTensor, DeviceArray
+from planish.targets.cuda.tensor_cores import why_not
 from planish.targets.workers import CompilerPool
 
 log = logging.getLogger("planish")
@@ -55,6 +56,7 @@ class CudaTarget(Target):
     precisions = frozenset({"fp32", "tf32", "fp16", "bf16"})
     has_streams = True
     tactics_per_task = 24  # of three sources, and each is measured in milliseconds
+    ceiling_sizes = (4096, 1 << 28)
 
     def __init__(self, device: Gpu) -> None:
         self.gpu = device
@@ -153,6 +155,19 @@ class CudaTarget(Target):
             data = self._cache.get(kernel.symbol)
             assert data is not None
         return DeviceCode.from_bytes(data)
+
+    def matrix_units(
+        self, tactic: Tactic, binding: Binding, permitted: Collection[str]
+    ) -> tuple[bool | None, str]:
+        for launch in tactic.launches(binding):
+            kernel = launch.kernel
+            if isinstance(kernel, LibraryKernel):
+                used = tactic.precision != "fp32"  # for these the libraries have nothing else
+            else:
+                used = isinstance(kernel, Kernel) and self.code(kernel).tensor_cores
+            if used:
+                return True, ""
+        return False, why_not(tactic, binding, permitted)
 
     def device_code(self, kernels: Iterable[Kernel]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
