@@ -41,7 +41,7 @@ class PlanCode:
         return sum(map(len, self.kernels.values()))
 
     def __str__(self) -> str:
-        return f"{len(self.kernels)} kernels of {self.size:,} bytes for {self.key}"
+        return f"{len(self.kernels)} kernel(s), {self.size:,} bytes, for {self.key}"
 
 
 def code_of(plan: Plan, target: Target) -> PlanCode | None:

@@ -283,12 +283,15 @@ class ScheduledLaunch:
         The layout and dtype behind each pointer that is a value; host steps need it.
     touches : tuple of Range
         What is read or written through each pointer: launches that share nothing may overlap.
+    label : str
+        The layer's name, for profilers.
     """
 
     launch: Launch
     addresses: tuple[Address, ...]
     layouts: tuple[tuple[Layout, np.dtype] | None, ...]
     touches: tuple[Range, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def test_arrays_that_their_library_keeps(engine: Engine, gpu: SimulatedGpu) -> N
 
     with pytest.raises(InputError, match="A Refusing on the GPU cannot be read") as caught:
         engine(Refusing(gpu, x()))
-    assert caught.value.why == "it requires gradients"
+    assert caught.value.why == "its library refuses (it requires gradients)"
 
 
 def test_arrays_of_dlpack_on_the_host(engine: Engine, gpu: SimulatedGpu) -> None:

@@ -186,9 +186,24 @@ class Gpu:
                 log.debug("stream %d is not waited for: %s", handle, error)
 
     def allocate_host(self, size: int) -> HostMemory:
-        """Pinned host memory."""
+        """Pinned host memory.
+
+        Raises
+        ------
+        DeviceError
+            There is too little memory.
+        """
         self.enter()
-        return HostMemory(self, size, self._pinned.allocate(max(size, 1), stream=self.stream))
+        try:
+            buffer = self._pinned.allocate(max(size, 1), stream=self.stream)
+        except Exception as error:  # a class of cuda.core's own
+            raise DeviceError(
+                "There is no pinned memory for copies to and from the GPU",
+                where="host memory",
+                why=f"{size:,} bytes are needed ({error})",
+                cure="use smaller inputs or a smaller batch, or pass arrays on the GPU",
+            ) from error
+        return HostMemory(self, size, buffer)
 
     def copy(self, target: int, source: int, size: int, stream: Any) -> None:
         """Queues a copy between any two addresses, of the device or the host."""
@@ -318,7 +333,7 @@ class Gpu:
             raise DeviceError(
                 f"A {type(stream).__name__} is no CUDA stream",
                 where="stream=",
-                why=str(error),
+                why=f"it follows no protocol of streams ({error})",
                 cure="pass a stream of cuda.core, PyTorch or CuPy, or its address",
             ) from error
 
@@ -442,7 +457,7 @@ def _modules() -> tuple[Any, Any]:
         raise DeviceError(
             "cuda.core is not installed",
             where='device="cuda:…"',
-            why=str(error),
+            why=f"it cannot be imported ({error})",
             cure="pip install 'planish[cuda]'",
         ) from error
     return core, driver
@@ -451,15 +466,26 @@ def _modules() -> tuple[Any, Any]:
 def _device(core: Any, ordinal: int) -> Any:
     try:
         devices = core.Device.get_all_devices()
-    except Exception as error:  # of several kinds: no library, no driver, an old one
+    except Exception as error:  # of several kinds: no library, no driver, an old one, no GPU
+        if "NO_DEVICE" not in str(error):
+            raise DeviceError(
+                "There is no NVIDIA driver",
+                where=f'device="cuda:{ordinal}"',
+                why=f"none can be used ({error})",
+                cure='install NVIDIA\'s driver, or pass device="cpu"',
+            ) from error
+        devices = ()
+    if not devices:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if visible is None else f", and CUDA_VISIBLE_DEVICES is {visible!r}"
         raise DeviceError(
-            "There is no NVIDIA driver",
+            "There is no NVIDIA GPU",
             where=f'device="cuda:{ordinal}"',
-            why=str(error),
-            cure='install NVIDIA\'s driver, or pass device="cpu"',
-        ) from error
+            why=f"the driver finds none{hidden}",
+            cure='make one visible, or pass device="cpu"',
+        )
     if ordinal >= len(devices):
-        names = ", ".join(f"cuda:{i} ({d.name})" for i, d in enumerate(devices)) or "none"
+        names = ", ".join(f"cuda:{i} ({d.name})" for i, d in enumerate(devices))
         raise DeviceError(
             f"There is no GPU number {ordinal}",
             where=f'device="cuda:{ordinal}"',

@@ -32,6 +32,7 @@ from planish.targets.base import (
 from planish.targets.cuda.driver import CapturedGraph, Gpu
 from planish.targets.cuda.kernel import LibraryKernel, TritonKernel
 from planish.targets.cuda.memory import CudaArena
+from planish.targets.cuda.ranges import layer_range
 from planish.targets.cuda.streams import place
 
 GRAPHS = 4
@@ -328,10 +329,11 @@ class CudaExecutable(Executable):
             for number, scheduled in part:
                 start, end = gpu.event(timing=True), gpu.event(timing=True)
                 queue.record(start)
-                if host:
-                    self._host_step(scheduled, arena, sources, targets, queue)
-                else:
-                    self._queue(number, scheduled, arena, sources, targets, queue)
+                with layer_range(scheduled.label):
+                    if host:
+                        self._host_step(scheduled, arena, sources, targets, queue)
+                    else:
+                        self._queue(number, scheduled, arena, sources, targets, queue)
                 queue.record(end)
                 events[number] = start, end
         gpu.wait(queue)

@@ -57,7 +57,7 @@ def _from_dlpack(gpu: Gpu, given: Any, stream: Any) -> DeviceArray:
         raise InputError(
             f"A {type(given).__name__} on the GPU cannot be read through DLPack",
             where="the arguments of the engine",
-            why=str(error),
+            why=f"its library refuses ({error})",
             cure="pass it detached and of a dtype that the engine names",
         ) from error
     if stream is None:

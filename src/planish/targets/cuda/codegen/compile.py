@@ -99,7 +99,7 @@ class DeviceCode:
         try:
             code = DeviceCode(cubin=cubin, **about)
         except TypeError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(f"it is described by {', '.join(about) or 'nothing'}") from error
         if not (isinstance(code.symbol, str) and isinstance(code.arch, str)):
             raise ValueError("symbol and arch must be text")
         if not (type(code.warps) is int and 1 <= code.warps <= 32):
