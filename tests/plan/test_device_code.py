@@ -19,6 +19,7 @@ from planish.graph.graph import Graph
 from planish.graph.types import DType, TensorType
 from planish.ops.elementwise import ew
 from planish.ops.matmul import MatMul
+from planish.plan.file import read_device_code
 from planish.plan.load import load
 from planish.runtime.engine import Engine
 from planish.targets.cuda import target as cuda_target
@@ -79,6 +80,14 @@ def test_the_header_says_what_is_inside(data: bytes, engine: Engine) -> None:
     assert entry["count"] == len(entry["kernels"]) >= 1
     assert entry["bytes"] == sum(size for _, size in entry["kernels"])
     assert len(blob) == header["weights"]["bytes"] + entry["bytes"]
+
+
+def test_what_is_inside_can_be_read(data: bytes, engine: Engine) -> None:
+    said = read_device_code(data)
+    assert said is not None
+    assert said.startswith(f"{split(data)[0]['device_code']['count']} kernel(s), ")
+    assert said.endswith(engine.target.code_key)
+    assert read_device_code(engine.serialize(device_code=False)) is None
 
 
 def test_running_needs_no_compiler(

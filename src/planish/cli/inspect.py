@@ -78,8 +78,14 @@ def inspect(
         "outputs": [describe(o) for o in engine.outputs],
         "about": dict(engine.plan.about),
     }
+    if is_plan(plan):
+        from planish.plan.file import read_device_code
+
+        result["device_code"] = read_device_code(plan)
     if not json_output:
         typer.echo(engine.summary())
+        if result.get("device_code"):
+            typer.echo(f"  device code: {result['device_code']}")
     at = _sizes(engine, batch)
     if layers or profile or not (graph or memory):
         result["layers"] = _layers(engine, at, options, profile)

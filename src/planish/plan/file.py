@@ -289,6 +289,26 @@ def read_about(source: bytes | str | os.PathLike[str]) -> dict[str, Any]:
         raise _located(error, name) from error
 
 
+def read_device_code(source: bytes | str | os.PathLike[str]) -> str | None:
+    """What device code a plan holds, in a few words; None if it holds none.
+
+    Raises
+    ------
+    PlanError
+        As for `deserialize`.
+    """
+    data, name = _content(source)
+    header, blob = _split(data, name)
+    entry = header.get("device_code")
+    if entry is None:
+        return None
+    try:
+        start = expect(expect(header, "weights", dict), "bytes", int)
+        return str(device_code.read(entry, blob[start:]))
+    except PlanError as error:
+        raise _located(error, name) from error
+
+
 def _about(header: Json) -> dict[str, Any]:
     """What the header says of machine and settings; what is used of it must make sense."""
     about: dict[str, Any] = expect(header, "about", dict)

@@ -8,8 +8,9 @@ A layer may be above it: its data may lie in a cache.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from planish.graph.graph import Graph
 from planish.graph.types import DType, TensorType
 from planish.ops.elementwise import ew
 from planish.ops.matmul import MatMul
-from planish.targets.base import Binding, Target
+from planish.targets.base import Binding, Tactic, Target
 from planish.targets.cache import cache_root
 from planish.tuning.cache import TimingCache
 from planish.tuning.measure import Bench, kernels_of
@@ -31,6 +32,9 @@ TACTICS = 6
 
 SECONDS = 0.1
 """Time given to each."""
+
+NOWHERE = Binding({})
+"""No dimension is symbolic."""
 
 _DTYPES = {name: dtype for dtype, name in PRECISIONS.items()} | {"tf32": DType.FLOAT32}
 
@@ -68,26 +72,50 @@ def ceilings(target: Target, threads: int | None = None, measure: bool = True) -
         Without it what is not known yet is not measured, and the result is None.
     """
     threads = threads or target.threads
+    names = ("bytes", *sorted(target.precisions & _DTYPES.keys()))
+    keys = {name: f"{target.timing_key} t{threads} ceiling {name}" for name in names}
     cache = TimingCache(cache_root() / "timing.sqlite")
     try:
-        found = {}
-        for name in ("bytes", *sorted(target.precisions & _DTYPES.keys())):
-            key = f"{target.timing_key} t{threads} ceiling {name}"
-            rate = cache.get(key)
-            if rate is None:
-                if not measure:
-                    return None
-                rate = _measured(target, threads, name)
-                cache.put([(key, rate)])
-            found[name] = rate
+        found = {name: cache.get(key) for name, key in keys.items()}
+        missing = [name for name, rate in found.items() if rate is None]
+        if missing and not measure:
+            return None
+        if missing:
+            measured = _measured(target, threads, missing)
+            cache.put((keys[name], rate) for name, rate in measured.items())
+            found |= measured
     finally:
         cache.close()
     moved = found.pop("bytes")
     return Ceilings({name: rate for name, rate in found.items() if rate}, moved) if moved else None
 
 
-def _measured(target: Target, threads: int, name: str) -> float:
+@dataclass(frozen=True)
+class _Probe:
+    """A task, how much it computes or moves, and the tactics to try."""
+
+    task: Task
+    work: float
+    tactics: list[Tactic]
+
+
+def _measured(target: Target, threads: int, names: Sequence[str]) -> dict[str, float]:
     """Operations or bytes per second; 0 where nothing runs."""
+    probes = {name: _probe(target, name) for name in names}
+    rates = {}
+    with target.compiling():
+        tactics = [tactic for probe in probes.values() for tactic in probe.tactics]
+        try:
+            target.prepare(k for tactic in tactics for k in kernels_of(tactic, NOWHERE))
+        except PlanishError as error:  # the others are compiled all the same
+            log.debug("a kernel does not compile: %s", error)
+        for name, probe in probes.items():
+            seconds = _best(probe, target, threads)
+            rates[name] = probe.work / seconds if seconds else 0.0
+    return rates
+
+
+def _probe(target: Target, name: str) -> _Probe:
     size, elements = target.ceiling_sizes
     graph = Graph("ceiling")
     if name == "bytes":
@@ -101,27 +129,23 @@ def _measured(target: Target, threads: int, name: str) -> float:
         b = graph.constant(weights.astype(dtype.numpy))  # packed beforehand, as weights are
         graph.mark_output(graph.add(MatMul(), a, b), "y")
         task, work = make_task(graph.nodes, graph.nodes[0]), 2.0 * size**3
-    seconds = _best(task, target, threads, name)
-    return work / seconds if seconds else 0.0
+    precision = "fp32" if name == "bytes" else name
+    fitting = (
+        t for t in target.tactics(task, NOWHERE) if t.precision == precision and t.accepts(NOWHERE)
+    )
+    return _Probe(task, work, list(islice(fitting, TACTICS)))
 
 
-def _best(task: Task, target: Target, threads: int, name: str) -> float | None:
-    """The least time of the likely tactics."""
-    binding = Binding({})
-    bench, best = Bench(task, binding, target, threads), None
-    tried = 0
-    with target.compiling():
-        for tactic in target.tactics(task, binding):
-            if tactic.precision != (name if name != "bytes" else "fp32"):
-                continue
-            if tried == TACTICS or not tactic.accepts(binding):
-                continue
-            tried += 1
-            try:
-                target.prepare(kernels_of(tactic, binding))
-                seconds = bench.time(tactic, SECONDS)
-            except PlanishError as error:
-                log.debug("a ceiling is not measured with %s: %s", tactic, error.what)
-                continue
-            best = seconds if best is None else min(best, seconds)
+def _best(probe: _Probe, target: Target, threads: int) -> float | None:
+    """The least time of the tactics."""
+    if not probe.tactics:
+        return None
+    bench, best = Bench(probe.task, NOWHERE, target, threads), None
+    for tactic in probe.tactics:
+        try:
+            seconds = bench.time(tactic, SECONDS)
+        except PlanishError as error:
+            log.debug("a ceiling is not measured with %s: %s", tactic, error.what)
+            continue
+        best = seconds if best is None else min(best, seconds)
     return best
