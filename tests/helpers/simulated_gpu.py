@@ -125,6 +125,9 @@ class SimulatedGpu:
         self._streams += 1
         return SimulatedStream(self, name, 4096 + self._streams)
 
+    def handle(self, stream: Any) -> int:
+        return stream.handle
+
     def wrap_stream(self, stream: Any) -> Any:
         return stream
 

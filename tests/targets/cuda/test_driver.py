@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import planish
-from helpers.fake_driver import FakeDevice, FakePool, stand_in
+from helpers.fake_driver import FakeDevice, FakePool, FakeStream, stand_in
 from planish.errors import DeviceError
 from planish.targets.cuda import driver
 from planish.targets.cuda.target import cuda
@@ -137,12 +137,32 @@ def test_streams_of_users_are_kept_at_hand(monkeypatch: pytest.MonkeyPatch) -> N
     assert gpu.wrap_stream(first) is not wrapped
 
 
+def test_handles_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, [FakeDevice("NVIDIA H200")])
+    gpu = driver.Gpu(0)
+    asked = []
+
+    class Stream:
+        @property
+        def handle(self) -> int:
+            asked.append(self)
+            return 7
+
+    first = Stream()
+    assert [gpu.handle(first), gpu.handle(first)] == [7, 7]
+    assert asked == [first]
+    for _ in range(driver.STREAMS):
+        gpu.handle(Stream())
+    assert len(gpu._handles) == driver.STREAMS
+
+
 def test_memory_that_others_use_is_not_reused_before(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, [FakeDevice("NVIDIA H200")])
     gpu = driver.Gpu(0)
     monkeypatch.setattr(gpu, "_memory", FakePool())
     memory = gpu.allocate(1000, "an output")
-    memory.users |= {1, 77}
+    for user in (1, 77, FakeStream(78), 77):
+        memory.used_on(user)
     del memory
-    assert sorted(gpu.stream.waited) == [1, 77]
+    assert sorted(gpu.stream.waited) == [1, 77, 78]
     assert gpu._taken == 0

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import c_int32
 from functools import cache
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from planish.errors import DeviceError
+from planish.targets.cuda.buffers import DeviceMemory, HostMemory
 from planish.targets.cuda.codegen.compile import DeviceCode
 from planish.targets.cuda.machine import CudaMachine
 
@@ -34,37 +34,8 @@ LARGE_SHARED = 48 << 10
 LEGACY_STREAM = 1
 """The handle by which protocols name the stream that waits for all others, and they for it."""
 
-STREAMS = 8
-"""Streams of users that are kept at hand."""
-
-
-class DeviceMemory:
-    """Bytes of device memory; freed when the object is.
-
-    `users` are handles of streams that may still use it then: what gets the memory next waits.
-    """
-
-    def __init__(self, gpu: Gpu, size: int, buffer: Any) -> None:
-        self.address = int(buffer.handle)
-        self.nbytes = size
-        self.gpu = gpu
-        self.users: set[int] = set()
-        self._buffer = buffer
-        weakref.finalize(self, gpu.give_back, size, self.users)
-
-
-class HostMemory:
-    """Bytes of pinned host memory: copies to and from the device run beside other work."""
-
-    def __init__(self, gpu: Gpu, size: int, buffer: Any) -> None:
-        import ctypes
-
-        self.address = int(buffer.handle)
-        self.nbytes = size
-        self._buffer = buffer
-        self.bytes = np.ctypeslib.as_array(
-            (ctypes.c_uint8 * max(size, 1)).from_address(self.address)
-        )
+STREAMS = 16
+"""So many streams are kept at hand."""
 
 
 class Gpu:
@@ -81,6 +52,7 @@ class Gpu:
         self._pinned = self._core.LegacyPinnedMemoryResource()
         self._kernels: dict[str, Any] = {}
         self._streams: dict[int, tuple[Any, Any]] = {}
+        self._handles: dict[int, tuple[Any, Any]] = {}
         self._lock = threading.RLock()  # memory may be freed while it is held
         self.stream = self._device.create_stream()
         """For allocations, and for copies that are waited for."""
@@ -145,7 +117,7 @@ class Gpu:
             buffer = self._memory.allocate(max(size, 256), stream=self.stream)
             self.stream.sync()
         except Exception as error:  # a class of cuda.core's own
-            self.give_back(size)
+            self.give_back(size, {})
             free, total = self.memory_info()
             raise DeviceError(
                 f"There is no device memory for {what}",
@@ -163,7 +135,7 @@ class Gpu:
             return
         limit = int(self._fraction * self.memory_info()[1])
         if taken > limit:
-            self.give_back(size)
+            self.give_back(size, {})
             raise DeviceError(
                 f"There is no device memory for {what}",
                 where=f"cuda:{self.ordinal}",
@@ -172,18 +144,19 @@ class Gpu:
                 cure="raise the limit, or use smaller inputs or a smaller batch",
             )
 
-    def give_back(self, size: int, users: Collection[int] = ()) -> None:
+    def give_back(self, size: int, users: Mapping[int, Any]) -> None:
         """Notes that memory is about to be freed, which streams of others may use."""
         with self._lock:
             self._taken -= size
         if not users or self._pid != os.getpid():
             return
         self.enter()
-        for handle in users:
+        for user in users.values():
             try:
-                self.stream.wait(self._core.Stream.from_handle(handle))
+                other = self._core.Stream.from_handle(user) if isinstance(user, int) else user
+                self.stream.wait(other)
             except Exception as error:  # the stream is gone, and its work done
-                log.debug("stream %d is not waited for: %s", handle, error)
+                log.debug("stream %s is not waited for: %s", user, error)
 
     def allocate_host(self, size: int) -> HostMemory:
         """Pinned host memory.
@@ -208,12 +181,12 @@ class Gpu:
     def copy(self, target: int, source: int, size: int, stream: Any) -> None:
         """Queues a copy between any two addresses, of the device or the host."""
         if size:
-            self._call(self._driver.cuMemcpyAsync, target, source, size, stream.handle)
+            self._call(self._driver.cuMemcpyAsync, target, source, size, self.handle(stream))
 
     def fill(self, target: int, byte: int, size: int, stream: Any) -> None:
         """Queues setting bytes."""
         if size:
-            self._call(self._driver.cuMemsetD8Async, target, byte, size, stream.handle)
+            self._call(self._driver.cuMemsetD8Async, target, byte, size, self.handle(stream))
 
     def upload(self, target: int, array: np.ndarray) -> None:
         """Copies a contiguous array to the device and waits."""
@@ -295,6 +268,19 @@ class Gpu:
         self._core.launch(stream, config, kernel, *addresses, *(c_int32(n) for n in params), 0, 0)
 
     # ---- streams, graphs, time ------------------------------------------------------------
+
+    def handle(self, stream: Any) -> Any:
+        """The driver's name of a stream, kept at hand: cuda.core makes one each time it is asked,
+        which takes longer than a launch.
+        """
+        known = self._handles.get(id(stream))
+        if known is None or known[0] is not stream:
+            known = stream, stream.handle
+            with self._lock:
+                self._handles[id(stream)] = known
+                if len(self._handles) > STREAMS:
+                    self._handles.pop(next(iter(self._handles)))
+        return known[1]
 
     def create_stream(self) -> Any:
         """A stream that waits for no other."""
@@ -405,15 +391,10 @@ class CapturedGraph:
     def __init__(self, gpu: Gpu, handle: Any) -> None:
         self._gpu, self._handle = gpu, handle
         self._driver = gpu._driver
-        self._latest: tuple[Any, Any] = None, None
 
     def launch(self, stream: Any) -> None:
         """Queues it."""
-        known, handle = self._latest
-        if known is not stream:
-            handle = stream.handle
-            self._latest = stream, handle
-        (status,) = self._driver.cuGraphLaunch(self._handle, handle)
+        (status,) = self._driver.cuGraphLaunch(self._handle, self._gpu.handle(stream))
         if status != 0:
             self._gpu._check(status, "cuGraphLaunch")
 

@@ -46,7 +46,7 @@ def read(gpu: Gpu, given: Any, stream: Any) -> DeviceArray | None:
 
 def _from_dlpack(gpu: Gpu, given: Any, stream: Any) -> DeviceArray:
     reader = gpu.stream if stream is None else stream
-    handle = int(reader.handle) or LEGACY_STREAM
+    handle = int(gpu.handle(reader)) or LEGACY_STREAM
     try:
         try:
             capsule = given.__dlpack__(stream=handle, max_version=dlpack.VERSION)
@@ -80,7 +80,7 @@ def _from_interface(gpu: Gpu, given: Any, described: dict[str, Any], stream: Any
     if strides is not None:
         _require_dense(shape, [s // dtype.itemsize for s in strides])
     writer = described.get("stream")
-    if writer is not None and (stream is None or int(stream.handle) != writer):
+    if writer is not None and (stream is None or int(gpu.handle(stream)) != writer):
         if stream is None:
             gpu.wait(gpu.wrap_stream(writer))
         else:

@@ -11,7 +11,8 @@ import numpy as np
 
 from planish.targets.base import ZEROED_BYTES, Layout, TensorMemory
 from planish.targets.cuda import dlpack
-from planish.targets.cuda.driver import LEGACY_STREAM, DeviceMemory, Gpu, HostMemory
+from planish.targets.cuda.buffers import DeviceMemory, HostMemory
+from planish.targets.cuda.driver import LEGACY_STREAM, Gpu
 
 Graphs = OrderedDict[tuple[int, ...], list[Any]]
 """For addresses of inputs and outputs what is launched, None for host steps."""
@@ -191,7 +192,7 @@ class DeviceArray:
         """Notes the stream on which what writes it is queued; None: it was waited for."""
         self._writer = stream
         if stream is not None:
-            self._used_on(int(stream.handle))
+            self._used_on(stream)
 
     def ready_for(self, stream: Any) -> None:
         """Has a stream wait until it is written; None: the host waits."""
@@ -204,10 +205,10 @@ class DeviceArray:
         else:
             stream.wait(writer)
 
-    def _used_on(self, stream: int) -> None:
+    def _used_on(self, stream: Any) -> None:
         """Notes a stream on which it is used: its memory is not given to others before that."""
         if isinstance(self._owner, DeviceMemory):
-            self._owner.users.add(stream)
+            self._owner.used_on(stream)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -217,7 +218,7 @@ class DeviceArray:
             "typestr": self.dtype.str,
             "data": (self.address, not self.writeable),
             "strides": None,
-            "stream": None if self._writer is None else int(self._writer.handle),
+            "stream": None if self._writer is None else int(self._gpu.handle(self._writer)),
             "version": 3,
         }
 
@@ -244,7 +245,7 @@ class DeviceArray:
         if stream != -1:  # -1: the reader sees to it
             reader = LEGACY_STREAM if stream is None else stream
             self._used_on(reader)
-            if self._writer is not None and int(self._writer.handle) != reader:
+            if self._writer is not None and int(self._gpu.handle(self._writer)) != reader:
                 self.ready_for(self._gpu.wrap_stream(reader))
         versioned = max_version is not None and max_version[0] >= dlpack.VERSION[0]
         if not (versioned or self.writeable):
