@@ -146,7 +146,7 @@ def _layers(
     from planish.runtime.layers import rate
 
     limits = engine.ceilings(measure=False)
-    if limits is None:
+    if limits is None and engine.was_tuned_here:
         note("measuring what this machine can reach, once")
         limits = engine.ceilings()
     rows = engine.layers()

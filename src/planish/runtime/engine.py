@@ -49,6 +49,7 @@ class Engine:
         self.inputs = tuple(self._info(v, v.name, v.shape) for v in graph.inputs)
         self.outputs = tuple(self._info(v, name, shape) for name, v, shape in graph.results())
         self._input_names = [info.name for info in self.inputs]
+        self._input_set = set(self._input_names)
         self._output_names = {info.name for info in self.outputs}
 
     def renew_locks(self) -> None:
@@ -260,13 +261,18 @@ class Engine:
 
         return layer_rows(self, self.ceilings(measure=ceilings))
 
+    @property
+    def was_tuned_here(self) -> bool:
+        """Whether the plan's times are of this machine and version."""
+        return self.plan.about.get("machine") == self.target.timing_key
+
     def ceilings(self, measure: bool = True) -> Ceilings | None:
         """What the machine can reach, see `layers`; None for a plan that was tuned on another one,
         and where it is not known and not to be measured.
         """
         from planish.tuning.ceilings import ceilings
 
-        if self.plan.about.get("machine") != self.target.timing_key:
+        if not self.was_tuned_here:
             return None
         return ceilings(self.target, self.plan.about.get("threads"), measure)
 

@@ -23,6 +23,7 @@ from planish.precision.permissions import Permissions
 from planish.targets.cpu.target import cpu
 from planish.targets.cuda import dlpack, driver, foreign
 from planish.targets.cuda.target import CudaTarget, cuda
+from planish.targets.cuda.torch_tensors import Tensors
 
 
 @contextmanager
@@ -155,17 +156,17 @@ class Tensor:
 
 @case("An array on the GPU that is not dense")
 def not_dense(folder: Path) -> None:
-    foreign.read(as_gpu(SimulatedGpu()), Array(strides=(4, 8)), None)
+    foreign.read(Tensors(as_gpu(SimulatedGpu())), Array(strides=(4, 8)), None)
 
 
 @case("An array on another GPU")
 def another(folder: Path) -> None:
-    foreign.read(as_gpu(SimulatedGpu()), Tensor(device=1), None)
+    foreign.read(Tensors(as_gpu(SimulatedGpu())), Tensor(device=1), None)
 
 
 @case("An array on the GPU that its library does not give")
 def kept(folder: Path) -> None:
-    foreign.read(as_gpu(SimulatedGpu()), Tensor(), None)
+    foreign.read(Tensors(as_gpu(SimulatedGpu())), Tensor(), None)
 
 
 # ---- plans ------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from planish.targets.base import dense_strides
 from planish.targets.cuda import dlpack
 from planish.targets.cuda.driver import LEGACY_STREAM, Gpu
 from planish.targets.cuda.memory import DeviceArray
+from planish.targets.cuda.torch_tensors import Tensors
 
 
-def read(gpu: Gpu, given: Any, stream: Any) -> DeviceArray | None:
+def read(tensors: Tensors, given: Any, stream: Any) -> DeviceArray | None:
     """An array on a GPU, to be used on a stream, or now where that is None; None if it is no such.
 
     Raises
@@ -32,6 +33,10 @@ def read(gpu: Gpu, given: Any, stream: Any) -> DeviceArray | None:
     if isinstance(given, DeviceArray):
         given.ready_for(stream)
         return given
+    seen = tensors.find(given, stream)
+    if seen is not None:
+        return seen
+    gpu = tensors.gpu
     where = getattr(given, "__dlpack_device__", None)
     if where is not None:
         kind, number = where()
@@ -39,7 +44,9 @@ def read(gpu: Gpu, given: Any, stream: Any) -> DeviceArray | None:
             return None
         if number != gpu.ordinal:
             raise _elsewhere(gpu, int(number))
-        return _from_dlpack(gpu, given, stream)
+        array = _from_dlpack(gpu, given, stream)
+        tensors.remember(given, array)
+        return array
     described = getattr(given, "__cuda_array_interface__", None)
     return None if described is None else _from_interface(gpu, given, described, stream)
 

@@ -243,7 +243,7 @@ class DeviceArray:
         if dl_device not in (None, self.__dlpack_device__()) or copy:
             raise BufferError("arrays of Planish are given where they lie: .numpy() is a copy")
         if stream != -1:  # -1: the reader sees to it
-            reader = LEGACY_STREAM if stream is None else stream
+            reader = stream or LEGACY_STREAM
             self._used_on(reader)
             if self._writer is not None and int(self._gpu.handle(self._writer)) != reader:
                 self.ready_for(self._gpu.wrap_stream(reader))

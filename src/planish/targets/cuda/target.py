@@ -39,6 +39,7 @@ from planish.targets.cuda.kernels import FAMILIES
 from planish.targets.cuda.machine import CudaMachine
 from planish.targets.cuda.memory import ConstantPool, CudaArena, CudaTensor, DeviceArray
 from planish.targets.cuda.tensor_cores import why_not
+from planish.targets.cuda.torch_tensors import Tensors
 from planish.targets.workers import CompilerPool
 
 log = logging.getLogger("planish")
@@ -71,6 +72,7 @@ class CudaTarget(Target):
         self._families = tuple(family.on(self.machine) for family in FAMILIES)
         self._lock = threading.Lock()
         self._libraries: dict[str, Any] = {}
+        self._tensors = Tensors(device)
         # Triton's LLVM and TensorFlow's end a process in which both are loaded
         self.compilers_beside = len(os.sched_getaffinity(0))
         self._compilers = CompilerPool(self.machine, self.compilers_beside, apart=True)
@@ -224,7 +226,7 @@ class CudaTarget(Target):
         return CudaTensor(self.gpu, layout, dtype)
 
     def foreign_array(self, given: Any, stream: Any = None) -> DeviceArray | None:
-        return foreign.read(self.gpu, given, stream)
+        return foreign.read(self._tensors, given, stream)
 
     def new_array(self, shape: Sequence[int], dtype: np.dtype) -> DeviceArray:
         shape = tuple(shape)
