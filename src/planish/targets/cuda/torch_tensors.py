@@ -37,10 +37,13 @@ class Tensors:
     def find(self, given: Any, stream: Any) -> DeviceArray | None:
         """A tensor as it was read before; None if it must be read."""
         seen = self._seen.get(id(given))
-        if seen is None or seen.tensor() is not given or stream is None:
+        if seen is None or stream is None:
             return None
-        same = given.data_ptr() == seen.array.address and given.shape == seen.shape
-        if not (same and given.is_contiguous()):
+        tensor: Any = seen.tensor()
+        if tensor is not given:
+            return None
+        same = tensor.data_ptr() == seen.array.address and tensor.shape == seen.shape
+        if not (same and tensor.is_contiguous()):
             return None
         current = sys.modules["torch"]._C._cuda_getCurrentRawStream(self.gpu.ordinal)
         # PyTorch's name of the legacy stream is 0
