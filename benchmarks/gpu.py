@@ -6,9 +6,9 @@ Models are made on the fly (`gpu_models.py`). Every model and batch size is a pr
 which all runners take turns (A B A B ...) on the same random inputs in device memory, several sets
 of them, each run a replay of a CUDA graph. Three times are given: on the device alone, by events,
 while more runs are queued; of a call that the host waits for; and from host to host, with the share
-of it in which the GPU computes ("busy"). Every output
-is compared with PyTorch's in float32. Writes ``NAME.json`` with everything, machine and versions
-included, and ``NAME.md`` with the tables, after each model.
+of it in which the GPU computes ("busy"). Every output is compared with PyTorch's in float32. Writes
+``NAME.json`` with everything, machine and versions included, and ``NAME.md`` with the tables, after
+each model.
 
 Needs PyTorch, torchvision, transformers and onnxscript besides ``planish[cuda,onnx]``.
 """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import planish
 from helpers.fake_driver import FakeDevice, FakePool, FakeStream, stand_in
 from planish.errors import DeviceError
 from planish.targets.cuda import driver
+from planish.targets.cuda.memory import DeviceArray
 from planish.targets.cuda.target import cuda
 from planish.targets.devices import find_target
 
@@ -163,6 +165,11 @@ def test_memory_that_others_use_is_not_reused_before(monkeypatch: pytest.MonkeyP
     memory = gpu.allocate(1000, "an output")
     for user in (1, 77, FakeStream(78), 77):
         memory.used_on(user)
-    del memory
-    assert sorted(gpu.stream.waited) == [1, 77, 78]
+    array = DeviceArray(gpu, (4,), np.dtype(np.float32), memory.address, memory)
+    array.ready_for(FakeStream(79))
+    array.written_on(FakeStream(80))
+    assert array.__cuda_array_interface__["stream"] == 80
+    assert array.__dlpack__(stream=81)
+    del memory, array
+    assert sorted(gpu.stream.waited) == [1, 77, 78, 79, 80, 81]
     assert gpu._taken == 0

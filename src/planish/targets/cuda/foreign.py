@@ -80,7 +80,7 @@ def _from_dlpack(gpu: Gpu, given: Any, stream: Any) -> DeviceArray:
 def _from_interface(gpu: Gpu, given: Any, described: dict[str, Any], stream: Any) -> DeviceArray:
     shape, dtype = tuple(described["shape"]), np.dtype(described["typestr"])
     address, read_only = described["data"]
-    number = gpu.device_of(address)
+    number = gpu.device_of(address) if address else gpu.ordinal
     if number != gpu.ordinal:
         raise _elsewhere(gpu, number)
     strides = described.get("strides")

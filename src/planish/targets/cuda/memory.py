@@ -195,7 +195,9 @@ class DeviceArray:
             self._used_on(stream)
 
     def ready_for(self, stream: Any) -> None:
-        """Has a stream wait until it is written; None: the host waits."""
+        """Has a stream that uses it wait until it is written; None: the host waits."""
+        if stream is not None:
+            self._used_on(stream)
         writer = self._writer
         if writer is None or writer is stream:
             return
