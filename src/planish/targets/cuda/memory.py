@@ -246,8 +246,9 @@ class DeviceArray:
             raise BufferError("arrays of Planish are given where they lie: .numpy() is a copy")
         if stream != -1:  # -1: the reader sees to it
             reader = stream or LEGACY_STREAM
-            self._used_on(reader)
-            if self._writer is not None and int(self._gpu.handle(self._writer)) != reader:
+            if self._writer is None or int(self._gpu.handle(self._writer)) == reader:
+                self._used_on(reader)
+            else:
                 self.ready_for(self._gpu.wrap_stream(reader))
         versioned = max_version is not None and max_version[0] >= dlpack.VERSION[0]
         if not (versioned or self.writeable):
