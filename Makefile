@@ -3,18 +3,23 @@
 # make test-arm    all tests of kernels on emulated 64-bit Arm; Debian packages it needs:
 #                  qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 # make test-avx2   tests of kernels and engines without AVX-512
+# make test-cuda   tests on an NVIDIA GPU
+# make sanitize-cuda   a case of every kernel family under compute-sanitizer, on a GPU;
+#                  TOOL=racecheck looks for races instead of wrong accesses
 # PYTHON=python3.12 make test    with another Python (3.10 to 3.13)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+SANITIZER ?= compute-sanitizer
+TOOL ?= memcheck
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 SOURCES := pyproject.toml setup.py $(wildcard native/*)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-arm test-avx2 test-cuda docs clean
+.PHONY: help demo test test-arm test-avx2 test-cuda sanitize-cuda docs clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -37,6 +42,13 @@ test-avx2: $(VENV)/test.stamp
 
 test-cuda: $(VENV)/test.stamp
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/pytest tests/targets/cuda
+
+# the first run compiles, which takes long under the sanitizer
+sanitize-cuda: export CUDA_VISIBLE_DEVICES ?= 0
+sanitize-cuda: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -q tests/targets/cuda/test_families.py
+	$(SANITIZER) --tool $(TOOL) --error-exitcode 9 \
+	    $(BIN)/python -m pytest -q -x tests/targets/cuda/test_families.py
 
 docs: $(VENV)/test.stamp
 	$(BIN)/python docs/make_how_it_works.py

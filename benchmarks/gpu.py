@@ -5,9 +5,10 @@
 Models are made on the fly (`gpu_models.py`). Every model and batch size is a process of its own, in
 which all runners take turns (A B A B ...) on the same random inputs in device memory, several sets
 of them, each run a replay of a CUDA graph. Three times are given: on the device alone, by events,
-while more runs are queued; of a call that the host waits for; and from host to host. Every output
-is compared with PyTorch's in float32. Writes ``NAME.json`` with everything, machine and versions
-included, and ``NAME.md`` with the tables, after each model.
+while more runs are queued; of a call that the host waits for; and from host to host, with the share
+of it in which the GPU computes ("busy"). Every output is compared with PyTorch's in float32. Writes
+``NAME.json`` with everything, machine and versions included, and ``NAME.md`` with the tables, after
+each model.
 
 Needs PyTorch, torchvision, transformers and onnxscript besides ``planish[cuda,onnx]``.
 """
@@ -218,8 +219,8 @@ def speed(results: dict[str, Any]) -> str:
     """The times as a Markdown table, in milliseconds."""
     lines = [
         "| model | batch | runtime | on the device | p10 to p90 | Planish / it | call | "
-        "host to host | error | cosine |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "host to host | busy | error | cosine |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for model, batches in results.items():
         for batch, result in batches.items():
@@ -234,16 +235,17 @@ def speed(results: dict[str, Any]) -> str:
                     f"| {model} | {batch} | {name} | {row['device_ms']:.4f} "
                     f"| {row['device_p10_ms']:.4f} to {row['device_p90_ms']:.4f} | {ratio} "
                     f"| {row['call_ms']:.3f} | {row['host_ms']:.3f} "
+                    f"| {row['device_ms'] / row['host_ms']:.0%} "
                     f"| {checked.get('error', float('nan')):.1e}{wrong} "
                     f"| {checked.get('cosine', float('nan')):.6f} |"
                 )
             for name in ("planish_error", "planish failed", "torch failed", "compile failed"):
                 if name in result:
                     why = result[name].splitlines()[0].replace("|", "/")
-                    lines.append(f"| {model} | {batch} | {name}: {why} | | | | | | | |")
+                    lines.append(f"| {model} | {batch} | {name}: {why} | | | | | | | | |")
             if not times:
                 why = str(result.get("failed", "")).splitlines()[-1:] or [""]
-                lines.append(f"| {model} | {batch} | failed: {why[0]} | | | | | | | |")
+                lines.append(f"| {model} | {batch} | failed: {why[0]} | | | | | | | | |")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Where an engine's time goes: per layer the time, the family, and how near it is to the machine.
 
 A layer's floor is what its arithmetic and its bytes, each read or written once, would take at the
-rates that were measured on an H200 with large products and copies.
+rates that the machine reaches with large products and copies (`Engine.ceilings`).
 """
 
 from __future__ import annotations
@@ -12,17 +12,9 @@ from typing import Any
 import numpy as np
 
 from planish.fusion.task import Task
-from planish.graph.graph import Value
-from planish.ops.indexing import Gather
 from planish.plan.plan import PlanStep
+from planish.runtime.layers import rate
 from planish.targets.base import Binding
-from planish.tuning.estimate import operations
-
-FLOPS = {"fp16": 680e12, "bf16": 680e12, "tf32": 340e12, "fp32": 55e12}
-"""Operations per second: measured for FP16; others in proportion to the vendor's figures."""
-
-BYTES = 4.2e12
-"""Bytes per second, read and written."""
 
 REPEATS = 15
 
@@ -30,7 +22,7 @@ TACTIC = 100
 """Characters of a tactic that are printed."""
 
 
-def profile(engine: Any, runner: Any, clock: Any, precision: str) -> list[dict[str, Any]]:
+def profile(engine: Any, runner: Any, clock: Any) -> list[dict[str, Any]]:
     """A row for each layer, those that lose most time first.
 
     Launches run one after the other, each between two events: a time holds what it takes to start
@@ -50,47 +42,31 @@ def profile(engine: Any, runner: Any, clock: Any, precision: str) -> list[dict[s
     for step, nanoseconds in zip(steps, np.median(samples, 0), strict=True):
         spent[step] += max(nanoseconds - nothing, 0.0) / 1e3
         launches[step] += 1
-    rows = [
-        _row(engine, step, float(us), int(count), precision)
-        for step, us, count in zip(engine.plan.steps, spent, launches, strict=True)
-    ]
+    limits = engine.ceilings()
+    rows = []
+    known = zip(engine.layers(), engine.plan.steps, spent, launches, strict=True)
+    for layer, step, us, count in known:
+        tuned = layer["microseconds"]
+        layer["microseconds"] = max(float(us), 1e-3)
+        rate(layer, limits)
+        rows.append(_row(engine, layer, step) | {"launches": int(count), "tuned_us": tuned})
     return sorted(rows, key=lambda row: row["floor_us"] - row["us"])
 
 
-def _row(engine: Any, step: PlanStep, us: float, launches: int, precision: str) -> dict[str, Any]:
-    task = step.task
-    binding = engine.plan.binding({}, task)
-    flops = operations(task, binding)
-    moved = _moved(task.inputs, task.outputs, binding)
-    if task.anchor is not None and isinstance(task.anchor.op, Gather):
-        moved = 2 * _moved((), task.outputs, binding)
-    kind = task.precision if task.precision in FLOPS else "fp32"
-    if kind == "fp32" and precision == "tf32":
-        kind = "tf32"
-    floor = 1e6 * max(flops / FLOPS[kind], moved / BYTES)
-    choice = step.choices[0] if step.choices else None
-    seconds = max(us, 1e-3) / 1e6
+def _row(engine: Any, layer: Mapping[str, Any], step: PlanStep) -> dict[str, Any]:
+    us = layer["microseconds"]
     return {
-        "name": task.name,
-        "op": task.anchor.op.name if task.anchor else "elementwise",
-        "nodes": len(task.nodes),
-        "family": choice.tactic.family if choice else "none",
-        "tactic": str(choice.tactic) if choice else "",
-        "shapes": _shapes(task, binding),
-        "precision": task.precision,
-        "launches": launches,
+        **{key: layer[key] for key in ("name", "op", "tactic", "precision", "tensor_cores")},
+        "why_no_tensor_cores": layer["why_no_tensor_cores"],
+        "nodes": len(step.task.nodes),
+        "family": step.choices[0].tactic.family if step.choices else "none",
+        "shapes": _shapes(step.task, engine.plan.binding({}, step.task)),
         "us": us,
-        "tuned_us": 1e6 * choice.seconds if choice and choice.seconds is not None else None,
-        "floor_us": floor,
-        "teraflops": flops / seconds / 1e12,
-        "gigabytes_per_second": moved / seconds / 1e9,
-        "share": floor / max(us, 1e-3),
+        "floor_us": layer["of_ceiling"] * us,
+        "teraflops": layer["gigaflops_per_second"] / 1e3,
+        "gigabytes_per_second": layer["gigabytes_per_second"],
+        "share": layer["of_ceiling"],
     }
-
-
-def _moved(inputs: Sequence[Value], outputs: Sequence[Value], binding: Binding) -> float:
-    values = dict.fromkeys((*inputs, *outputs))  # each once
-    return float(sum(np.prod(binding.shape(v), dtype=float) * v.dtype.size for v in values))
 
 
 def _shapes(task: Task, binding: Binding) -> str:

@@ -353,7 +353,7 @@ def run(job: Job) -> None:
         if asked["profile"] and taking_part and taking_part[0].name == "planish":
             with job.step("profile"):
                 planish: Any = taking_part[0]
-                job.note(profile=gpu_layers.profile(engine, planish, clock, asked["precision"]))
+                job.note(profile=gpu_layers.profile(engine, planish, clock))
         for runner in taking_part[:1]:
             with job.step("check again"):
                 again = check(runner, wanted, asked["precision"], clock.wait)

@@ -73,7 +73,11 @@ def checked_outputs(outputs: Any) -> list[str] | None:
 
 
 def check_limits(
-    *, threads: Any, max_workspace_size: Any, tuning_seconds: Any, timing_cache: Any
+    *,
+    threads: Any = None,
+    max_workspace_size: Any = None,
+    tuning_seconds: Any = None,
+    timing_cache: Any = None,
 ) -> None:
     """The arguments of `planish.build` that limit and help tuning.
 

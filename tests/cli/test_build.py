@@ -82,3 +82,27 @@ def test_precision_flags(cli, model: Path, tmp_path: Path) -> None:
     outcome = cli(*arguments, "--layer-precision", "dense=fp16", "--strict-types")
     assert outcome.code == 1
     assert "cpu has no kernels for fp16" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["build", "run", "bench", "inspect"])
+def test_gpus_that_are_not_there(
+    cli, model: Path, tmp_path: Path, command: str, monkeypatch
+) -> None:
+    from helpers.fake_driver import FakeDevice, stand_in
+    from planish.targets.cuda import driver
+    from planish.targets.cuda.target import cuda
+
+    more = ("-o", tmp_path / "m.plan") if command == "build" else ()
+    for devices, device, said in (
+        (RuntimeError("no libcuda.so.1"), "cuda:0", "There is no NVIDIA driver"),
+        ([], "cuda", "There is no NVIDIA GPU"),
+        ([FakeDevice("NVIDIA H200")], "cuda:2", "There is no GPU number 2"),
+        ([FakeDevice("NVIDIA H200")], "cuda:x", "There is no device 'cuda:x'"),
+    ):
+        driver.gpu.cache_clear()
+        cuda.cache_clear()
+        stand_in(monkeypatch, devices)
+        outcome = cli(command, model, *more, "--device", device)
+        assert outcome.code == 1
+        assert said in outcome.err
+        assert "cure:" in outcome.err

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+import planish
+
 
 def test_arrays_from_and_to_files(cli, plan: Path, tmp_path: Path) -> None:
     x = np.random.default_rng(1).standard_normal((5, 6)).astype(np.float32)
@@ -64,3 +66,25 @@ def test_damaged_plan(cli, tmp_path: Path) -> None:
 def test_malformed_inputs_are_wrong_usage(cli, plan: Path) -> None:
     assert cli("run", plan, "--input", "x").code == 2
     assert cli("run", plan, "--input", "x=Nx6").code == 2
+
+
+def test_the_device_of_a_plan_can_be_another(cli, plan: Path) -> None:
+    outcome = cli("run", plan, "--device", "npu:1")
+    assert outcome.code == 1
+    assert "There is no device 'npu:1'" in outcome.err
+    assert cli("run", plan, "--device", "cpu").code == 0
+
+
+def test_device_code_may_be_allowed(cli, plan: Path, monkeypatch) -> None:
+    asked = []
+    load = planish.load
+
+    def noted(path, device, allow_device_code):
+        asked.append((device, allow_device_code))
+        return load(path)
+
+    monkeypatch.setattr(planish, "load", noted)
+    assert cli("run", plan).code == 0
+    assert cli("run", plan, "--allow-device-code").code == 0
+    assert cli("inspect", plan, "--allow-device-code").code == 0
+    assert asked == [(None, False), (None, True), (None, True)]

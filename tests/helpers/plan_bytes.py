@@ -15,9 +15,11 @@ def split(data: bytes) -> tuple[dict[str, Any], bytes]:
     return json.loads(data[FIRST_LINE:end]), data[end:]
 
 
-def join(header: object, weights: bytes, version: int = 1) -> bytes:
-    """A plan file whose checksums are right, whatever it holds."""
-    if isinstance(header, dict) and isinstance(header.get("weights"), dict):
+def join(header: object, weights: bytes, version: int = 1, described: bool = True) -> bytes:
+    """A plan file whose checksums are right, whatever it holds; without `described` the header says
+    of the weights what it said.
+    """
+    if described and isinstance(header, dict) and isinstance(header.get("weights"), dict):
         header["weights"] = {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
     text = json.dumps(header).encode()
     text += b" " * (-(FIRST_LINE + len(text)) % 64)

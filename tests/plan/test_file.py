@@ -364,8 +364,8 @@ class TestSaving:
         if call == "write":
             pieces = plan_file._pieces
 
-            def some(plan: Plan):
-                yield next(iter(pieces(plan)))
+            def some(plan: Plan, code: object):
+                yield next(iter(pieces(plan, None)))
                 full()
 
             monkeypatch.setattr(plan_file, "_pieces", some)
@@ -381,7 +381,7 @@ class TestSaving:
     def test_an_interrupt_leaves_nothing(
         self, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def interrupted(plan: Plan):
+        def interrupted(plan: Plan, code: object):
             yield b"planish"
             raise KeyboardInterrupt
 

@@ -16,7 +16,7 @@ from helpers.attentions import Form, attention
 from helpers.networks import N, Net, build, feeds, residual_net
 from helpers.pairs import PointwiseNet
 from helpers.plan_bytes import join, split
-from planish.errors import DeviceError, PlanError, PlanishError
+from planish.errors import DeviceError, InputError, PlanError, PlanishError, PrecisionError
 from planish.fusion.candidates import propose
 from planish.graph.graph import Graph
 from planish.graph.interpret import interpret
@@ -405,3 +405,39 @@ def test_any_change_gives_an_error_of_our_own_or_a_plan(data: bytes) -> None:
         survivors += error is None
         assert error is None or (type(error) is PlanError and error.where), f"{path} = {value!r}"
     assert survivors < 200
+
+
+class TestPrecision:
+    """A plan in float32 becomes one in a half where that is permitted now, without the model."""
+
+    @pytest.fixture
+    def halves(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(type(cpu()), "precisions", frozenset({"fp32", "fp16", "bf16"}))
+
+    def test_of_one_in_fp32(self, engine: Engine, data: bytes, halves: None) -> None:
+        lowered = load(data, retune=True, precision="fp16", tuning_seconds=0)
+        assert lowered.precision == "fp16"
+        assert {row["precision"] for row in lowered.layers()} >= {"fp16"}
+        given = feeds(engine.plan.graph, 2)
+        want = engine(given)
+        assert lowered(given).dtype == np.float32
+        np.testing.assert_allclose(lowered(given), want, atol=2e-2 * np.abs(want).max())
+        assert not np.array_equal(lowered(given), want)
+
+    def test_a_lowered_plan_stays_lowered(self, data: bytes, halves: None) -> None:
+        plan = load(data, retune=True, precision="fp16", tuning_seconds=0).serialize()
+        for other in ("fp32", "bf16"):
+            with pytest.raises(PrecisionError, match=f"computes in fp16, .* changed to {other}"):
+                load(plan, retune=True, precision=other)
+        again = load(plan, retune=True, precision={"fp16", "tf32"}, tuning_seconds=0)
+        assert again.precision == "fp16"
+
+    def test_needs_retune(self, data: bytes) -> None:
+        with pytest.raises(InputError, match="precision= needs retune=True"):
+            load(data, precision="fp16")
+        with pytest.raises(InputError, match="tuning_seconds= needs retune=True"):
+            load(data, tuning_seconds=3)
+        with pytest.raises(InputError, match="tuning_seconds"):
+            load(data, retune=True, tuning_seconds=-1)
+        with pytest.raises(PrecisionError, match="no precision 'fp12'"):
+            load(data, retune=True, precision="fp12")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planish.cli.console import Json, ThresholdMissedError, command, note, table
-from planish.cli.models import describe, open_engine, sizes
+from planish.cli.models import DeviceCode, describe, open_engine, sizes
 from planish.cli.options import BuildOptions, with_build_options
 from planish.cli.shapes import parse_batches, parse_pairs
 from planish.errors import InputError, PlanishError
@@ -80,6 +80,7 @@ def bench(
         typer.Option(help="Exit with 3 if Planish's latency by another's is above this."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    allow_device_code: DeviceCode = False,
     json_output: Json = False,
     *,
     options: BuildOptions,
@@ -89,9 +90,10 @@ def bench(
     pythons = parse_pairs(python_for or [], "PEER=/path/to/python")
     threads = options.arguments["threads"] or THREADS_ALL
     with contextlib.ExitStack() as stack:
-        engine = open_engine(plan or model, options)
-        path = plan or _keep(engine, stack)
-        runners, left_out = _start(model, path, peers, pythons, threads, engine, stack)
+        engine = open_engine(plan or model, options, allow_device_code)
+        trusted = allow_device_code or plan is None
+        own = (plan or _keep(engine, stack), "trusted plan" if trusted else "plan")
+        runners, left_out = _start(model, own, peers, pythons, threads, engine, stack)
         for peer, error in left_out.items():
             note(f"{peer} is left out: {error}")
         if max_ratio is not None and len(runners) == 1:
@@ -144,14 +146,14 @@ def _keep(engine: Engine, stack: contextlib.ExitStack) -> str:
 
 def _start(
     model: str,
-    plan: str,
+    plan: tuple[str, str],
     peers: Sequence[str],
     pythons: Mapping[str, str],
     threads: int,
     engine: Engine,
     stack: contextlib.ExitStack,
 ) -> tuple[list[_Runner], dict[str, PlanishError]]:
-    """The processes with the model open in them, and why others are left out."""
+    """The processes with the model, or Planish's plan, open in them; why others are left out."""
     from planish.cli.peers.catalog import ModelFiles, PeerModel
     from planish.cli.peers.process import PeerProcess
 
@@ -161,7 +163,7 @@ def _start(
     runners, left_out = [], {}
     for name in ("planish", *peers):
         try:
-            source = PeerModel(plan, "plan", inputs, outputs)
+            source = PeerModel(*plan, inputs, outputs)
             source = source if name == "planish" else files.for_peer(name)
             process = PeerProcess(name, python=pythons.get(name), threads=threads)
             stack.enter_context(process)

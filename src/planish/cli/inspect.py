@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planish.cli.console import Json, command, note, table
-from planish.cli.models import describe, is_plan, open_engine, sizes
+from planish.cli.models import DeviceCode, describe, is_plan, open_engine, sizes
 from planish.cli.options import BuildOptions, with_build_options
 from planish.errors import InputError
 
@@ -54,6 +54,7 @@ def inspect(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Size of the batch, for --memory and --profile.")
     ] = None,
+    allow_device_code: DeviceCode = False,
     json_output: Json = False,
     *,
     options: BuildOptions,
@@ -69,7 +70,7 @@ def inspect(
         return {"stage": stage, "graph": text}
     if stage and not graph:
         raise typer.BadParameter("--stage needs --graph")
-    engine = open_engine(plan, options)
+    engine = open_engine(plan, options, allow_device_code)
     result: dict[str, Any] = {
         "device": engine.device,
         "precision": engine.precision,
@@ -77,8 +78,14 @@ def inspect(
         "outputs": [describe(o) for o in engine.outputs],
         "about": dict(engine.plan.about),
     }
+    if is_plan(plan):
+        from planish.plan.file import read_device_code
+
+        result["device_code"] = read_device_code(plan)
     if not json_output:
         typer.echo(engine.summary())
+        if result.get("device_code"):
+            typer.echo(f"  device code: {result['device_code']}")
     at = _sizes(engine, batch)
     if layers or profile or not (graph or memory):
         result["layers"] = _layers(engine, at, options, profile)
@@ -136,11 +143,18 @@ def _sizes(engine: Engine, batch: int | None) -> dict[str, int]:
 def _layers(
     engine: Engine, at: Mapping[str, int], options: BuildOptions, measured: bool
 ) -> list[dict[str, Any]]:
+    from planish.runtime.layers import rate
+
+    limits = engine.ceilings(measure=False)
+    if limits is None and engine.was_tuned_here:
+        note("measuring what this machine can reach, once")
+        limits = engine.ceilings()
     rows = engine.layers()
     if measured:
         times = _profile(engine, at, options.arguments["threads"])
         for row in rows:
             row["microseconds"] = times.get(row["name"], 0.0)
+            rate(row, limits)
     total = sum(row["microseconds"] or 0.0 for row in rows)
     for row in rows:
         time = row["microseconds"]
@@ -165,16 +179,28 @@ def _profile(engine: Engine, at: Mapping[str, int], threads: int | None) -> dict
 
 
 def _show_layers(rows: list[dict[str, Any]], measured: bool) -> None:
+    def shown(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    units = any(row["tensor_cores"] is not None for row in rows)
+    more = ["tensor cores"] if units else []
     table(
-        ["layer", "what it fuses", "tactic", "output", ">µs", ">share"],
+        [
+            *("layer", "what it fuses", "tactic", "output", ">µs", ">share"),
+            *(">GFLOP/s", ">GB/s", ">of ceiling", *more),
+        ],
         [
             (
                 row["name"],
                 row["origin"],
                 row["tactic"],
                 row["output"],
-                "-" if row["microseconds"] is None else f"{row['microseconds']:.1f}",
-                "-" if row["share"] is None else f"{row['share']:.1%}",
+                shown(row["microseconds"], ".1f"),
+                shown(row["share"], ".1%"),
+                shown(row["gigaflops_per_second"], ",.0f"),
+                shown(row["gigabytes_per_second"], ",.0f"),
+                shown(row["of_ceiling"], ".0%"),
+                *(["yes" if row["tensor_cores"] else row["why_no_tensor_cores"]] if units else []),
             )
             for row in rows
         ],

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from planish.cli.console import note
 from planish.cli.options import BuildOptions
@@ -29,7 +31,16 @@ def is_plan(path: str) -> bool:
         return False
 
 
-def open_engine(path: str, options: BuildOptions) -> Engine:
+DeviceCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-device-code",
+        help="Run the machine code for GPUs that a plan holds: only of plans that you trust.",
+    ),
+]
+
+
+def open_engine(path: str, options: BuildOptions, allow_device_code: bool = False) -> Engine:
     """The engine of a plan, or of a model, which is built first.
 
     Raises
@@ -40,7 +51,7 @@ def open_engine(path: str, options: BuildOptions) -> Engine:
     import planish
 
     if is_plan(path):
-        return planish.load(path)
+        return planish.load(path, options.device, allow_device_code)
     note(f"building an engine from {path}; planish build -o keeps one for the next time")
     return planish.build(path, **options.arguments)
 

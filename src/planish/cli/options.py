@@ -23,9 +23,10 @@ PANEL = "Building"
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """Keyword arguments for `planish.build`."""
+    """Keyword arguments for `planish.build`, and the device, if one was named: plans have one."""
 
     arguments: dict[str, Any] = field(default_factory=dict)
+    device: str | None = None
 
 
 def _flags(
@@ -46,7 +47,12 @@ def _flags(
             rich_help_panel=PANEL,
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to run.", rich_help_panel=PANEL)] = "cpu",
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Where to run: cpu, cuda:0. (default: a plan's own; cpu)", rich_help_panel=PANEL
+        ),
+    ] = None,
     precision: Annotated[
         str,
         typer.Option(
@@ -136,7 +142,7 @@ def _flags(
         {
             "inputs": parse_inputs(input or []) or None,
             "outputs": output_name or None,
-            "device": device,
+            "device": device or "cpu",
             "precision": _precision(precision),
             "layer_precision": parse_pairs(layer_precision or [], "PATTERN=PRECISION") or None,
             "strict_types": strict_types,
@@ -149,7 +155,8 @@ def _flags(
             "tuning_seconds": tuning_seconds,
             "timing_cache": timing_cache,
             "progress": progress,
-        }
+        },
+        device,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from planish.cli.console import Json, command, note, table
-from planish.cli.models import describe, open_engine, sizes
+from planish.cli.models import DeviceCode, describe, open_engine, sizes
 from planish.cli.options import BuildOptions, with_build_options
 
 EPILOG = """Examples
@@ -45,6 +45,7 @@ def run(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of random inputs.")] = 0,
+    allow_device_code: DeviceCode = False,
     json_output: Json = False,
     *,
     options: BuildOptions,
@@ -52,7 +53,7 @@ def run(
     """Runs a plan once, on arrays from files or on random ones."""
     from planish.cli.arrays import read_inputs, write_outputs
 
-    engine = open_engine(plan, options)
+    engine = open_engine(plan, options, allow_device_code)
     arrays, made = read_inputs(input or [], engine.inputs, sizes(engine), seed)
     if made:
         note(f"random values for {', '.join(made)} (pass --input to give real ones)")

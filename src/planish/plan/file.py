@@ -3,10 +3,11 @@
     planish plan 001 0000012345 <sha256 of the header>      the first line; also the format version
     { "about": …, "graph": …, "steps": …, "weights": … }    the header: JSON, readable with `head`
     <safetensors>                                           the original weights, each once
+    <device code>                                           of GPUs; see `planish.plan.device_code`
 
 The header states size and SHA-256 of the weights. What can be derived is not stored: placements,
-memory plan, packed weights, machine code. Reading checks everything and trusts nothing; the result
-is a `StoredPlan`, which `planish.plan.load` makes into a plan for a target.
+memory plan, packed weights, a CPU's machine code. Reading checks everything and trusts nothing; the
+result is a `StoredPlan`, which `planish.plan.load` makes into a plan for a target.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ import numpy as np
 
 from planish.errors import PlanError
 from planish.graph.graph import Graph, Node, Value
-from planish.plan import tensors
+from planish.plan import device_code, tensors
 from planish.plan.codec import Json, decode_graph, encode_graph, expect
+from planish.plan.device_code import PlanCode
 from planish.plan.plan import Choice, Plan, PlanStep
 from planish.precision.permissions import FP32, recorded
 
@@ -79,30 +81,33 @@ class StoredPlan:
         What the header says of machine, versions and precision.
     source : str
         The file's name, for messages.
+    code : PlanCode or None
+        Whole, but not to be trusted.
     """
 
     graph: Graph
     steps: tuple[StoredStep, ...]
     about: dict[str, Any]
     source: str
+    code: PlanCode | None = None
 
 
 # ---- writing -------------------------------------------------------------------------------
 
 
-def serialize(plan: Plan) -> bytes:
-    """A plan as bytes; the same plan always gives the same.
+def serialize(plan: Plan, code: PlanCode | None = None) -> bytes:
+    """A plan as bytes, with its kernels' code or without; the same plan always gives the same.
 
     Raises
     ------
     PlanError
         The graph holds something that cannot be stored.
     """
-    return b"".join(_pieces(plan))
+    return b"".join(_pieces(plan, code))
 
 
-def save(plan: Plan, path: str | os.PathLike[str]) -> None:
-    """Writes a plan to a file, replacing an old one atomically.
+def save(plan: Plan, path: str | os.PathLike[str], code: PlanCode | None = None) -> None:
+    """Writes a plan to a file, replacing an old one atomically; see `serialize`.
 
     Raises
     ------
@@ -115,7 +120,7 @@ def save(plan: Plan, path: str | os.PathLike[str]) -> None:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with os.fdopen(handle, "wb") as file:
-                for piece in _pieces(plan):
+                for piece in _pieces(plan, code):
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
@@ -147,7 +152,7 @@ def _sync_folder(folder: str) -> None:
         os.close(handle)
 
 
-def _pieces(plan: Plan) -> Iterator[bytes | memoryview]:
+def _pieces(plan: Plan, code: PlanCode | None) -> Iterator[bytes | memoryview]:
     """The file in pieces, in order."""
     names, arrays = _stored_once(plan.graph)
     weights = list(tensors.pieces(arrays))
@@ -157,6 +162,7 @@ def _pieces(plan: Plan) -> Iterator[bytes | memoryview]:
     header = {
         "about": plan.about,
         "weights": {"bytes": sum(map(len, weights)), "sha256": digest.hexdigest()},
+        **({"device_code": device_code.described(code)} if code else {}),
         "steps": [_encode_step(step, recorded(plan.about)) for step in plan.steps],
         "graph": encode_graph(plan.graph, names),
     }
@@ -170,6 +176,7 @@ def _pieces(plan: Plan) -> Iterator[bytes | memoryview]:
     yield line.encode()
     yield text
     yield from weights
+    yield from code.kernels.values() if code else ()
 
 
 def _stored_once(graph: Graph) -> tuple[dict[Value, str], dict[str, np.ndarray]]:
@@ -244,10 +251,15 @@ def deserialize(source: bytes | bytearray | memoryview | str | os.PathLike[str])
     try:
         weights = expect(header, "weights", dict)
         size, digest = expect(weights, "bytes", int), expect(weights, "sha256", str)
-        if size != len(blob):
-            ends = "ends early" if size > len(blob) else "is longer than it should be"
-            why = f"the file {ends}: {len(blob)} bytes of weights instead of {size}"
+        embedded = header.get("device_code")
+        extra = 0 if embedded is None else expect(embedded, "bytes", int)
+        if size + extra != len(blob) or extra < 0:
+            ends = "ends early" if size + extra > len(blob) else "is longer than it should be"
+            of = "weights" if embedded is None else "weights and device code"
+            why = f"the file {ends}: {len(blob)} bytes of {of} instead of {size + extra}"
             raise PlanError("The plan file is damaged", why=why)
+        code = None if embedded is None else device_code.read(embedded, blob[size:])
+        blob = blob[:size]
         if hashlib.sha256(blob).hexdigest() != digest:
             raise PlanError("The plan file is damaged", why="the weights do not fit their checksum")
         graph = decode_graph(expect(header, "graph", dict), tensors.read(blob))
@@ -259,7 +271,7 @@ def deserialize(source: bytes | bytearray | memoryview | str | os.PathLike[str])
         raise _damaged(name, "the header is nested too deeply") from error
     except PlanError as error:
         raise _located(error, name) from error
-    return StoredPlan(graph, steps, about, name)
+    return StoredPlan(graph, steps, about, name, code)
 
 
 def read_about(source: bytes | str | os.PathLike[str]) -> dict[str, Any]:
@@ -273,6 +285,26 @@ def read_about(source: bytes | str | os.PathLike[str]) -> dict[str, Any]:
     data, name = _content(source)
     try:
         return expect(_split(data, name)[0], "about", dict)
+    except PlanError as error:
+        raise _located(error, name) from error
+
+
+def read_device_code(source: bytes | str | os.PathLike[str]) -> str | None:
+    """What device code a plan holds, in a few words; None if it holds none.
+
+    Raises
+    ------
+    PlanError
+        As for `deserialize`.
+    """
+    data, name = _content(source)
+    header, blob = _split(data, name)
+    entry = header.get("device_code")
+    if entry is None:
+        return None
+    try:
+        start = expect(expect(header, "weights", dict), "bytes", int)
+        return str(device_code.read(entry, blob[start:]))
     except PlanError as error:
         raise _located(error, name) from error
 

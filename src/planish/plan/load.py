@@ -9,12 +9,20 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from planish.errors import PlanError, PlanishError
+from planish.checks import check_limits
+from planish.errors import InputError, PlanError, PlanishError, PrecisionError
 from planish.fusion.task import Task, make_task
 from planish.plan.check import check_nodes, check_steps
+from planish.plan.device_code import PlanCode
 from planish.plan.file import StoredChoice, StoredPlan, deserialize
 from planish.plan.plan import Choice, Plan, PlanStep
-from planish.precision.permissions import Permissions, precision_text, recorded
+from planish.precision.permissions import (
+    Permissions,
+    parse_precision,
+    permit,
+    precision_text,
+    recorded,
+)
 from planish.targets.base import Tactic, Target
 from planish.targets.reference import ReferenceTactic
 
@@ -29,6 +37,8 @@ def load(
     device: str | None = None,
     allow_device_code: bool = False,
     retune: bool = False,
+    precision: Any = None,
+    tuning_seconds: float | None = None,
 ) -> Engine:
     """Makes an engine from a plan that `Engine.save` or `Engine.serialize` wrote.
 
@@ -42,13 +52,24 @@ def load(
     device : str, optional
         Where to run; None: the device the plan was built for.
     allow_device_code : bool
-        Whether machine code embedded in the plan may be used. Plans for the CPU embed none: their
-        code is generated on the machine that runs it, so this changes nothing.
+        Whether machine code that the plan holds may be run: only for plans that you trust as you
+        trust a program. It saves compiling, and so needs no compiler. Plans for GPUs hold such
+        code; those for the CPU do not, it is generated on the machine that runs it.
     retune : bool
-        Measures tactics again, on this machine, with the default time budget.
+        Measures tactics again, on this machine.
+    precision : str or set, optional
+        With `retune`: what is permitted from now on, as `planish.build` takes it; None: what the
+        plan permits. So a plan in FP32 of one machine becomes one in FP16 on another, without the
+        model it was built from. What a plan has lowered cannot be taken back.
+    tuning_seconds : float, optional
+        With `retune`: time for measuring, as `planish.build` takes it.
 
     Raises
     ------
+    InputError
+        `precision` or `tuning_seconds` without `retune`, or no time.
+    PrecisionError
+        There is no such precision, or the plan was lowered to another one.
     PlanError
         The file cannot be read, is no plan, is damaged, or has another format version.
     DeviceError
@@ -57,12 +78,50 @@ def load(
     from planish.runtime.engine import Engine
     from planish.targets.devices import find_target
 
+    for name, given in (("precision", precision), ("tuning_seconds", tuning_seconds)):
+        if given is not None and not retune:
+            raise InputError(
+                f"{name}= needs retune=True",
+                where=f"{name}=",
+                why="a plan's tactics were chosen when it was built",
+                cure=f"pass retune=True, or leave out {name}=",
+            )
+    check_limits(tuning_seconds=tuning_seconds)
     stored = deserialize(path_or_bytes)
     target = find_target(str(device or stored.about.get("device", "cpu")))
-    plan = _tuned_again(stored, target) if retune else restore(stored, target)
+    if stored.code is not None and not retune:
+        target = _with_code(stored.code, target, allow_device_code, stored.source)
+    if retune:
+        plan = _tuned_again(stored, target, precision, tuning_seconds)
+    else:
+        plan = restore(stored, target)
     engine = Engine(plan, target)
     engine.bind_usual()
     return engine
+
+
+def _with_code(code: PlanCode, target: Target, allowed: bool, source: str) -> Target:
+    """The target with a plan's code, if that is allowed and fits; else the target, and a line in
+    the log.
+    """
+    if not allowed:
+        log.info(
+            "%s holds device code (%s), which is not used: load(..., allow_device_code=True) "
+            "permits it",
+            source,
+            code,
+        )
+        return target
+    if code.key != target.code_key:
+        log.warning(
+            "%s holds device code (%s), which does not fit %s (%s): kernels are compiled here",
+            source,
+            code,
+            target.device,
+            target.code_key or "it compiles its own",
+        )
+        return target
+    return target.with_code(code.kernels)
 
 
 def restore(stored: StoredPlan, target: Target) -> Plan:
@@ -140,13 +199,55 @@ def _tactic(
         return None
 
 
-def _tuned_again(stored: StoredPlan, target: Target) -> Plan:
+def _tuned_again(
+    stored: StoredPlan, target: Target, precision: Any, tuning_seconds: float | None
+) -> Plan:
     from planish.builder import tune_graph
 
     usual = recorded(stored.about)
     permissions = Permissions(usual, _narrowed(stored, usual))
-    plan, _ = tune_graph(stored.graph, target, permissions=permissions)
+    if precision is not None:
+        asked = parse_precision(precision, target.device, target.precisions)
+        permissions = _permitted_now(stored, target, permissions, asked)
+    plan, _ = tune_graph(
+        stored.graph, target, permissions=permissions, tuning_seconds=tuning_seconds
+    )
     return Plan(plan.graph, plan.steps, {**_kept(stored.about), **plan.about})
+
+
+def _permitted_now(
+    stored: StoredPlan, target: Target, before: Permissions, asked: frozenset[str]
+) -> Permissions:
+    """Lowers a plan's graph to what is permitted now.
+
+    Raises
+    ------
+    PrecisionError
+        It was lowered to something else.
+    """
+    from planish.graph.verify import verify
+    from planish.plan.views import insert_copies
+    from planish.precision.settle import settle_precision
+
+    now = Permissions(permit(asked, target.device, target.precisions), before.layers)
+    if before.lower is None:
+        now, _ = settle_precision(
+            stored.graph,
+            asked,
+            device=target.device,
+            available=target.precisions,
+            layers=before.layers,
+        )
+        insert_copies(stored.graph)
+        verify(stored.graph)
+    elif now.lower is not before.lower:
+        raise PrecisionError(
+            f"The plan computes in {before}, which cannot be changed to {now}",
+            where=stored.source,
+            why="its layers were lowered, and what that cost cannot be taken back",
+            cure="build it again from the model, or keep a plan in fp32 and load that one",
+        )
+    return now
 
 
 def _narrowed(stored: StoredPlan, usual: frozenset[str]) -> dict[str, str]:

@@ -38,8 +38,10 @@ class TensorInfo:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
-def input_array(given: Any, value: Value, target: Target) -> Any:
+def input_array(given: Any, value: Value, target: Target, stream: Any = None) -> Any:
     """A dense array of the input's dtype, on the host or the target's own; never converts silently.
+
+    It may be read on `stream`, or right now where that is None (see `Target.foreign_array`).
 
     Raises
     ------
@@ -48,7 +50,7 @@ def input_array(given: Any, value: Value, target: Target) -> Any:
     """
     array = given
     if not isinstance(array, np.ndarray):
-        array = target.foreign_array(given)
+        array = target.foreign_array(given, stream)
         if array is None:
             array = _exported(given)
         if array is None:
@@ -84,6 +86,7 @@ def output_arrays(
     out: Any,
     inputs: Sequence[Any],
     target: Target,
+    stream: Any = None,
 ) -> list[Any]:
     """The arrays to write: those given, else new ones, which live where the inputs live.
 
@@ -111,21 +114,20 @@ def output_arrays(
             cure="use these names",
         )
     return [
-        _output_array(given.get(info.name), info, shape, target)
+        _output_array(given.get(info.name), info, shape, target, stream)
         for info, shape in zip(infos, shapes, strict=True)
     ]
 
 
-def _output_array(given: Any, info: TensorInfo, shape: tuple[int, ...], target: Target) -> Any:
-    array = given if isinstance(given, np.ndarray) else target.foreign_array(given)
+def _output_array(
+    given: Any, info: TensorInfo, shape: tuple[int, ...], target: Target, stream: Any
+) -> Any:
+    array = given if isinstance(given, np.ndarray) else target.foreign_array(given, stream)
     if (
         array is None
-        or tuple(array.shape) != shape
+        or array.shape != shape
         or array.dtype != info.dtype
-        or (
-            isinstance(array, np.ndarray)
-            and not (array.flags.c_contiguous and array.flags.writeable)
-        )
+        or not (_writeable(array) if isinstance(array, np.ndarray) else array.writeable)
     ):
         raise InputError(
             f"out= for {info.name!r} must be a writeable, contiguous {info.dtype} array "

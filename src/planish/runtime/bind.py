@@ -152,7 +152,8 @@ def bind(
                     addresses.append(memory.zeroed(index, pointer.offset))
                 layouts.append(None)
             touches.append(_touched(pointer, addresses[-1], layout, tactic, memory.room(index)))
-        scheduled.append(ScheduledLaunch(launch, tuple(addresses), tuple(layouts), tuple(touches)))
+        where = tuple(addresses), tuple(layouts), tuple(touches)
+        scheduled.append(ScheduledLaunch(launch, *where, tactic.task.name))
     schedule = Schedule(
         tuple(scheduled),
         tuple(_bytes(v, symbols) for v in plan.graph.inputs),

@@ -36,6 +36,7 @@ class ExecutionContext:
         self.closed = False
         self._arena: Any = None
         self._last: tuple[tuple, BoundPlan, dict[str, int]] | None = None
+        self._apart: tuple[BoundPlan, list[int]] | None = None
         self._memory = StageMemory()
 
     def execute(self, inputs: Any, out: Any = None) -> Any:
@@ -63,12 +64,23 @@ class ExecutionContext:
                 outputs = targets
         else:
             outputs = self._outputs(bound.output_shapes, out, arrays)
+            targets = [address_of(a) for a in outputs]
             if out is not None:
-                refuse_overlaps(outputs, arrays, [info.name for info in self.engine.outputs])
-            self._run(bound, arrays, [address_of(a) for a in outputs])
+                self._refuse_overlaps(bound, arrays, outputs, targets)
+            self._run(bound, arrays, targets, outputs=outputs)
         if len(outputs) == 1:
             return outputs[0]
         return {i.name: a for i, a in zip(self.engine.outputs, outputs, strict=True)}
+
+    def _refuse_overlaps(
+        self, bound: BoundPlan, arrays: list[Any], outputs: list[Any], targets: list[int]
+    ) -> None:
+        """See `refuse_overlaps`; arrays at the places of the last call are not compared again."""
+        places = [address_of(a) for a in arrays] + targets
+        if self._apart is not None and self._apart[0] is bound and self._apart[1] == places:
+            return
+        refuse_overlaps(outputs, arrays, [info.name for info in self.engine.outputs])
+        self._apart = bound, places
 
     def enqueue(self, inputs: Any, outputs: Any, stream: Any = None) -> None:
         """Queues an execution on a stream and returns, where all arrays are on the device.
@@ -88,16 +100,20 @@ class ExecutionContext:
         InputError
             An output is missing, or an array does not fit; nothing is queued.
         """
-        names = {info.name for info in self.engine.outputs}
-        if names != set(outputs if isinstance(outputs, Mapping) else list(names)[:1]):
+        names = self.engine._output_names
+        given = outputs.keys() if isinstance(outputs, Mapping) else {self.engine.outputs[0].name}
+        if names != given:
             raise InputError(
                 "enqueue needs an array for every output",
                 where="outputs=",
                 why=f"the engine's outputs are {', '.join(map(str, self.engine.outputs))}",
                 cure="pass a mapping with an array for each name",
             )
+        if stream is None:
+            self.execute(inputs, out=outputs)
+            return
         before = self._queue
-        self._queue = self.engine._queue(stream) or before
+        self._queue = self.engine._queue(stream)
         try:
             self.execute(inputs, out=outputs)
         finally:
@@ -140,10 +156,12 @@ class ExecutionContext:
             )
         if not isinstance(inputs, Mapping):
             inputs = engine._by_name(inputs if isinstance(inputs, list | tuple) else (inputs,), {})
-        elif inputs.keys() != set(engine._input_names):
+        elif inputs.keys() != engine._input_set:
             inputs = engine._by_name((), inputs)
         target = engine.target
-        arrays = [input_array(inputs[v.name], v, target) for v in engine.plan.graph.inputs]
+        arrays = [
+            input_array(inputs[v.name], v, target, self._queue) for v in engine.plan.graph.inputs
+        ]
         shapes = tuple(a.shape for a in arrays)
         if self._last is None or self._last[0] != shapes:
             names = engine._input_names
@@ -157,6 +175,7 @@ class ExecutionContext:
         arrays: list[Any],
         targets: list[int],
         record: list[np.ndarray] | None = None,
+        outputs: Sequence[Any] = (),
     ) -> None:
         """Runs a program; `record` receives start and end of its launches."""
         if self._arena is None or self._arena.nbytes < bound.arena_bytes:
@@ -164,7 +183,13 @@ class ExecutionContext:
         addresses = [address_of(a) for a in arrays]
         run, queue = bound.executable.run, self._queue
         if self.profiler is None and record is None:
-            run(self._arena, addresses, targets, self.threads, stream=queue)
+            foreign = [a for a in outputs if not isinstance(a, np.ndarray)]
+            local = len(foreign) == len(targets) and not any(
+                isinstance(a, np.ndarray) for a in arrays
+            )
+            run(self._arena, addresses, targets, self.threads, stream=queue, local=local)
+            for array in foreign:
+                array.written_on(queue)
             return
         times = np.zeros((len(bound.launch_steps), 2), np.int64)
         run(self._arena, addresses, targets, self.threads, times, stream=queue)
@@ -192,12 +217,13 @@ class ExecutionContext:
     def _outputs(
         self, shapes: Sequence[tuple[int, ...]], out: Any, arrays: Sequence[Any]
     ) -> list[Any]:
-        return output_arrays(self.engine.outputs, shapes, out, arrays, self.engine.target)
+        engine = self.engine
+        return output_arrays(engine.outputs, shapes, out, arrays, engine.target, self._queue)
 
     def close(self) -> None:
         """Releases the arena."""
         self.closed = True
-        self._arena = self._last = None
+        self._arena = self._last = self._apart = None
         self._memory = StageMemory()
 
     def __enter__(self) -> ExecutionContext:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planish import native
 from planish.errors import InputError, ShapeError
@@ -16,6 +16,10 @@ from planish.runtime.arrays import TensorInfo
 from planish.runtime.bind import BoundPlan, ConstantStore, bind
 from planish.runtime.context import ExecutionContext
 from planish.targets.base import Target
+
+if TYPE_CHECKING:
+    from planish.plan.device_code import PlanCode
+    from planish.tuning.ceilings import Ceilings
 
 PROGRAMS = 16
 """Shapes for which an engine keeps everything ready; the least recently used one goes first."""
@@ -45,6 +49,8 @@ class Engine:
         self.inputs = tuple(self._info(v, v.name, v.shape) for v in graph.inputs)
         self.outputs = tuple(self._info(v, name, shape) for name, v, shape in graph.results())
         self._input_names = [info.name for info in self.inputs]
+        self._input_set = set(self._input_names)
+        self._output_names = {info.name for info in self.outputs}
 
     def renew_locks(self) -> None:
         """In a forked child nobody else makes anything; see `planish.native.renew_after_fork`."""
@@ -233,30 +239,42 @@ class Engine:
         """Bytes of weights packed for the kernels in use so far, besides the plan's own."""
         return self._constants.bytes
 
-    def layers(self) -> list[dict[str, Any]]:
-        """The fused layers in order: name, origin (the user's ops), tactic, output type; of a plan
-        of several stages also the stage.
+    def layers(self, ceilings: bool = False) -> list[dict[str, Any]]:
+        """The fused layers in order, a dict each.
+
+        ``name``, ``origin`` (the user's ops), ``op``, ``tactic``, ``precision``, ``output``
+        (types); ``microseconds`` as tuning measured it; of a plan of several stages the ``stage``;
+        ``kernels``, by the names that profilers show; ``flops`` and ``bytes`` at the usual sizes;
+        ``tensor_cores`` (None on machines without), ``why_no_tensor_cores``;
+        ``gigaflops_per_second``, ``gigabytes_per_second``; ``of_ceiling``, the share of the time
+        that would do if the machine ran at what it reaches with large products and copies, and
+        which of both ``bound`` it.
+
+        Parameters
+        ----------
+        ceilings : bool
+            Measures what the machine can reach, if that is not in the timing cache yet: seconds,
+            once. Without it ``of_ceiling`` is None then; it always is for a plan that was tuned on
+            another machine.
         """
-        rows = []
-        parts = self.plan.stages.parts
-        stage_of = {i: stage for stage, part in enumerate(parts) for i in part.steps}
-        for index, step in enumerate(self.plan.steps):
-            choice = step.choices[0] if step.choices else None
-            rows.append(
-                {
-                    "name": step.task.name,
-                    "origin": step.task.origin,
-                    "op": step.task.kind,
-                    "tactic": str(choice.tactic) if choice else "chosen at run time",
-                    "precision": (choice.tactic if choice else step.task).precision,
-                    "output": ", ".join(str(v.type) for v in step.task.outputs),
-                    "microseconds": choice.seconds * 1e6
-                    if choice and choice.seconds is not None
-                    else None,
-                    **({"stage": stage_of[index]} if len(parts) > 1 else {}),
-                }
-            )
-        return rows
+        from planish.runtime.layers import layer_rows
+
+        return layer_rows(self, self.ceilings(measure=ceilings))
+
+    @property
+    def was_tuned_here(self) -> bool:
+        """Whether the plan's times are of this machine and version."""
+        return self.plan.about.get("machine") == self.target.timing_key
+
+    def ceilings(self, measure: bool = True) -> Ceilings | None:
+        """What the machine can reach, see `layers`; None for a plan that was tuned on another one,
+        and where it is not known and not to be measured.
+        """
+        from planish.tuning.ceilings import ceilings
+
+        if not self.was_tuned_here:
+            return None
+        return ceilings(self.target, self.plan.about.get("threads"), measure)
 
     def host_steps(self) -> list[str]:
         """The names of layers that run by their NumPy reference, outside native code."""
@@ -286,14 +304,21 @@ class Engine:
 
     # ---- keeping --------------------------------------------------------------------------
 
-    def serialize(self) -> bytes:
-        """The plan as bytes; see `planish.load`."""
+    def serialize(self, device_code: bool = True) -> bytes:
+        """The plan as bytes; see `save`."""
         from planish.plan.file import serialize
 
-        return serialize(self.plan)
+        return serialize(self.plan, self._code(device_code))
 
-    def save(self, path: Any) -> None:
+    def save(self, path: Any, device_code: bool = True) -> None:
         """Writes the plan to a file, replacing it atomically.
+
+        Parameters
+        ----------
+        path : path
+        device_code : bool
+            Whether a plan for a GPU takes along what its kernels were compiled to, which
+            ``planish.load(..., allow_device_code=True)`` runs without a compiler.
 
         Raises
         ------
@@ -302,7 +327,12 @@ class Engine:
         """
         from planish.plan.file import save
 
-        save(self.plan, path)
+        save(self.plan, path, self._code(device_code))
+
+    def _code(self, wanted: bool) -> PlanCode | None:
+        from planish.plan.device_code import code_of
+
+        return code_of(self.plan, self.target) if wanted else None
 
     def close(self) -> None:
         """Releases memory; running executions finish first."""

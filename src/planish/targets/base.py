@@ -288,12 +288,15 @@ class ScheduledLaunch:
         The layout and dtype behind each pointer that is a value; host steps need it.
     touches : tuple of Range
         What is read or written through each pointer: launches that share nothing may overlap.
+    label : str
+        The layer's name, for profilers.
     """
 
     launch: Launch
     addresses: tuple[Address, ...]
     layouts: tuple[tuple[Layout, np.dtype] | None, ...]
     touches: tuple[Range, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -331,6 +334,7 @@ class Executable(ABC):
         threads: int,
         profile: np.ndarray | None = None,
         stream: Any = None,
+        local: bool = False,
     ) -> None:
         """Runs everything.
 
@@ -346,6 +350,8 @@ class Executable(ABC):
             Receives start and end in nanoseconds of each launch, int64 ``[launches, 2]``.
         stream : object, optional
             As `Target.stream` made it: work is queued there and not waited for.
+        local : bool
+            Whether all addresses are known to be in memory of the target's own.
         """
 
     @property
@@ -404,6 +410,13 @@ class ForeignArray(Protocol):
     def address(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
+    @property
+    def writeable(self) -> bool: ...
+
+    def written_on(self, stream: Any) -> None:
+        """Notes the stream, as `Target.stream` made it, on which what writes it is queued; None:
+        it is written.
+        """
 
 
 class Target(ABC):
@@ -424,6 +437,10 @@ class Target(ABC):
 
     tactics_per_task: ClassVar[int] = 12
     """At most so many tactics of a task are measured."""
+    ceiling_sizes: ClassVar[tuple[int, int]] = (1024, 1 << 26)
+    """Rows of the matrix product and elements of the tensor by which it is measured what the
+    machine can reach.
+    """
     compilers_beside: int = 0
     """So many kernels may be compiled on the host while others are measured; 0: none."""
 
@@ -442,6 +459,35 @@ class Target(ABC):
     def executable(self, schedule: Schedule) -> Executable:
         """Makes a schedule ready to run; compiles what is not yet compiled."""
 
+    def matrix_units(
+        self, tactic: Tactic, binding: Binding, permitted: Collection[str]
+    ) -> tuple[bool | None, str]:
+        """Whether a tactic's kernels use units that multiply matrices (tensor cores), and the
+        reason if not; None where the machine has none that they could use.
+        """
+        return None, ""
+
+    code_key: str = ""
+    """What the code in plans depends on: the kind of machine, the version of the generators. Empty
+    where plans hold none, because the machine that runs them compiles at once.
+    """
+
+    def device_code(self, kernels: Iterable[Kernel]) -> dict[str, bytes]:
+        """What it takes to run kernels without a compiler, by name; only where there is a
+        `code_key`.
+        """
+        raise NotImplementedError
+
+    def with_code(self, code: Mapping[str, bytes]) -> Target:
+        """This target, running the code that a plan holds in place of what it would compile.
+
+        Raises
+        ------
+        PlanError
+            The code is damaged.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def arena(self, size: int) -> Any:
         """Memory for intermediate values."""
@@ -454,8 +500,12 @@ class Target(ABC):
     def tensor(self, layout: Layout, dtype: np.dtype) -> TensorMemory:
         """Memory for a tensor of that layout, aligned as the layout says and no better."""
 
-    def foreign_array(self, given: Any) -> ForeignArray | None:
-        """What a caller passes as an array of the target's own memory; None for anything else."""
+    def foreign_array(self, given: Any, stream: Any = None) -> ForeignArray | None:
+        """What a caller passes as an array of the target's own memory; None for anything else.
+
+        It may be used on `stream` then, or right now where that is None: whatever writes it is
+        waited for.
+        """
         return None
 
     def new_array(self, shape: Sequence[int], dtype: np.dtype) -> ForeignArray:

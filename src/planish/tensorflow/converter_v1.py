@@ -353,7 +353,7 @@ def calib_graph_to_infer_graph(calibration_graph_def: Any, is_dynamic_op: bool =
 
 def _store_in_constant(graph_def: Any, name: str, engine: Engine) -> str:
     """See `PlanStore`."""
-    plan = engine.serialize()
+    plan = engine.serialize(device_code=False)  # nothing there may use it
     if len(plan) > _LARGEST:
         raise PlanError(
             f"The plan of {name} is larger than 2 GB",

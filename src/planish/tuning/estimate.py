@@ -6,9 +6,10 @@ import math
 
 from planish.fusion.task import Task
 from planish.graph.graph import Node
-from planish.ops.conv import Conv
+from planish.ops.conv import Conv, ConvTranspose
 from planish.ops.elementwise import Elementwise
 from planish.ops.matmul import MatMul
+from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding
 
 FLOPS = 100e9
@@ -34,10 +35,14 @@ def operations(task: Task, binding: Binding) -> float:
 def _own(node: Node, binding: Binding) -> float:
     """Arithmetic operations of an anchor."""
     result = math.prod(node.outputs[0].type.bind(binding.symbols))
-    if isinstance(node.op, Conv):
+    if isinstance(node.op, Conv | ConvInteger):
         filters = node.inputs[1].type.bind(binding.symbols)
         return 2.0 * result * math.prod(filters[:-1])
-    if isinstance(node.op, MatMul):
+    if isinstance(node.op, ConvTranspose):
+        source, filters = (v.type.bind(binding.symbols) for v in node.inputs[:2])
+        taps, columns = math.prod(filters[:-2]), filters[-1] // node.op.groups
+        return 2.0 * math.prod(source) * taps * columns
+    if isinstance(node.op, MatMul | MatMulInteger):
         a = node.inputs[0].type.bind(binding.symbols)
         return 2.0 * result * (a[-2] if node.op.transpose_a else a[-1])
     sources = [math.prod(v.type.bind(binding.symbols)) for v in node.inputs]

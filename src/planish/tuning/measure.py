@@ -114,6 +114,14 @@ class Bench:
         known = self._expected
         return known if known and sum(a.nbytes for a in known) <= KEPT else None
 
+    def time(self, tactic: Tactic, seconds: float) -> float:
+        """The least seconds of the runs of a tactic in so many, whatever it computes."""
+        with self._program(tactic) as (executable, arena):
+            once = float(executable.measure(arena, (), (), self._threads, 2).min())
+            repeats = int(min(max(seconds / max(once, 1e-7), 3), 1000))
+            times = executable.measure(arena, (), (), self._threads, repeats)
+            return min(once, float(times.min()))
+
     def measure(self, tactic: Tactic, best: float = float("inf")) -> Measurement:
         """Runs a tactic, compares its outputs, times it; stops early if it is far from `best`."""
         with self._program(tactic) as (executable, arena):

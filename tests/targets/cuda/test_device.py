@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +133,90 @@ def test_arrays_of_pytorch(engine: Engine) -> None:
     )
     with pytest.raises(DeviceError, match="not dense"):
         engine(torch.randn(100, 64, device="cuda").t())
+
+
+def test_dlpack_both_ways_with_pytorch(engine: Engine, target: CudaTarget) -> None:
+    """Nothing is synchronized by hand: writers and readers follow the protocol."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'planish[torch]'")
+    side = torch.cuda.Stream()
+    for seed in range(5):
+        with torch.cuda.stream(side):
+            torch.cuda._sleep(2_000_000)
+            x = torch.as_tensor(batch(seed), device="cuda") * 1
+            y = torch.from_dlpack(engine(x)) * 1
+        side.synchronize()
+        np.testing.assert_allclose(y.cpu().numpy(), expected(batch(seed)), rtol=1e-5, atol=1e-6)
+    out = target.new_array((64, 100), np.dtype(np.float32))
+    with torch.cuda.stream(side), engine.create_execution_context(stream=side) as context:
+        torch.cuda._sleep(20_000_000)
+        context.enqueue({"x": x}, {"y": out})
+        assert out.__cuda_array_interface__["stream"] == side.cuda_stream
+    elsewhere = torch.cuda.Stream()
+    with torch.cuda.stream(elsewhere):
+        found = torch.from_dlpack(out) * 1  # on a stream that must wait for the other
+    elsewhere.synchronize()
+    np.testing.assert_allclose(found.cpu().numpy(), expected(batch(4)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(out.numpy(), found.cpu().numpy())
+
+
+def test_results_that_are_dropped_are_not_overwritten(engine: Engine) -> None:
+    """What PyTorch still reads on its stream keeps its memory until then."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'planish[torch]'")
+    x = torch.as_tensor(batch(1), device="cuda")
+    other = torch.as_tensor(batch(2), device="cuda")
+    torch.cuda.synchronize()
+    for _ in range(5):
+        y = torch.from_dlpack(engine(x))
+        torch.cuda._sleep(5_000_000)
+        kept = y * 1
+        del y
+        engine(other)
+        np.testing.assert_allclose(kept.cpu().numpy(), expected(batch(1)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("library", ["cupy", "jax.numpy"])
+def test_arrays_of_other_libraries(engine: Engine, library: str) -> None:
+    module = pytest.importorskip(library)
+    x = module.asarray(batch(3)) * 1
+    y = engine(x)
+    assert isinstance(y, DeviceArray)
+    np.testing.assert_allclose(y.numpy(), expected(batch(3)), rtol=1e-5, atol=1e-6)
+    back = module.from_dlpack(y)
+    np.testing.assert_allclose(np.asarray(back.get() if library == "cupy" else back), y.numpy())
+    if library == "cupy":
+        out = module.zeros((64, 100), np.float32)
+        engine(x, out=out)
+        np.testing.assert_array_equal(out.get(), y.numpy())
+
+
+def test_running_needs_no_compiler(engine: Engine, tmp_path: Path) -> None:
+    """In a new process without Triton, with an empty kernel cache."""
+    engine.save(tmp_path / "m.plan")
+    np.save(tmp_path / "x.npy", batch(5))
+    code = """
+import sys
+sys.modules["triton"] = None
+import numpy as np
+import planish
+engine = planish.load(sys.argv[1], allow_device_code=True)
+np.save(sys.argv[3], engine(np.load(sys.argv[2])))
+"""
+    files = [str(tmp_path / name) for name in ("m.plan", "x.npy", "y.npy")]
+    environment = {**os.environ, "PLANISH_CACHE": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", code, *files], check=True, env=environment)
+    np.testing.assert_array_equal(np.load(files[2]), engine(batch(5)))
+
+
+def test_layers_are_rated(engine: Engine) -> None:
+    limits = engine.ceilings()
+    assert limits is not None
+    assert limits.flops["fp16"] > limits.flops["fp32"]
+    assert 1e11 < limits.bytes < 2e13
+    for row in engine.layers():
+        assert row["tensor_cores"] is False
+        assert row["why_no_tensor_cores"] == "the layer is no product of matrices"
+        assert row["of_ceiling"] is None or row["of_ceiling"] > 0
+        assert row["kernels"]
 
 
 def test_two_contexts_in_two_threads(engine: Engine) -> None:

@@ -2,66 +2,16 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
+import numpy as np
 import pytest
 
 import planish
+from helpers.fake_driver import FakeDevice, FakePool, FakeStream, stand_in
 from planish.errors import DeviceError
 from planish.targets.cuda import driver
+from planish.targets.cuda.memory import DeviceArray
 from planish.targets.cuda.target import cuda
 from planish.targets.devices import find_target
-
-
-class FakeDevice:
-    """As much of a device of `cuda.core` as reading its properties takes."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.entered = 0
-        self.memory_resource = None
-        self.properties = SimpleNamespace(
-            compute_capability_major=9,
-            compute_capability_minor=0,
-            multiprocessor_count=132,
-            l2_cache_size=50 << 20,
-            max_shared_memory_per_block_optin=232448,
-            max_shared_memory_per_multiprocessor=233472,
-            max_registers_per_multiprocessor=65536,
-        )
-
-    def set_current(self) -> None:
-        self.entered += 1
-
-    def create_stream(self) -> FakeStream:
-        return FakeStream()
-
-
-class FakeStream:
-    def sync(self) -> None:
-        pass
-
-
-class FakePool:
-    def allocate(self, size: int, stream: object) -> SimpleNamespace:
-        return SimpleNamespace(handle=4096)
-
-
-class FakeDriver:
-    def cuMemGetInfo(self) -> tuple[int, int, int]:
-        return 0, 3 << 30, 4 << 30
-
-
-def stand_in(monkeypatch: pytest.MonkeyPatch, devices: list[FakeDevice] | Exception) -> None:
-    def all_devices() -> list[FakeDevice]:
-        if isinstance(devices, Exception):
-            raise devices
-        return devices
-
-    core = SimpleNamespace(
-        Device=SimpleNamespace(get_all_devices=all_devices), LegacyPinnedMemoryResource=object
-    )
-    monkeypatch.setattr(driver, "_modules", lambda: (core, FakeDriver()))
 
 
 def test_without_cuda_core(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +27,19 @@ def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         driver.Gpu(0)
     assert "libcuda" in caught.value.why
     assert "cpu" in caught.value.cure
+
+
+@pytest.mark.parametrize("devices", [[], RuntimeError("CUDA_ERROR_NO_DEVICE: none is detected")])
+def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, devices: list | Exception) -> None:
+    stand_in(monkeypatch, devices)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    with pytest.raises(DeviceError, match="no NVIDIA GPU") as caught:
+        driver.Gpu(0)
+    assert caught.value.why == "the driver finds none, and CUDA_VISIBLE_DEVICES is '7'"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(DeviceError) as caught:
+        driver.Gpu(0)
+    assert caught.value.why == "the driver finds none"
 
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,3 +101,75 @@ def test_build_says_it_before_it_reads_the_model(monkeypatch: pytest.MonkeyPatch
     cuda.cache_clear()
     with pytest.raises(DeviceError, match="no NVIDIA driver"):
         planish.build("no_such_model.onnx", device="cuda:0")
+
+
+def test_too_little_memory_says_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, [FakeDevice("NVIDIA H200")])
+    gpu = driver.Gpu(0)
+    monkeypatch.setattr(gpu, "_memory", FakePool(full=True))
+    with pytest.raises(DeviceError, match="no device memory for constants") as caught:
+        gpu.allocate(5 << 30, "constants")
+    assert "5,368,709,120 bytes are needed, 3,221,225,472 of 4,294,967,296 are free" in (
+        caught.value.why
+    )
+    assert gpu._taken == 0
+    monkeypatch.setattr(gpu, "_pinned", FakePool(full=True))
+    with pytest.raises(DeviceError, match="no pinned memory") as caught:
+        gpu.allocate_host(100)
+    assert "100 bytes are needed" in caught.value.why
+
+
+def test_streams_of_users_are_kept_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, [FakeDevice("NVIDIA H200")])
+    gpu = driver.Gpu(0)
+
+    class Torch:
+        def __init__(self, handle: int) -> None:
+            self.cuda_stream = handle
+
+    first = Torch(77)
+    wrapped = gpu.wrap_stream(first)
+    assert wrapped.handle == 77
+    assert gpu.wrap_stream(first) is wrapped
+    assert gpu.wrap_stream(Torch(0)).handle == driver.LEGACY_STREAM
+    assert gpu.wrap_stream(77) is not wrapped  # whose it is nobody knows
+    for handle in range(100, 100 + driver.STREAMS):
+        gpu.wrap_stream(Torch(handle))
+    assert len(gpu._streams) == driver.STREAMS
+    assert gpu.wrap_stream(first) is not wrapped
+
+
+def test_handles_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, [FakeDevice("NVIDIA H200")])
+    gpu = driver.Gpu(0)
+    asked = []
+
+    class Stream:
+        @property
+        def handle(self) -> int:
+            asked.append(self)
+            return 7
+
+    first = Stream()
+    assert [gpu.handle(first), gpu.handle(first)] == [7, 7]
+    assert asked == [first]
+    for _ in range(driver.STREAMS):
+        gpu.handle(Stream())
+    assert len(gpu._handles) == driver.STREAMS
+
+
+def test_memory_that_others_use_is_not_reused_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, [FakeDevice("NVIDIA H200")])
+    gpu = driver.Gpu(0)
+    monkeypatch.setattr(gpu, "_memory", FakePool())
+    memory = gpu.allocate(1000, "an output")
+    for user in (1, 77, FakeStream(78), 77):
+        memory.used_on(user)
+    array = DeviceArray(gpu, (4,), np.dtype(np.float32), memory.address, memory)
+    array.ready_for(FakeStream(79))
+    array.written_on(FakeStream(80))
+    assert array.__cuda_array_interface__["stream"] == 80
+    assert array.__dlpack__(stream=81)
+    del memory, array
+    assert sorted(gpu.stream.waited) == [1, 77, 78, 79, 80, 81]
+    assert gpu._taken == 0

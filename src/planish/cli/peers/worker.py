@@ -198,7 +198,9 @@ class Planish(Peer):
         import planish
 
         self.version = planish.__version__
-        self.engine = planish.load(request["model"])
+        self.engine = planish.load(
+            request["model"], allow_device_code=request["kind"] == "trusted plan"
+        )
         self.context = self.engine.create_execution_context(request["threads"])
         self.names, self.wanted = request["inputs"], request["outputs"]
 

@@ -173,6 +173,7 @@ class CpuExecutable(Executable):
         threads: int,
         profile: np.ndarray | None = None,
         stream: Any = None,
+        local: bool = False,
     ) -> None:
         self._program.execute(arena, inputs, outputs, threads, profile)
 

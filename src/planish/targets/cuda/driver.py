@@ -6,10 +6,10 @@ A `Gpu` is one device of this process: memory, streams, kernels, graphs. Errors 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import c_int32
 from functools import cache
@@ -18,8 +18,11 @@ from typing import Any
 import numpy as np
 
 from planish.errors import DeviceError
+from planish.targets.cuda.buffers import DeviceMemory, HostMemory
 from planish.targets.cuda.codegen.compile import DeviceCode
 from planish.targets.cuda.machine import CudaMachine
+
+log = logging.getLogger("planish")
 
 FRACTION = "PLANISH_GPU_MEMORY_FRACTION"
 """The environment variable that limits what engines take of a GPU's memory: 0.5 is half of it."""
@@ -28,29 +31,11 @@ LARGE_SHARED = 48 << 10
 """Blocks with more shared memory than this must ask for it."""
 
 
-class DeviceMemory:
-    """Bytes of device memory; freed when the object is."""
+LEGACY_STREAM = 1
+"""The handle by which protocols name the stream that waits for all others, and they for it."""
 
-    def __init__(self, gpu: Gpu, size: int, buffer: Any) -> None:
-        self.address = int(buffer.handle)
-        self.nbytes = size
-        self.gpu = gpu
-        self._buffer = buffer
-        weakref.finalize(self, gpu.give_back, size)
-
-
-class HostMemory:
-    """Bytes of pinned host memory: copies to and from the device run beside other work."""
-
-    def __init__(self, gpu: Gpu, size: int, buffer: Any) -> None:
-        import ctypes
-
-        self.address = int(buffer.handle)
-        self.nbytes = size
-        self._buffer = buffer
-        self.bytes = np.ctypeslib.as_array(
-            (ctypes.c_uint8 * max(size, 1)).from_address(self.address)
-        )
+STREAMS = 16
+"""So many streams are kept at hand."""
 
 
 class Gpu:
@@ -66,9 +51,13 @@ class Gpu:
         self._memory = self._device.memory_resource
         self._pinned = self._core.LegacyPinnedMemoryResource()
         self._kernels: dict[str, Any] = {}
+        self._streams: dict[int, tuple[Any, Any]] = {}
+        self._handles: dict[int, tuple[Any, Any]] = {}
         self._lock = threading.RLock()  # memory may be freed while it is held
         self.stream = self._device.create_stream()
         """For allocations, and for copies that are waited for."""
+        self.library_code: dict[str, bytes] = {}
+        """Kernels as libraries wrote them, from plans whose code may be used; by symbol."""
         self._taken = 0
         self._fraction = _fraction(os.environ.get(FRACTION, "1"))
 
@@ -128,7 +117,7 @@ class Gpu:
             buffer = self._memory.allocate(max(size, 256), stream=self.stream)
             self.stream.sync()
         except Exception as error:  # a class of cuda.core's own
-            self.give_back(size)
+            self.give_back(size, {})
             free, total = self.memory_info()
             raise DeviceError(
                 f"There is no device memory for {what}",
@@ -146,7 +135,7 @@ class Gpu:
             return
         limit = int(self._fraction * self.memory_info()[1])
         if taken > limit:
-            self.give_back(size)
+            self.give_back(size, {})
             raise DeviceError(
                 f"There is no device memory for {what}",
                 where=f"cuda:{self.ordinal}",
@@ -155,25 +144,49 @@ class Gpu:
                 cure="raise the limit, or use smaller inputs or a smaller batch",
             )
 
-    def give_back(self, size: int) -> None:
-        """Notes that memory was freed."""
+    def give_back(self, size: int, users: Mapping[int, Any]) -> None:
+        """Notes that memory is about to be freed, which streams of others may use."""
         with self._lock:
             self._taken -= size
+        if not users or self._pid != os.getpid():
+            return
+        self.enter()
+        for user in users.values():
+            try:
+                other = self._core.Stream.from_handle(user) if isinstance(user, int) else user
+                self.stream.wait(other)
+            except Exception as error:  # the stream is gone, and its work done
+                log.debug("stream %s is not waited for: %s", user, error)
 
     def allocate_host(self, size: int) -> HostMemory:
-        """Pinned host memory."""
+        """Pinned host memory.
+
+        Raises
+        ------
+        DeviceError
+            There is too little memory.
+        """
         self.enter()
-        return HostMemory(self, size, self._pinned.allocate(max(size, 1), stream=self.stream))
+        try:
+            buffer = self._pinned.allocate(max(size, 1), stream=self.stream)
+        except Exception as error:  # a class of cuda.core's own
+            raise DeviceError(
+                "There is no pinned memory for copies to and from the GPU",
+                where="host memory",
+                why=f"{size:,} bytes are needed ({error})",
+                cure="use smaller inputs or a smaller batch, or pass arrays on the GPU",
+            ) from error
+        return HostMemory(self, size, buffer)
 
     def copy(self, target: int, source: int, size: int, stream: Any) -> None:
         """Queues a copy between any two addresses, of the device or the host."""
         if size:
-            self._call(self._driver.cuMemcpyAsync, target, source, size, stream.handle)
+            self._call(self._driver.cuMemcpyAsync, target, source, size, self.handle(stream))
 
     def fill(self, target: int, byte: int, size: int, stream: Any) -> None:
         """Queues setting bytes."""
         if size:
-            self._call(self._driver.cuMemsetD8Async, target, byte, size, stream.handle)
+            self._call(self._driver.cuMemsetD8Async, target, byte, size, self.handle(stream))
 
     def upload(self, target: int, array: np.ndarray) -> None:
         """Copies a contiguous array to the device and waits."""
@@ -186,6 +199,12 @@ class Gpu:
         self.enter()
         self.copy(array.ctypes.data, source, array.nbytes, self.stream)
         self.stream.sync()
+
+    def device_of(self, address: int) -> int:
+        """The number of the device whose memory an address is; this one's where nobody knows."""
+        kind = self._driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        status, value = self._driver.cuPointerGetAttribute(kind, address)
+        return self.ordinal if int(status) != 0 else int(value)
 
     def is_device_address(self, address: int) -> bool:
         """Whether an address is memory of a device."""
@@ -250,6 +269,19 @@ class Gpu:
 
     # ---- streams, graphs, time ------------------------------------------------------------
 
+    def handle(self, stream: Any) -> Any:
+        """The driver's name of a stream, kept at hand: cuda.core makes one each time it is asked,
+        which takes longer than a launch.
+        """
+        known = self._handles.get(id(stream))
+        if known is None or known[0] is not stream:
+            known = stream, stream.handle
+            with self._lock:
+                self._handles[id(stream)] = known
+                if len(self._handles) > STREAMS:
+                    self._handles.pop(next(iter(self._handles)))
+        return known[1]
+
     def create_stream(self) -> Any:
         """A stream that waits for no other."""
         self.enter()
@@ -263,19 +295,31 @@ class Gpu:
         DeviceError
             It is no stream.
         """
+        known = self._streams.get(id(stream))
+        if known is not None and known[0] is stream:
+            return known[1]
         self.enter()
         try:
             if isinstance(stream, int):
-                return self._core.Stream.from_handle(stream)
+                # 0 is the legacy stream, too, and no handle; not kept: whose it is may change
+                return self._core.Stream.from_handle(stream or LEGACY_STREAM)
             for name in ("cuda_stream", "ptr"):  # PyTorch, CuPy
                 if isinstance(getattr(stream, name, None), int):
-                    return self._core.Stream.from_handle(getattr(stream, name))
-            return self._device.create_stream(stream)
+                    handle = getattr(stream, name) or LEGACY_STREAM
+                    wrapped = self._core.Stream.from_handle(handle)
+                    break
+            else:
+                wrapped = self._device.create_stream(stream)
+            with self._lock:  # the user's object lives as long, and so does its handle
+                self._streams[id(stream)] = stream, wrapped
+                if len(self._streams) > STREAMS:
+                    self._streams.pop(next(iter(self._streams)))
+            return wrapped
         except Exception as error:
             raise DeviceError(
                 f"A {type(stream).__name__} is no CUDA stream",
                 where="stream=",
-                why=str(error),
+                why=f"it follows no protocol of streams ({error})",
                 cure="pass a stream of cuda.core, PyTorch or CuPy, or its address",
             ) from error
 
@@ -327,15 +371,18 @@ class Gpu:
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Calls a function of the driver and gives its results, without the status."""
         status, *results = function(*args)
+        self._check(status, function.__name__)
+        return results[0] if len(results) == 1 else results
+
+    def _check(self, status: Any, name: str) -> None:
         if int(status) != 0:
             _, text = self._driver.cuGetErrorString(status)
             raise DeviceError(
                 "The CUDA driver refuses a call",
-                where=f"cuda:{self.ordinal}, {function.__name__}",
+                where=f"cuda:{self.ordinal}, {name}",
                 why=text.decode() if isinstance(text, bytes) else str(text),
                 cure="if kernels ran before, one of them failed: please report it with the model",
             )
-        return results[0] if len(results) == 1 else results
 
 
 class CapturedGraph:
@@ -343,10 +390,13 @@ class CapturedGraph:
 
     def __init__(self, gpu: Gpu, handle: Any) -> None:
         self._gpu, self._handle = gpu, handle
+        self._driver = gpu._driver
 
     def launch(self, stream: Any) -> None:
         """Queues it."""
-        self._gpu._call(self._gpu._driver.cuGraphLaunch, self._handle, stream.handle)
+        (status,) = self._driver.cuGraphLaunch(self._handle, self._gpu.handle(stream))
+        if status != 0:
+            self._gpu._check(status, "cuGraphLaunch")
 
     def __del__(self) -> None:
         if os.getpid() == self._gpu._pid:
@@ -388,7 +438,7 @@ def _modules() -> tuple[Any, Any]:
         raise DeviceError(
             "cuda.core is not installed",
             where='device="cuda:…"',
-            why=str(error),
+            why=f"it cannot be imported ({error})",
             cure="pip install 'planish[cuda]'",
         ) from error
     return core, driver
@@ -397,15 +447,26 @@ def _modules() -> tuple[Any, Any]:
 def _device(core: Any, ordinal: int) -> Any:
     try:
         devices = core.Device.get_all_devices()
-    except Exception as error:  # of several kinds: no library, no driver, an old one
+    except Exception as error:  # of several kinds: no library, no driver, an old one, no GPU
+        if "NO_DEVICE" not in str(error):
+            raise DeviceError(
+                "There is no NVIDIA driver",
+                where=f'device="cuda:{ordinal}"',
+                why=f"none can be used ({error})",
+                cure='install NVIDIA\'s driver, or pass device="cpu"',
+            ) from error
+        devices = ()
+    if not devices:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if visible is None else f", and CUDA_VISIBLE_DEVICES is {visible!r}"
         raise DeviceError(
-            "There is no NVIDIA driver",
+            "There is no NVIDIA GPU",
             where=f'device="cuda:{ordinal}"',
-            why=str(error),
-            cure='install NVIDIA\'s driver, or pass device="cpu"',
-        ) from error
+            why=f"the driver finds none{hidden}",
+            cure='make one visible, or pass device="cpu"',
+        )
     if ordinal >= len(devices):
-        names = ", ".join(f"cuda:{i} ({d.name})" for i, d in enumerate(devices)) or "none"
+        names = ", ".join(f"cuda:{i} ({d.name})" for i, d in enumerate(devices))
         raise DeviceError(
             f"There is no GPU number {ordinal}",
             where=f'device="cuda:{ordinal}"',

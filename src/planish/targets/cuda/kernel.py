@@ -92,5 +92,9 @@ class LibraryKernel(Kernel):
             The library does not have it.
         """
 
+    def stored(self, gpu: Any) -> bytes | None:
+        """What makes `load` quick in another process, if the library has such a thing."""
+        return None
+
     def compile(self, machine: CudaMachine) -> bytes:
         raise NotImplementedError("the library holds its code")

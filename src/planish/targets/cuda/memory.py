@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -9,7 +10,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from planish.targets.base import ZEROED_BYTES, Layout, TensorMemory
-from planish.targets.cuda.driver import DeviceMemory, Gpu, HostMemory
+from planish.targets.cuda import dlpack
+from planish.targets.cuda.buffers import DeviceMemory, HostMemory
+from planish.targets.cuda.driver import LEGACY_STREAM, Gpu
+
+Graphs = OrderedDict[tuple[int, ...], list[Any]]
+"""For addresses of inputs and outputs what is launched, None for host steps."""
 
 ALIGNMENT = 256
 FIRST_SLAB, LARGEST_SLAB = 8 << 20, 128 << 20
@@ -55,25 +61,33 @@ class CudaArena:
         gpu.fill(self._memory.address, 0, ZEROED_BYTES, gpu.stream)
         gpu.stream.sync()
         self.stream = gpu.create_stream()
-        self.graphs: WeakKeyDictionary[Any, OrderedDict[Any, Any]] = WeakKeyDictionary()
-        """Captured executions by executable and addresses; see `CudaExecutable`."""
+        self._graphs: WeakKeyDictionary[Any, Graphs] = WeakKeyDictionary()
+        self._latest: tuple[Any, Graphs] | None = None
         self._sides: list[Any] = []
-        self._last: tuple[Any, Any] | None = None
+        self._last: Any = None
+        self._end: Any = None
         self._staged: dict[tuple[str, int], tuple[HostMemory, DeviceMemory]] = {}
+
+    def graphs(self, executable: Any) -> Graphs:
+        """Captured executions by addresses; see `CudaExecutable`."""
+        if self._latest is None or self._latest[0] is not executable:
+            self._latest = executable, self._graphs.setdefault(executable, OrderedDict())
+        return self._latest[1]
 
     def begin(self, stream: Any) -> None:
         """Makes a stream wait for the execution before, if that was queued on another one."""
-        if self._last is not None and self._last[0] is not stream:
-            stream.wait(self._last[1])
+        if self._last is not None and self._last is not stream:
+            stream.wait(self._end)
 
     def end(self, stream: Any) -> None:
         """Notes where an execution ends that was queued on a caller's stream."""
         if stream is self.stream:
             self._last = None  # the caller waits for it
             return
-        event = self.gpu.event()
-        stream.record(event)
-        self._last = stream, event
+        if self._end is None:
+            self._end = self.gpu.event()
+        stream.record(self._end)  # whoever waits for what it recorded before is not disturbed
+        self._last = stream
 
     def side_streams(self, count: int) -> list[Any]:
         """Further streams, for work beside that of the first."""
@@ -87,7 +101,8 @@ class CudaArena:
         if known is None or known[1].nbytes < size:
             known = (self.gpu.allocate_host(size), self.gpu.allocate(size, f"an {kind}"))
             self._staged[kind, number] = known
-            self.graphs.clear()  # they know the old addresses
+            self._graphs.clear()  # they know the old addresses
+            self._latest = None
         return known
 
 
@@ -142,42 +157,115 @@ class CudaTensor(TensorMemory):
 class DeviceArray:
     """A dense array in device memory, as engines on a GPU take and give them.
 
-    PyTorch, CuPy, Numba and others read it without a copy through ``__cuda_array_interface__``.
+    PyTorch, JAX, CuPy and others read it without a copy, through DLPack or
+    ``__cuda_array_interface__``. What was queued to write it is waited for, on the reader's stream
+    where the protocol names one.
 
     Attributes
     ----------
     shape : tuple of int
     dtype : numpy.dtype
     address : int
+    writeable : bool
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, address: int, owner: Any) -> None:
+    def __init__(
+        self,
+        gpu: Gpu,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        address: int,
+        owner: Any,
+        writeable: bool = True,
+    ) -> None:
         self.shape, self.dtype, self.address = tuple(shape), np.dtype(dtype), address
-        self._owner = owner
+        self.writeable = writeable
+        self._gpu, self._owner = gpu, owner
+        self._writer: Any = None
 
     @property
     def nbytes(self) -> int:
         """How many bytes it has."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def written_on(self, stream: Any) -> None:
+        """Notes the stream on which what writes it is queued; None: it was waited for."""
+        self._writer = stream
+        if stream is not None:
+            self._used_on(stream)
+
+    def ready_for(self, stream: Any) -> None:
+        """Has a stream that uses it wait until it is written; None: the host waits."""
+        if stream is not None:
+            self._used_on(stream)
+        writer = self._writer
+        if writer is None or writer is stream:
+            return
+        if stream is None:
+            self._gpu.wait(writer)
+            self._writer = None
+        else:
+            stream.wait(writer)
+
+    def _used_on(self, stream: Any) -> None:
+        """Notes a stream on which it is used: its memory is not given to others before that."""
+        if isinstance(self._owner, DeviceMemory):
+            self._owner.used_on(stream)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
+        self._used_on(LEGACY_STREAM)  # whoever reads it does not say where
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
-            "data": (self.address, False),
+            "data": (self.address, not self.writeable),
             "strides": None,
+            "stream": None if self._writer is None else int(self._gpu.handle(self._writer)),
             "version": 3,
         }
 
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return dlpack.CUDA, self._gpu.ordinal
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule for a reader on a stream; see the Python array API standard.
+
+        Raises
+        ------
+        BufferError
+            It is wanted elsewhere, or as a copy.
+        """
+        if dl_device not in (None, self.__dlpack_device__()) or copy:
+            raise BufferError("arrays of Planish are given where they lie: .numpy() is a copy")
+        if stream != -1:  # -1: the reader sees to it
+            reader = stream or LEGACY_STREAM
+            if self._writer is None or int(self._gpu.handle(self._writer)) == reader:
+                self._used_on(reader)
+            else:
+                self.ready_for(self._gpu.wrap_stream(reader))
+        versioned = max_version is not None and max_version[0] >= dlpack.VERSION[0]
+        if not (versioned or self.writeable):
+            raise BufferError("a reader that does not know DLPack 1.0 could write to it")
+        return dlpack.export(
+            self.address,
+            self.shape,
+            self.dtype,
+            self.__dlpack_device__(),
+            self._owner,
+            versioned=versioned,
+            writeable=self.writeable,
+        )
+
     def numpy(self) -> np.ndarray:
         """A copy on the host."""
+        self.ready_for(None)
         array = np.empty(self.shape, self.dtype)
         self._gpu.download(array, self.address)
         return array
-
-    @property
-    def _gpu(self) -> Gpu:
-        owner = self._owner
-        assert isinstance(owner, DeviceMemory)
-        return owner.gpu

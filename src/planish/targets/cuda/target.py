@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import logging
+import math
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.errors import DeviceError
+from planish.errors import DeviceError, PlanError, PlanishError
 from planish.fusion.task import Task
 from planish.targets.base import (
     Binding,
@@ -27,6 +30,7 @@ from planish.targets.base import (
     Target,
 )
 from planish.targets.cache import KernelCache, generator_version
+from planish.targets.cuda import foreign
 from planish.targets.cuda.codegen.compile import DeviceCode
 from planish.targets.cuda.driver import Gpu, gpu
 from planish.targets.cuda.executable import CudaExecutable
@@ -34,7 +38,17 @@ from planish.targets.cuda.kernel import LibraryKernel
 from planish.targets.cuda.kernels import FAMILIES
 from planish.targets.cuda.machine import CudaMachine
 from planish.targets.cuda.memory import ConstantPool, CudaArena, CudaTensor, DeviceArray
+from planish.targets.cuda.tensor_cores import why_not
+from planish.targets.cuda.torch_tensors import Tensors
 from planish.targets.workers import CompilerPool
+
+log = logging.getLogger("planish")
+
+LIBRARY = "library "
+"""What names of code begin with that a vendor's library wrote, and reads again."""
+
+TRITON = "3.6.0"
+"""The version of Triton that Planish is made with."""
 
 
 class CudaTarget(Target):
@@ -43,22 +57,26 @@ class CudaTarget(Target):
     precisions = frozenset({"fp32", "tf32", "fp16", "bf16"})
     has_streams = True
     tactics_per_task = 24  # of three sources, and each is measured in milliseconds
+    ceiling_sizes = (4096, 1 << 28)
 
     def __init__(self, device: Gpu) -> None:
         self.gpu = device
         self.machine: CudaMachine = device.machine()
         self.device = f"cuda:{device.ordinal}"
         self.threads = 1
-        generators = generator_version("cuda", _compiler_version())
+        generators = generator_version("cuda", f"triton {_triton_version()}")
         self.timing_key = f"{self.machine.timing_key} {generators}"
+        self.code_key = f"{self.machine.code_key} {generator_version('cuda', '')}"
         self._cache = KernelCache(f"{self.machine.code_key} {generators}")
+        self._given: dict[str, DeviceCode] = {}
         self._families = tuple(family.on(self.machine) for family in FAMILIES)
         self._lock = threading.Lock()
         self._libraries: dict[str, Any] = {}
+        self._tensors = Tensors(device)
         # Triton's LLVM and TensorFlow's end a process in which both are loaded
         self.compilers_beside = len(os.sched_getaffinity(0))
         self._compilers = CompilerPool(self.machine, self.compilers_beside, apart=True)
-        self._builds = 0
+        self._builds: set[object] = set()
 
     def families(self) -> Sequence[Family]:
         return self._families
@@ -75,14 +93,15 @@ class CudaTarget(Target):
 
     @contextmanager
     def compiling(self) -> Iterator[None]:
+        build = object()
         with self._lock:
-            self._builds += 1
+            self._builds.add(build)
         try:
             yield
         finally:
             with self._lock:
-                self._builds -= 1
-                idle = self._builds == 0
+                self._builds.discard(build)
+                idle = not self._builds
             if idle:
                 self._compilers.close()
 
@@ -92,7 +111,9 @@ class CudaTarget(Target):
         missing = {
             k.symbol: k
             for k in kernels
-            if not isinstance(k, LibraryKernel) and self._cache.get(k.symbol) is None
+            if not isinstance(k, LibraryKernel)
+            and k.symbol not in self._given
+            and self._cache.get(k.symbol) is None
         }
         finished = 0
 
@@ -121,16 +142,79 @@ class CudaTarget(Target):
                 if kernel.symbol not in self._libraries:
                     self._libraries[kernel.symbol] = kernel.load(self.gpu)
                 return self._libraries[kernel.symbol]
-        return self.gpu.load(kernel.symbol, lambda: self._code(kernel))
+        given = self._given.get(kernel.symbol)
+        if given is not None:  # no other engine gets what this plan holds
+            return self.gpu.load(f"{kernel.symbol} {given.digest}", lambda: given)
+        return self.gpu.load(kernel.symbol, lambda: self.code(kernel))
 
-    def _code(self, kernel: Kernel) -> DeviceCode:
-        """The code of a kernel, compiled here if the cache has lost it."""
+    def code(self, kernel: Kernel) -> DeviceCode:
+        """The code of a generated kernel: the plan's own, or as it was compiled here."""
+        if kernel.symbol in self._given:
+            return self._given[kernel.symbol]
         data = self._cache.get(kernel.symbol)
         if data is None:
             self.prepare([kernel])
             data = self._cache.get(kernel.symbol)
             assert data is not None
         return DeviceCode.from_bytes(data)
+
+    def matrix_units(
+        self, tactic: Tactic, binding: Binding, permitted: Collection[str]
+    ) -> tuple[bool | None, str]:
+        for launch in tactic.launches(binding):
+            kernel = launch.kernel
+            if isinstance(kernel, LibraryKernel):
+                used = tactic.precision != "fp32"  # for these the libraries have nothing else
+            else:
+                used = isinstance(kernel, Kernel) and self.code(kernel).tensor_cores
+            if used:
+                return True, ""
+        return False, why_not(tactic, binding, permitted)
+
+    def device_code(self, kernels: Iterable[Kernel]) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for kernel in kernels:
+            if isinstance(kernel, LibraryKernel):
+                stored = kernel.stored(self.gpu)
+                if stored is not None:
+                    found[LIBRARY + kernel.symbol] = stored
+                continue
+            try:
+                found[kernel.symbol] = self.code(kernel).to_bytes()
+            except PlanishError as error:  # of a size at which nothing has run yet
+                log.debug("a plan is saved without the code of %s: %s", kernel.symbol, error.what)
+        return found
+
+    def with_code(self, code: Mapping[str, bytes]) -> CudaTarget:
+        given: dict[str, DeviceCode] = {}
+        other: set[str] = set()
+        for name, data in code.items():
+            if name.startswith(LIBRARY):
+                self.gpu.library_code.setdefault(name.removeprefix(LIBRARY), data)
+                continue
+            try:
+                kernel = DeviceCode.from_bytes(data)
+            except ValueError as error:
+                raise PlanError(
+                    "Device code of the plan is damaged",
+                    where=name,
+                    why=str(error),
+                    cure="load it without allow_device_code=True, or build the plan again",
+                ) from error
+            if kernel.arch == self.machine.arch:
+                given[name] = kernel
+            else:
+                other.add(kernel.arch)
+        if other:
+            log.warning(
+                "device code for %s is not used: %s is %s",
+                ", ".join(sorted(other)),
+                self.device,
+                self.machine.arch,
+            )
+        target = copy.copy(self)  # caches, locks and compilers are shared
+        target._given = given
+        return target
 
     def arena(self, size: int) -> CudaArena:
         return CudaArena(self.gpu, max(size, 64))
@@ -141,40 +225,26 @@ class CudaTarget(Target):
     def tensor(self, layout: Layout, dtype: np.dtype) -> CudaTensor:
         return CudaTensor(self.gpu, layout, dtype)
 
-    def foreign_array(self, given: Any) -> DeviceArray | None:
-        if isinstance(given, DeviceArray):
-            return given
-        described = getattr(given, "__cuda_array_interface__", None)
-        if described is None:
-            return None
-        shape, dtype = tuple(described["shape"]), np.dtype(described["typestr"])
-        strides = described.get("strides")
-        dense = np.empty(shape, dtype).strides if 0 not in shape else strides
-        if strides is not None and tuple(strides) != dense:
-            raise DeviceError(
-                "An array on the GPU is not dense",
-                where=f"shape {shape}, strides {tuple(strides)} bytes",
-                why="kernels read inputs as they would lie in a new array",
-                cure="pass a contiguous copy (.contiguous() in PyTorch)",
-            )
-        return DeviceArray(shape, dtype, int(described["data"][0]), given)
+    def foreign_array(self, given: Any, stream: Any = None) -> DeviceArray | None:
+        return foreign.read(self._tensors, given, stream)
 
     def new_array(self, shape: Sequence[int], dtype: np.dtype) -> DeviceArray:
         shape = tuple(shape)
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        memory = self.gpu.allocate(size, "an output")
-        return DeviceArray(shape, dtype, memory.address, memory)
+        memory = self.gpu.allocate(math.prod(shape) * dtype.itemsize, "an output")
+        return DeviceArray(self.gpu, shape, dtype, memory.address, memory)
 
     def stream(self, given: Any) -> Any:
         return self.gpu.wrap_stream(given)
 
 
-def _compiler_version() -> str:
-    """Triton's, without importing it: plans whose kernels are compiled run without Triton."""
+def _triton_version() -> str:
+    """Triton's, without importing it. Where it is not installed, the version that plans and the
+    kernel cache are likely to be from: what is compiled already runs without Triton.
+    """
     try:
-        return f"triton {version('triton')}"
+        return version("triton")
     except PackageNotFoundError:
-        return "no triton"
+        return TRITON
 
 
 @cache

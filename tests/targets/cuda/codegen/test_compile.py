@@ -14,7 +14,7 @@ from planish.graph.types import DType
 from planish.targets.cuda.codegen.compile import DeviceCode, triton
 from planish.targets.cuda.machine import H200
 
-CODE = DeviceCode("kernel_1", 4, 49152, "sm_90", True, b"\x7fELF\n\x00 and more\n")
+CODE = DeviceCode("kernel_1", 4, 49152, "sm_90", True, True, b"\x7fELF\n\x00 and more\n")
 EXPRESSION = Expression((Leaf(DType.FLOAT32),), (), (0,))
 
 
@@ -53,6 +53,8 @@ def test_round_trip():
         stored(shared=1.5),
         stored(more=1),
         stored(cubin=""),
+        stored(overlaps=1, tensor_cores=True),
+        stored(overlaps=True, tensor_cores=1),
     ],
 )
 def test_damaged_code_is_refused(data):

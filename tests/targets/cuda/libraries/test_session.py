@@ -19,6 +19,9 @@ from planish.targets.cuda.machine import H200
 class FakeGpu:
     ordinal = 0
 
+    def __init__(self) -> None:
+        self.library_code: dict[str, bytes] = {}
+
     def machine(self):
         return H200
 
@@ -114,6 +117,14 @@ def test_code_is_kept() -> None:
     session().keep("symbol", b"code")
     assert session().code("symbol") == b"code"
     assert session(2).code("symbol") is None
+
+
+def test_code_of_a_plan_stands_in() -> None:
+    own = session(3)
+    own.gpu.library_code["other"] = b"a plan's"
+    assert own.code("other") == b"a plan's"
+    own.keep("other", b"code")
+    assert own.code("other") == b"code"
 
 
 def test_workspace_is_aligned() -> None:

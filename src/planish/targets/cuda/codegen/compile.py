@@ -5,10 +5,13 @@ What is stored (kernel cache, plans) is one line of JSON, then the cubin.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import linecache
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from planish.errors import DeviceError, TuningError
@@ -37,6 +40,9 @@ TYPES = {
 ELF = b"\x7fELF"
 """What a cubin begins with."""
 
+TENSOR_CORES = re.compile(r"\b(wgmma|mma|wmma|tcgen05)\.")
+"""Instructions in PTX that tensor cores execute."""
+
 
 @dataclass(frozen=True)
 class DeviceCode:
@@ -51,6 +57,8 @@ class DeviceCode:
     arch : str
     overlaps : bool
         Whether it waits by itself for the kernel before it.
+    tensor_cores : bool
+        Whether it has instructions of tensor cores.
     cubin : bytes
     """
 
@@ -59,7 +67,13 @@ class DeviceCode:
     shared: int
     arch: str
     overlaps: bool
+    tensor_cores: bool
     cubin: bytes
+
+    @cached_property
+    def digest(self) -> str:
+        """A name of exactly this code."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
         """As it is stored."""
@@ -85,15 +99,16 @@ class DeviceCode:
         try:
             code = DeviceCode(cubin=cubin, **about)
         except TypeError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(f"it is described by {', '.join(about) or 'nothing'}") from error
         if not (isinstance(code.symbol, str) and isinstance(code.arch, str)):
             raise ValueError("symbol and arch must be text")
         if not (type(code.warps) is int and 1 <= code.warps <= 32):
             raise ValueError(f"warps cannot be {code.warps!r}")
         if not (type(code.shared) is int and 0 <= code.shared <= 1 << 20):
             raise ValueError(f"shared cannot be {code.shared!r}")
-        if type(code.overlaps) is not bool:
-            raise ValueError(f"overlaps cannot be {code.overlaps!r}")
+        for name in ("overlaps", "tensor_cores"):
+            if type(getattr(code, name)) is not bool:
+                raise ValueError(f"{name} cannot be {getattr(code, name)!r}")
         if cubin[:4] != ELF:
             raise ValueError("no device code")
         return code
@@ -177,6 +192,7 @@ def compile_kernel(kernel: TritonKernel, machine: CudaMachine) -> bytes:
         made.metadata.shared,
         machine.arch,
         machine.overlaps,
+        TENSOR_CORES.search(made.asm["ptx"]) is not None,
         made.asm["cubin"],
     )
     return code.to_bytes()

@@ -98,6 +98,10 @@ class ConvKernel(LibraryKernel):
             )
         return own.call(self, lambda: own.make(self))
 
+    def stored(self, gpu: Gpu) -> bytes | None:
+        own = session(gpu.ordinal)
+        return own.code(self.symbol) if own else None
+
 
 class ConvCall:
     """A plan that is ready."""
@@ -177,20 +181,30 @@ class CudnnSession(Session):
 
     def make(self, kernel: ConvKernel) -> ConvCall:
         """A kernel made ready: as cuDNN wrote it before, or planned now."""
-        code = self.code(kernel.symbol)
-        if code is not None:
-            graph = self.cudnn.pygraph(handle=self.handle)
-            graph.deserialize(self.handle, code)
-            uids = range(1, 3 + len(kernel.graph.operands) + len(kernel.graph.results))
-        else:
+        graph = written = self._read(kernel)
+        uids = range(1, 3 + len(kernel.graph.operands) + len(kernel.graph.results))
+        if graph is None:
             graph, uids = self._lower(kernel.graph)
             graph.build_plan_at_index(self._planned(graph, kernel.plan))
         workspace = int(graph.get_workspace_size())
         if workspace > WORKSPACE:
             raise ValueError(f"it needs {workspace:,} bytes of workspace")
-        if code is None:
+        if written is None:
             self.keep(kernel.symbol, graph.serialize(as_bytes=True))
         return ConvCall(self, graph, uids, workspace)
+
+    def _read(self, kernel: ConvKernel) -> Any:
+        """A kernel as cuDNN wrote it before; None if it never did, or does not read it here."""
+        code = self.code(kernel.symbol)
+        if code is None:
+            return None
+        graph = self.cudnn.pygraph(handle=self.handle)
+        try:
+            graph.deserialize(self.handle, code)
+        except Exception as error:  # of several classes
+            log.debug("cuDNN does not read what it wrote of %s: %s", kernel.symbol, error)
+            return None
+        return graph
 
     def _planned(self, graph: Any, plan: str) -> int:
         """Adds the plan of a name to a graph; its index."""

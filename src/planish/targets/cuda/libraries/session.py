@@ -145,8 +145,8 @@ class Session:
                 ) from error
 
     def code(self, symbol: str) -> bytes | None:
-        """A kernel as the library wrote it before."""
-        return self._cache.get(f"{symbol}_plan")
+        """A kernel as the library wrote it before: here, or where a plan is from."""
+        return self._cache.get(f"{symbol}_plan") or self.gpu.library_code.get(symbol)
 
     def keep(self, symbol: str, code: bytes) -> None:
         """Keeps a kernel as the library writes it."""
