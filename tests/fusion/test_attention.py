@@ -158,6 +158,11 @@ def test_softmax_over_another_axis_is_none(axis: int) -> None:
     assert attention_around(softmax, (), graph.outputs) is None
 
 
+def test_doubles_are_left_to_the_parts() -> None:
+    graph = attention(Form(), dtype=DType.FLOAT64)
+    assert not any(task.attention for task in propose(graph))
+
+
 def test_a_part_of_an_attention_is_none() -> None:
     graph = attention(Form(mask="keys"))
     assert attention_of(graph.nodes) is not None
