@@ -185,8 +185,9 @@ def _unflatten(graph: Graph, last: Node) -> bool:
     rows, width = last.output.shape[:-1], last.inputs[0].shape[-1:]
     if x.shape[: len(rows)] != rows or last.output.shape[-1:] != width:
         return False
-    if x.type.rank != len(rows) + 1:  # the depth is flattened too: heads, say
-        x = graph.add(Reshape((*rows, *value.shape[-1:])), x, name=flat.name, origin=flat.origin)
+    whole = (*rows, *value.shape[-1:])
+    if x.shape != whole:  # the depth is flattened too: heads, say
+        x = graph.add(Reshape(whole), x, name=flat.name, origin=flat.origin)
     for node in reversed(chain):
         x = graph.add(node.op, x, *node.inputs[1:], name=node.name, origin=node.origin)
     assert x.producer is not None
