@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
 from helpers.attentions import MASKS, Form, attention, attention_task, feeds_for
+from helpers.networks import feeds
 from planish.fusion.attention import attention_around, attention_of
 from planish.fusion.candidates import propose
 from planish.fusion.fused import ACCUMULATOR
 from planish.fusion.task import make_task
-from planish.graph.graph import Graph, Node
+from planish.graph.dims import DimLike, symbol
+from planish.graph.graph import Graph, Node, Value
+from planish.graph.interpret import interpret
 from planish.graph.types import DType, TensorType
 from planish.ops.elementwise import ew
 from planish.ops.matmul import MatMul
 from planish.ops.normalization import Softmax
+from planish.ops.shape import Reshape, Slice, Transpose
+from planish.passes import optimize
+from planish.plan.views import insert_copies, place
 
 FORMS = [
     *(Form(mask=mask) for mask in MASKS),
@@ -150,6 +158,11 @@ def test_softmax_over_another_axis_is_none(axis: int) -> None:
     assert attention_around(softmax, (), graph.outputs) is None
 
 
+def test_doubles_are_left_to_the_parts() -> None:
+    graph = attention(Form(), dtype=DType.FLOAT64)
+    assert not any(task.attention for task in propose(graph))
+
+
 def test_a_part_of_an_attention_is_none() -> None:
     graph = attention(Form(mask="keys"))
     assert attention_of(graph.nodes) is not None
@@ -158,3 +171,55 @@ def test_a_part_of_an_attention_is_none() -> None:
     extra = graph.add(ew.Relu(), graph.outputs[0])
     assert extra.producer is not None
     assert attention_of([*graph.nodes[:-1], extra.producer]) is None
+
+
+def pytorch_vision(batch: DimLike, width: int = 24, heads: int = 3, length: int = 5) -> Graph:
+    """``torch.nn.MultiheadAttention`` of one tensor, batch first, as PyTorch's exporter has it:
+    batch and length change places twice, and heads are merged with the batch in between.
+    """
+    graph = Graph("vision")
+    add, size = graph.add, width // heads
+    random = np.random.default_rng(3)
+
+    def weights(*shape: int) -> Value:
+        return graph.constant((random.standard_normal(shape) / 4).astype(np.float32))
+
+    x = graph.input("x", TensorType((batch, length, width), DType.FLOAT32))
+    whole = add(MatMul(), add(Transpose((1, 0, 2)), x), weights(width, 3 * width))
+    whole = add(ew.Add(), whole, weights(3 * width))
+    whole = add(Reshape((1, length, batch, 3, width)), whole)
+    whole = add(Reshape((3, length, batch, width)), add(Transpose((3, 1, 2, 0, 4)), whole))
+    parts = []
+    for i in range(3):
+        part = add(Slice((i, 0, 0, 0), (1, length, batch, width), (1,) * 4), whole)
+        part = add(Reshape((length, batch * heads, size)), part)
+        part = add(Transpose((1, 0, 2)), part)
+        parts.append(add(Reshape((batch, heads, length, size)), part))
+    root = graph.constant(np.float32(size**-0.25))
+    q = add(ew.Mul(), parts[0], root)
+    k = add(ew.Mul(), add(Transpose((0, 1, 3, 2)), parts[1]), root)
+    mixed = add(MatMul(), add(Softmax(3), add(MatMul(), q, k)), parts[2])
+    joined = add(Reshape((length * batch, width)), add(Transpose((2, 0, 1, 3)), mixed))
+    out = add(ew.Add(), add(MatMul(), joined, weights(width, width)), weights(width))
+    out = add(Transpose((1, 0, 2)), add(Reshape((length, batch, width)), out))
+    graph.mark_output(add(ew.Add(), x, out), "y")
+    return graph
+
+
+@pytest.mark.parametrize("batch", [symbol("N"), 1])
+def test_no_copy_is_left_of_pytorch_vision(batch: DimLike) -> None:
+    graph = pytorch_vision(batch)
+    before = copy.deepcopy(graph)
+    optimize(graph)
+    insert_copies(graph)
+    tasks = propose(graph, place(graph).free)
+    (attended,) = (task for task in tasks if task.attention)
+    outside = [n for n in graph.nodes if n not in attended.nodes]
+    moves = [n.op for n in outside if isinstance(n.op, Transpose)]
+    assert not moves
+    # a projection of all three, the attention, and one of its result
+    free = place(graph).free
+    assert len([n for n in outside if n not in free and isinstance(n.op, MatMul)]) == 2
+    given = feeds(before, 2)
+    for have, want in zip(interpret(graph, given), interpret(before, given), strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)

@@ -55,6 +55,15 @@ def test_flattened_rows_come_back(net, check):
     assert check(net, simplify_matmuls) == ["mat_mul", "add", "relu"]
 
 
+def test_rows_come_back_where_the_depth_is_flattened_too(net, check):
+    """As after attention: the heads of a row become its depth."""
+    x = net.add(Reshape((N * 5, 12)), net.input(N, 5, 3, 4))
+    y = net.add(ew.Add(), net.add(MatMul(), x, net.weights(12, 6)), net.weights(6))
+    net.output(net.add(Reshape((N, 5, 6)), y))
+    assert check(net, simplify_matmuls) == ["reshape", "mat_mul", "add"]
+    assert net.graph.nodes[0].op == Reshape((N, 5, 12))
+
+
 def test_two_dense_layers_between_reshapes(net, check):
     x = net.add(Reshape((N * 5, 4)), net.input(N, 5, 4))
     y = net.add(MatMul(), net.add(MatMul(), x, net.weights(4, 6)), net.weights(6, 2))

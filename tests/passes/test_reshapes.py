@@ -5,7 +5,7 @@ import pytest
 from planish.graph.dims import symbol
 from planish.ops.elementwise import ew
 from planish.ops.reduce import ReduceMean
-from planish.ops.shape import Reshape
+from planish.ops.shape import Reshape, Transpose
 from planish.passes.reshapes import simplify_reshapes
 
 N = symbol("N")
@@ -59,3 +59,19 @@ def test_a_reduction_keeps_or_drops_its_ones_itself(net, check, kept):
     x = net.add(ReduceMean((1, 2), kept), net.input(N, 3, 3, 4))
     net.output(net.add(Reshape((N, 4) if kept else (N, 1, 1, 4)), x))
     assert check(net, simplify_reshapes) == ["reduce_mean"]
+
+
+def test_heads_are_split_before_they_are_moved(net, check):
+    """As PyTorch's attention has it: heads merged with the batch, transposed, and split again."""
+    x = net.add(Reshape((5, N * 3, 4)), net.add(ew.Exp(), net.input(5, N, 12)))
+    x = net.add(Transpose((1, 0, 2)), x)
+    net.output(net.add(Reshape((N, 3, 5, 4)), x))
+    assert check(net, simplify_reshapes) == ["exp", "reshape", "transpose"]
+    assert net.graph.nodes[-1].op == Transpose((1, 2, 0, 3))
+
+
+@pytest.mark.parametrize("shape", [(N, 60), (N * 5, 12), (N * 5, 3, 4)])
+def test_a_reshape_that_does_not_only_split_stays(net, check, shape):
+    x = net.add(Transpose((1, 0, 2)), net.add(ew.Exp(), net.input(5, N, 12)))
+    net.output(net.add(Reshape(shape), x))
+    assert check(net, simplify_reshapes) == ["exp", "transpose", "reshape"]

@@ -6,6 +6,7 @@ import pytest
 from planish.graph.dims import symbol
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Select, ew
+from planish.ops.matmul import MatMul
 from planish.ops.normalization import Softmax
 from planish.ops.pool import MaxPool
 from planish.ops.reduce import ReduceMax, ReduceMean
@@ -200,3 +201,18 @@ def test_random_graphs(net, check, seed):
     net.output(*values[-2:])
     before = sum(n.op.name == "transpose" for n in net.graph.nodes)
     assert transposes(check(net, move_transposes, rtol=1e-3, atol=1e-3)) <= before
+
+
+def test_products_of_rows_do_not_care_for_their_order(net, check):
+    """As in PyTorch's attention, which wants the length before the batch."""
+    x = net.add(Transpose((1, 0, 2)), net.input(N, 5, 4))
+    y = net.add(ew.Add(), net.add(MatMul(), x, net.weights(4, 6)), net.weights(6))
+    net.output(net.add(Transpose((1, 0, 2)), net.add(ew.Relu(), y)))
+    assert check(net, move_transposes) == ["mat_mul", "add", "relu"]
+
+
+def test_products_along_another_axis_stay(net, check):
+    x = net.add(Transpose((0, 2, 1)), net.input(N, 5, 4))
+    y = net.add(MatMul(), x, net.weights(5, 6))
+    net.output(net.add(Transpose((0, 2, 1)), net.add(ew.Relu(), y)))
+    assert check(net, move_transposes) == ["transpose", "mat_mul", "relu", "transpose"]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from planish.fusion.fused import Fused
 from planish.graph.graph import Node, Value
+from planish.graph.types import DType
 from planish.ops.elementwise import Cast, Elementwise, Select, ew
 from planish.ops.matmul import MatMul
 from planish.ops.normalization import Softmax
@@ -159,6 +160,8 @@ def _find(softmax: Node, reach: _Reach) -> Found | None:
     assert isinstance(product.op, MatMul)
     if any(v.type.rank != rank for v in (q, k, *mix.inputs)):
         return None
+    if any(n.output.dtype is DType.FLOAT64 for n in (*above, softmax, *rows, mix)):
+        return None  # kernels know float32 between the products
     # the second product is weights by v, or v by weights, all transposed
     first = mix.inputs[0] is weights
     v = mix.inputs[1 if first else 0]

@@ -14,6 +14,7 @@ from planish.graph.graph import Graph
 from planish.graph.verify import verify
 from planish.passes.activations import recognize_activations
 from planish.passes.batch_norm import lower_batch_norm
+from planish.passes.broadcasts import move_broadcasts
 from planish.passes.canonical import canonicalize, finish
 from planish.passes.common_subexpressions import share_common_subexpressions
 from planish.passes.concatenations import share_beginnings
@@ -49,6 +50,7 @@ SIMPLIFY: tuple[Pass, ...] = (
     resolve_shape_arithmetic,
     fold_constants,
     remove_identities,
+    move_broadcasts,
     canonicalize,
     recognize_upsampling,
     simplify_reshapes,

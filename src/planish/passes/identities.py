@@ -42,7 +42,7 @@ from planish.ops.shape import (
 )
 from planish.ops.spatial import Resize
 from planish.passes.ranges import least
-from planish.passes.rewrite import Apply, Match, Number, Rest, Rule, Var, rewrite
+from planish.passes.rewrite import Apply, Const, Match, Number, Rest, Rule, Var, rewrite
 
 X, Y = Var("x"), Var("y")
 
@@ -59,6 +59,12 @@ def _x(m: Match) -> Value | None:
 
 def _same_type(m: Match) -> Value | None:
     return m["x"] if m["x"].type == m.output.type else None
+
+
+def _and_true(m: Match) -> Value | None:
+    data = m["c"].data
+    assert data is not None
+    return _same_type(m) if data.all() else None
 
 
 def _transpose(m: Match) -> Value | None:
@@ -198,6 +204,7 @@ RULES = (
     Rule("x * 1 => x", Apply(ew.Mul, X, Number(1)), _x),
     Rule("x / 1 => x", Apply(ew.Div, X, Number(1)), _x),
     Rule("x ** 1 => x", Apply(ew.Pow, X, Number(1)), _x),
+    Rule("x and true => x", Apply(ew.LogicalAnd, X, Const("c")), _and_true),
     Rule("-(-x) => x", Apply(ew.Neg, Apply(ew.Neg, X)), _x, shared=True),
     Rule("not not x => x", Apply(ew.LogicalNot, Apply(ew.LogicalNot, X)), _x, shared=True),
     Rule("abs(x) => x where x >= 0", Apply(ew.Abs, X), _relu_of_positive),

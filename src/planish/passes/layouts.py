@@ -15,6 +15,7 @@ from planish.graph.graph import Node, Value
 from planish.ops.base import Op, normalize_axis
 from planish.ops.elementwise import Elementwise
 from planish.ops.indexing import Gather
+from planish.ops.matmul import MatMul
 from planish.ops.normalization import LogSoftmax, Softmax
 from planish.ops.reduce import ArgMax, CumSum, Reduction, TopK
 from planish.ops.shape import BroadcastTo, Concat, Identity, Pad, Reshape, Slice, Tile
@@ -69,6 +70,10 @@ def spread(node: Node, value: Value, layout: Layout) -> dict[Value, Layout] | No
         if not _is_simple_gather(node) or value not in (node.inputs[0], output):
             return None
         return {v: layout for v in (node.inputs[0], output) if not v.is_constant}
+    if isinstance(op, MatMul):
+        if value not in (node.inputs[0], output) or not _is_of_rows(node, layout):
+            return None
+        return {node.inputs[0]: layout, output: layout}
     if isinstance(op, Elementwise | Identity):
         if output.type.rank != rank:
             return None
@@ -108,6 +113,14 @@ def stored_op(node: Node, layouts: dict[Value, Layout]) -> Op:
         )
         return Slice(begin, size, strides)  # type: ignore[arg-type]
     return op
+
+
+def _is_of_rows(node: Node, layout: Layout) -> bool:
+    """Whether a product by constant weights does not care in which order the rows are stored."""
+    assert isinstance(node.op, MatMul)
+    _, weights = node.inputs
+    flat = weights.is_constant and weights.type.rank == 2 and not node.op.transpose_a
+    return flat and layout[-1] == len(layout) - 1
 
 
 def _is_simple_gather(node: Node) -> bool:

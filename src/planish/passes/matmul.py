@@ -170,7 +170,7 @@ RULES = (
 
 
 def _unflatten(graph: Graph, last: Node) -> bool:
-    """Removes the reshape before products whose flattened rows `last` unflattens."""
+    """Removes the reshape of rows before products, if `last` unflattens them."""
     chain: list[Node] = []
     value = last.inputs[0]
     while has_one_user(graph, value) and value.producer and _is_rowwise(value.producer):
@@ -183,8 +183,11 @@ def _unflatten(graph: Graph, last: Node) -> bool:
         return False
     x = flat.inputs[0]
     rows, width = last.output.shape[:-1], last.inputs[0].shape[-1:]
-    if (x.shape[:-1], x.shape[-1:]) != (rows, value.shape[-1:]) or last.output.shape[-1:] != width:
+    if x.shape[: len(rows)] != rows or last.output.shape[-1:] != width:
         return False
+    whole = (*rows, *value.shape[-1:])
+    if x.shape != whole:  # the depth is flattened too: heads, say
+        x = graph.add(Reshape(whole), x, name=flat.name, origin=flat.origin)
     for node in reversed(chain):
         x = graph.add(node.op, x, *node.inputs[1:], name=node.name, origin=node.origin)
     assert x.producer is not None

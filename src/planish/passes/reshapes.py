@@ -8,7 +8,8 @@
     |                                         |                   |
 
 An op of one element at a time does not care for the shape: done first, it can fuse with what made
-x, and the reshape can meet another one.
+x, and the reshape can meet another one. A reshape that only splits axes goes before a transpose for
+the same reason: what splits heads may undo what merged them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from planish.graph.dims import DimLike
 from planish.graph.graph import Graph, Value
 from planish.ops.elementwise import Elementwise
 from planish.ops.reduce import Reduction
-from planish.ops.shape import Reshape
+from planish.ops.shape import Reshape, Transpose
 from planish.passes.layouts import reshape_groups
 from planish.passes.rewrite import Apply, Const, Match, Rule, Var, rewrite
 
@@ -93,10 +94,30 @@ def _reduction(m: Match) -> Value | None:
     return m.add(other, x) if other.infer(x)[0].shape == m.output.shape else None
 
 
+def _split_first(m: Match) -> Value | None:
+    """Each axis of the transpose becomes one or more; they move together."""
+    transpose, x = m.ops["transpose"], m["x"]
+    assert isinstance(transpose, Transpose)
+    groups = reshape_groups([x.shape[a] for a in transpose.perm], m.output.shape)
+    if groups is None or any(len(old) != 1 or not new for old, new in groups):
+        return None
+    if len(groups) == m.output.type.rank:
+        return None
+    parts = {transpose.perm[old[0]]: new for old, new in groups}
+    order = [axis for own in range(x.type.rank) for axis in parts[own]]
+    split = m.add(Reshape(tuple(m.output.shape[axis] for axis in order)), x)
+    return m.add(Transpose(tuple(order.index(axis) for axis in range(len(order)))), split)
+
+
 _RESHAPED = Apply(Reshape, X)
 
 RULES = (
     Rule("reshape(reshape(x)) => reshape(x)", Apply(Reshape, _RESHAPED), _once, shared=True),
+    Rule(
+        "reshape(transpose(x)) => transpose(reshape(x)) where axes are only split",
+        Apply(Reshape, Apply(Transpose, X, called="transpose")),
+        _split_first,
+    ),
     Rule(
         "reshape(reduce(x)) => reduce(x) with or without keepdims",
         Apply(Reshape, Apply(Reduction, X, called="op")),

@@ -27,6 +27,7 @@ from planish.graph.dims import evaluate, symbols
 from planish.graph.graph import Graph, Node, Value
 from planish.ops.elementwise import Elementwise
 from planish.ops.indexing import Gather
+from planish.ops.matmul import MatMul
 from planish.ops.shape import Reshape, Transpose
 from planish.passes.layouts import (
     Layout,
@@ -299,8 +300,8 @@ def _stored_input(
         return stored[value]
     if value.data is not None and value.data.size == 1:
         return value
-    if isinstance(node.op, Gather):
-        return value  # its indices
+    if isinstance(node.op, Gather | MatMul):
+        return value  # its indices; its weights
     return _broadcast(graph, value, region.layouts[node.outputs[0]])
 
 

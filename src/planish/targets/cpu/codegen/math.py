@@ -178,7 +178,7 @@ def erf(f: Floats, x: ir.Value) -> ir.Value:
     z = f.mul(a, a)
     small = f.mul(a, f.poly(z, c.p.erf))
     t = f.min(f.c(c.erf_flat), f.max(f.c(1.0), a))
-    large = f.sub(f.c(1.0), exp(f, f.poly(f.sub(t, f.c(1.0)), c.p.erfc)))
+    large = f.sub(f.c(1.0), exp_falling(f, f.poly(f.sub(t, f.c(1.0)), c.p.erfc)))
     return f.copysign(f.select(f.lt(a, f.c(1.0)), small, large), x)
 
 
