@@ -191,8 +191,12 @@ class RowPacker:
         over_vectors(k, pack.depth, apply)
 
 
-def over_vectors(k: KernelBuilder, count: int | ir.Value, body: Callable[..., None]) -> None:
-    """Calls ``body(at, mask)`` for each vector of `count` elements; the last is masked."""
+def over_vectors(
+    k: KernelBuilder, count: int | ir.Value, body: Callable[..., None], masked: bool = True
+) -> None:
+    """Calls ``body(at, mask)`` for each vector of `count` elements; the last is masked, unless
+    there are whole vectors only.
+    """
     if isinstance(count, int):
         whole: Any = count // k.lanes * k.lanes
         rest: Any = count - whole
@@ -204,6 +208,6 @@ def over_vectors(k: KernelBuilder, count: int | ir.Value, body: Callable[..., No
     if isinstance(rest, int):
         if rest:
             body(k.i64(whole), k.tail_mask(rest, k.lanes))
-        return
-    with k.when(k.b.icmp_signed(">", rest, I64(0))):
-        body(whole, k.tail_mask(rest, k.lanes))
+    elif masked:
+        with k.when(k.b.icmp_signed(">", rest, I64(0))):
+            body(whole, k.tail_mask(rest, k.lanes))
