@@ -93,6 +93,9 @@ def measure(
     command = [sys.executable, "-m", "planish", "bench", str(model), "--json"]
     command += ["--against", arguments.against, "--batch", arguments.batch]
     command += ["--seconds", str(arguments.seconds)]
+    plan = arguments.plans and arguments.plans / f"{model.stem}.plan"
+    if plan and plan.exists():
+        command += ["--plan", str(plan)]
     helpers = ["tf2onnx"] if model.suffix != ".onnx" and "onnxruntime" in arguments.against else []
     for runtime in [*filter(None, arguments.against.split(",")), *helpers]:
         command += ["--python-for", f"{runtime}={environments.python(runtime)}"]
@@ -163,6 +166,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--input", action="append", default=[], metavar="NAME=SHAPE")
     parser.add_argument("--python-for", action="append", default=[], metavar="RUNTIME=PYTHON")
+    parser.add_argument("--plans", type=Path, help="a folder of plans, used where it has NAME.plan")
     parser.add_argument(
         "--environments", type=Path, default=Path.home() / ".cache" / "planish-benchmarks"
     )
