@@ -99,6 +99,8 @@ def _gelu(d: Draft) -> Choice:
 
 @spec("conv")
 def _conv(d: Draft) -> Choice:
+    if d.chance(0.15):
+        return _wide_conv(d)
     x = image(d, (F32,) if d.chance(0.8) else NUMBERS)
     window, strides, padding, dilations = window_of(d, x)
     channels = int(d.value(x).shape[-1])  # type: ignore[arg-type]
@@ -111,6 +113,17 @@ def _conv(d: Draft) -> Choice:
     scale = 1 / np.sqrt(inner * np.prod(window))
     w = d.weight((*window, inner, filters), d.value(x).dtype, Domain(), scale)
     return ops.Conv(strides, padding, dilations, groups), (x, w)
+
+
+def _wide_conv(d: Draft) -> Choice:
+    """A convolution with enough channels and pixels for Winograd's transforms to pay."""
+    size = [2, d.integer(12, 17), d.integer(12, 17), d.integer(32, 40)]
+    x = d.input(size, F32)
+    window = d.one_of([(3, 3), (3, 3), (1, 3), (5, 5)])
+    scale = 1 / np.sqrt(size[-1] * np.prod(window))
+    w = d.weight((*window, size[-1], d.integer(32, 40)), F32, Domain(), scale)
+    padding = tuple((d.integer(0, n // 2), d.integer(0, n // 2)) for n in window)
+    return ops.Conv((1, 1), padding, (1, 1), 1), (x, w)
 
 
 @spec("conv_transpose")

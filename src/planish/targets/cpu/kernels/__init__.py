@@ -23,9 +23,11 @@ from planish.targets.cpu.kernels import (
     sampling,
     selection,
     unique,
+    winograd,
 )
 
 FAMILIES: tuple[Family, ...] = (
+    *winograd.FAMILIES,
     *matrix.FAMILIES,
     *attention.FAMILIES,
     *depthwise.FAMILIES,

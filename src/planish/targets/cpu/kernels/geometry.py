@@ -15,7 +15,7 @@ from planish.ops.conv import Conv
 from planish.ops.matmul import MatMul
 from planish.targets.base import Binding
 from planish.targets.batches import two_levels
-from planish.targets.cpu.kernels.gemm import Operand
+from planish.targets.cpu.kernels.epilogue import Operand
 
 
 @dataclass(frozen=True)

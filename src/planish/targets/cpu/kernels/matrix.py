@@ -24,7 +24,8 @@ from planish.targets.base import (
     Workspace,
 )
 from planish.targets.cpu.kernels.blocking import ceil, choose_blocking
-from planish.targets.cpu.kernels.gemm import GemmKernel, Operand, Pack
+from planish.targets.cpu.kernels.epilogue import Operand
+from planish.targets.cpu.kernels.gemm import GemmKernel
 from planish.targets.cpu.kernels.geometry import (
     Geometry,
     Place,
@@ -35,16 +36,10 @@ from planish.targets.cpu.kernels.geometry import (
     pack_weights,
 )
 from planish.targets.cpu.kernels.pack_matrix import PackMatrixKernel
+from planish.targets.cpu.kernels.pack_rows import Pack
+from planish.targets.cpu.kernels.register_tile import PREFETCH, unrolled
 from planish.targets.cpu.machine import Machine, host
 from planish.targets.restoring import FLAG, checked_parameters, impossible
-
-FULL_UNROLL = 400
-"""Inner steps (depth x tile) up to which a run of depth is unrolled completely."""
-
-PREFETCH = 16
-"""Steps of depth ahead that weights are asked for, where a block of them exceeds the first-level
-cache: inside a network they come from far away, once per inference.
-"""
 
 LARGEST_TILE = 64
 """Registers that a tile may take, at most, on any machine."""
@@ -172,7 +167,7 @@ class MatrixTactic(Tactic):
             tap_column_step=0 if merged else dilations[1] * pitch,
             masked=g.channels % (self.vectors * lanes) != 0,
             pixels_outer=self.pixels_outer,
-            unroll=run if run * steps <= FULL_UNROLL else (4 if steps > 8 else 8),
+            unroll=unrolled(run, steps),
             epilogue=task.epilogue.expression,
             operands=operand_kinds(task.epilogue, task, last_axis, binding),
             pack=pack,

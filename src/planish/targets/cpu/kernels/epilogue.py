@@ -1,0 +1,147 @@
+"""The epilogue of a register tile: its operands, loaded where they lie, and its stores.
+
+Kernels that compute pixels with channels innermost finish them here: the matrix kernel and
+Winograd's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import llvmlite.ir as ir
+
+from planish.fusion.expression import Expression
+from planish.graph.types import DType
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.elementwise import emit
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An operand of an epilogue or prologue: its dtype, and its stride along channels (0 or 1)."""
+
+    dtype: DType
+    channel_stride: int
+
+
+@dataclass(frozen=True)
+class Lie:
+    """Where an operand or output lies: pointer, and strides of batch, group, row and column."""
+
+    pointer: ir.Value
+    batch: ir.Value
+    group: ir.Value
+    row: ir.Value
+    column: ir.Value
+
+    def start(
+        self, k: KernelBuilder, batch: ir.Value, group: ir.Value, row: ir.Value, column: ir.Value
+    ) -> ir.Value:
+        """The offset of channel 0 of a pixel, in elements."""
+        matrix = k.add(k.mul(self.batch, batch), k.mul(self.group, group))
+        return k.add(matrix, k.add(k.mul(self.row, row), k.mul(self.column, column)))
+
+
+class Arguments:
+    """Hands out a kernel's pointers and parameters in order."""
+
+    def __init__(self, k: KernelBuilder) -> None:
+        self._k = k
+        self._pointers = self._params = 0
+
+    def pointer(self) -> ir.Value:
+        self._pointers += 1
+        return self._k.pointer(self._pointers - 1)
+
+    def param(self) -> ir.Value:
+        self._params += 1
+        return self._k.param(self._params - 1)
+
+    def params(self, names: Sequence[str]) -> dict[str, ir.Value]:
+        """As many parameters, by their names."""
+        return {name: self.param() for name in names}
+
+    def lie(self) -> Lie:
+        """A pointer and four strides."""
+        pointer = self.pointer()
+        return Lie(pointer, *(self.param() for _ in range(4)))
+
+    def lies(self, operands: Sequence[Operand | None]) -> list[Lie | None]:
+        """Those of operands in memory."""
+        return [self.lie() if operand else None for operand in operands]
+
+
+class Epilogue:
+    """Applies an expression to sums in registers, and stores its results.
+
+    Parameters
+    ----------
+    k : KernelBuilder
+    arguments : Arguments
+        Where pointers and strides of the outputs, then those of the operands, come from.
+    expression : Expression
+        Its results go to the outputs in order.
+    operands : tuple
+        For each leaf an `Operand`, or None for the accumulator and constants.
+    """
+
+    def __init__(
+        self,
+        k: KernelBuilder,
+        arguments: Arguments,
+        expression: Expression,
+        operands: Sequence[Operand | None],
+    ) -> None:
+        self._k, self._expression, self._kinds = k, expression, operands
+        self._outputs = [arguments.lie() for _ in expression.results]
+        self._operands = arguments.lies(operands)
+
+    def at(
+        self, batch: ir.Value, group: ir.Value, row: ir.Value, column: ir.Value
+    ) -> list[ir.Value | None]:
+        """Where channel 0 of a pixel lies in each operand and output, for `apply`."""
+        return [
+            lie and lie.start(self._k, batch, group, row, column)
+            for lie in (*self._operands, *self._outputs)
+        ]
+
+    def apply(
+        self,
+        starts: Sequence[ir.Value | None],
+        shift: Callable[[Lie], ir.Value],
+        channel: ir.Value,
+        sums: ir.Value,
+        mask: ir.Value | None,
+    ) -> None:
+        """Finishes one vector of channels of a pixel.
+
+        `starts` is what `at` gave for some pixel, and `shift` tells how far this one is from it.
+        """
+        k, lanes, expression = self._k, self._k.lanes, self._expression
+
+        def load(index: int, operand: Operand) -> ir.Value:
+            lie, start = self._operands[index], starts[index]
+            assert lie and start is not None
+            where = k.add(start, shift(lie))
+            if operand.channel_stride == 0:
+                element = k.load(k.offset(lie.pointer, where, operand.dtype), operand.dtype)
+                return k.splat(element, lanes)
+            pointer = k.offset(lie.pointer, k.add(where, channel), operand.dtype)
+            return k.load(pointer, operand.dtype, lanes, mask=mask)
+
+        leaves: list[ir.Value | None] = []
+        for index, (leaf, operand) in enumerate(zip(expression.leaves, self._kinds, strict=True)):
+            if operand is not None:
+                leaves.append(load(index, operand))
+            else:
+                leaves.append(None if leaf.constant is not None else sums)
+        results = emit(k, expression, leaves, lanes)
+        own = starts[len(self._operands) :]
+        for slot, result, lie, start in zip(
+            expression.results, results, self._outputs, own, strict=True
+        ):
+            assert start is not None
+            dtype = expression.dtype(slot)
+            where = k.add(k.add(start, shift(lie)), channel)
+            k.store(result, k.offset(lie.pointer, where, dtype), dtype, lanes, mask=mask)

@@ -1,0 +1,104 @@
+"""The inner loop of matrix products: a tile of sums in registers, over one run of depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import llvmlite.ir as ir
+
+from planish.graph.types import DType
+from planish.targets.cpu.codegen.builder import KernelBuilder
+
+F32 = DType.FLOAT32
+
+PREFETCH = 16
+"""Steps of depth ahead that weights are asked for, where a block of them exceeds the first-level
+cache: inside a network they come from far away, once per inference.
+"""
+
+FULL_UNROLL = 400
+"""Inner steps (depth x tile) up to which a run of depth is unrolled completely."""
+
+
+def unrolled(run: int, tile: int) -> int:
+    """Steps of depth worth doing per round of the inner loop, for a tile of so many registers."""
+    if run * tile <= FULL_UNROLL:
+        return run
+    return 4 if tile > 8 else 8
+
+
+@dataclass(frozen=True)
+class RegisterTile:
+    """Broadcast elements of the source against vectors of weights, summed in registers.
+
+    Attributes
+    ----------
+    pixels, vectors : int
+        The tile.
+    run : int
+        Steps of depth: elements side by side in the source; weights lie ``[run][vectors x lanes]``.
+    pixel_step : int
+        Elements from one pixel of the source to the next.
+    unroll : int
+        Steps of depth per round of the inner loop.
+    prefetch : int
+        How many steps of depth ahead weights are asked for; 0: not at all.
+    """
+
+    pixels: int
+    vectors: int
+    run: int
+    pixel_step: int
+    unroll: int
+    prefetch: int
+
+    def zeros(self, k: KernelBuilder) -> list[ir.Value]:
+        """Empty sums, as `add` takes and gives them: ``[pixel x vectors]``."""
+        return [k.zero(F32, k.lanes)] * (self.pixels * self.vectors)
+
+    def add(
+        self, k: KernelBuilder, source: ir.Value, weights: ir.Value, sums: list[ir.Value]
+    ) -> list[ir.Value]:
+        """Adds the run of depth to the sums."""
+        whole = self.run // self.unroll * self.unroll
+        if whole == self.unroll:
+            sums = self._steps(k, source, weights, 0, whole, sums)
+        elif whole:
+            with k.loop(0, whole, self.unroll, carried=sums) as loop:
+                loop.next = self._steps(k, source, weights, loop.index, self.unroll, loop.carried)
+            sums = loop.carried
+        return self._steps(k, source, weights, whole, self.run - whole, sums)
+
+    def _steps(
+        self,
+        k: KernelBuilder,
+        source: ir.Value,
+        weights: ir.Value,
+        first: Any,
+        count: int,
+        sums: list[ir.Value],
+    ) -> list[ir.Value]:
+        s = k.offset(source, first, F32)
+        w = k.offset(weights, k.mul(first, self.vectors * k.lanes), F32)
+        for depth in range(count):
+            vectors = [
+                k.load(
+                    k.offset(w, (depth * self.vectors + v) * k.lanes, F32),
+                    F32,
+                    k.lanes,
+                    aligned=k.lanes == 16,
+                )
+                for v in range(self.vectors)
+            ]
+            for v in range(self.vectors if self.prefetch else 0):
+                ahead = (depth + self.prefetch) * self.vectors + v
+                k.prefetch(k.offset(w, ahead * k.lanes, F32))
+            updated = []
+            for i in range(self.pixels):
+                element = k.load(k.offset(s, i * self.pixel_step + depth, F32), F32)
+                spread = k.splat(element, k.lanes)
+                for v, vector in enumerate(vectors):
+                    updated.append(k.fma(spread, vector, sums[i * self.vectors + v]))
+            sums = updated
+        return sums

@@ -1,0 +1,342 @@
+"""Tactics of Winograd convolution: windows of 3, 5 or 7 along one or both axes, moved by one pixel.
+
+A 3 x 3 convolution takes 36 products for a tile of 4 x 4 pixels instead of 144. What that costs in
+weights (four times as many bytes) and in accuracy decides where it is chosen: by measurement, and
+checked as every tactic is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from planish.fusion.task import Task
+from planish.graph.types import DType
+from planish.ops.conv import Conv
+from planish.targets.base import Binding, Constant, Family, Launch, Pointer, Tactic
+from planish.targets.cpu.kernels.blocking import ceil
+from planish.targets.cpu.kernels.geometry import Geometry, conv_geometry, operand_kinds
+from planish.targets.cpu.kernels.register_tile import PREFETCH, unrolled
+from planish.targets.cpu.kernels.winograd_kernel import WinogradKernel
+from planish.targets.cpu.kernels.winograd_transform import Transform, transform_filters
+from planish.targets.cpu.machine import Machine, host
+from planish.targets.restoring import checked_parameters, impossible
+
+LEAST_CHANNELS = 16
+"""Of fewer input or output channels the transforms cost more than they save."""
+
+MOST_SCRATCH = 8 << 20
+"""Bytes of scratch memory per thread, at most."""
+
+HALVES = (1, 2, 4, 8, 16, 32)
+"""A task's transformed tiles and products take so many halves of the second-level cache: more than
+all of it where weights are large, because each task reads them once.
+"""
+
+OFFERED = 6
+"""So many tactics of a task are offered, the likely best."""
+
+MARGIN = 1.2
+"""Tactics are offered up to so many times the estimate of a convolution without transforms."""
+
+FIRST_BYTE, NEXT_BYTE = 5.0, 2.0
+"""Multiply-adds that take as long as a byte of weights takes to come, the first time and again."""
+
+
+@dataclass(frozen=True, eq=False)
+class WinogradTactic(Tactic):
+    """Winograd convolution with tiles of `results` pixels along each transformed axis.
+
+    `pixels` x `vectors` is the register tile, and `halves` how much of the second-level cache a
+    task may take, in halves of it.
+    """
+
+    family: ClassVar[str] = "winograd"
+    task: Task
+    machine: Machine
+    results: int
+    pixels: int
+    vectors: int
+    halves: int
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {
+            "results": self.results,
+            "pixels": self.pixels,
+            "vectors": self.vectors,
+            "halves": self.halves,
+        }
+
+    @property
+    def _filters(self) -> np.ndarray:
+        assert self.task.anchor is not None
+        data = self.task.anchor.inputs[1].data
+        assert data is not None
+        return data if data.ndim == 4 else data[None]
+
+    def constants(self) -> list[np.ndarray]:
+        """``[position][block][depth][vectors x lanes]``, zero padded."""
+        filters = self._filters
+        transformed = transform_filters(filters, *_transforms(filters.shape[:2], self.results))
+        positions, depth, channels = transformed.shape
+        width = self.vectors * self.machine.lanes
+        blocks = ceil(channels, width)
+        packed = np.zeros((positions, blocks, depth, width), np.float32)
+        for block in range(blocks):
+            part = transformed[:, :, block * width : (block + 1) * width]
+            packed[:, block, :, : part.shape[-1]] = part
+        return [packed]
+
+    def accepts(self, binding: Binding) -> bool:
+        g = conv_geometry(self.task, binding)
+        return g is not None and g.pixels > 0
+
+    def launches(self, binding: Binding) -> list[Launch]:
+        g, task, lanes = conv_geometry(self.task, binding), self.task, self.machine.lanes
+        assert g is not None
+        down, along = _transforms(g.window, self.results)
+        cut = _Cut.of(g, self, down, along)
+        width = self.vectors * lanes
+        weight_bytes = 4 * g.depth * width
+        kernel = WinogradKernel(
+            down=down,
+            along=along,
+            depth=g.depth,
+            pitch=cut.pitch,
+            pixels=self.pixels,
+            vectors=self.vectors,
+            masked=g.channels % lanes != 0,
+            unroll=unrolled(g.depth, self.pixels * self.vectors),
+            prefetch=PREFETCH if 8 * weight_bytes > self.machine.l1 else 0,
+            epilogue=task.epilogue.expression,
+            operands=operand_kinds(
+                task.epilogue, task, binding.shape(task.outputs[0])[-1], binding
+            ),
+        )
+        # a cache line more, or the positions of a tile compete for the same sets of the cache
+        source_position = cut.room * cut.pitch + lanes
+        product_position = cut.room * cut.blocks * width + 16
+        positions = down.size * along.size
+        products = positions * source_position
+        patch = products + positions * product_position
+        edge = patch + positions * cut.pitch
+        params = [
+            g.channels,
+            cut.all_blocks,
+            cut.blocks,
+            cut.channel_tasks,
+            cut.all_tiles,
+            cut.tiles,
+            cut.image_tiles,
+            cut.row_tiles,
+            g.height,
+            g.width,
+            g.rows,
+            g.columns,
+            *g.pads,
+            g.source.batch,
+            g.source.row,
+            g.source.column,
+            patch,
+            edge,
+            products,
+            source_position,
+            product_position,
+            cut.blocks * width,
+        ]
+        pointers: list[Pointer] = [task.inputs[0], Constant(0), *task.outputs]
+        for output in g.outputs:
+            params += [output.batch, output.group, output.row, output.column]
+        for source, place in zip(task.epilogue.sources, g.operands, strict=True):
+            if place:
+                assert source is not None
+                pointers.append(task.inputs[source])
+                params += [place.batch, place.group, place.row, place.column]
+        scratch = 4 * (edge + down.results * along.results * lanes)
+        return [
+            Launch(
+                kernel,
+                tuple(pointers),
+                tuple(params),
+                tasks=cut.tile_tasks * cut.channel_tasks,
+                scratch=scratch,
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How the tiles and channel blocks are cut into tasks.
+
+    `room` is how many tiles there is scratch memory for, and `pitch` elements from one transformed
+    tile to the next.
+    """
+
+    pitch: int
+    row_tiles: int
+    image_tiles: int
+    all_tiles: int
+    tiles: int
+    tile_tasks: int
+    room: int
+    all_blocks: int
+    blocks: int
+    channel_tasks: int
+
+    @staticmethod
+    def of(g: Geometry, tactic: WinogradTactic, down: Transform, along: Transform) -> _Cut:
+        machine = tactic.machine
+        width = tactic.vectors * machine.lanes
+        all_blocks = ceil(g.channels, width)
+        pitch = ceil(g.depth, machine.lanes) * machine.lanes
+        if pitch % 1024 == 0:  # pixels of the register tile would compete in the cache
+            pitch += machine.lanes
+        row_tiles = ceil(g.columns, along.results)
+        image_tiles = ceil(g.rows, down.results) * row_tiles
+        all_tiles = g.batch * image_tiles
+        # as many tasks as the cache wants, but the same number for every core
+        tile_bytes = 4 * down.size * along.size * (pitch + all_blocks * width)
+        fit = max(min(tactic.halves * machine.l2 // 2, MOST_SCRATCH) // tile_bytes, 1)
+        tile_tasks = ceil(all_tiles, fit)
+        channel_tasks = 1
+        if tile_tasks < machine.cores:
+            channel_tasks = min(ceil(machine.cores, tile_tasks), all_blocks)
+        else:
+            tile_tasks = ceil(tile_tasks, machine.cores) * machine.cores
+        tiles = ceil(all_tiles, tile_tasks)
+        blocks = ceil(all_blocks, channel_tasks)
+        return _Cut(
+            pitch=pitch,
+            row_tiles=row_tiles,
+            image_tiles=image_tiles,
+            all_tiles=all_tiles,
+            tiles=tiles,
+            tile_tasks=ceil(all_tiles, tiles),
+            room=max(tiles, tactic.pixels),
+            all_blocks=all_blocks,
+            blocks=blocks,
+            channel_tasks=ceil(all_blocks, blocks),
+        )
+
+
+@dataclass(frozen=True)
+class WinogradFamily(Family):
+    """Winograd convolutions in float32, for this or another machine."""
+
+    name: ClassVar[str] = "winograd"
+    machine: Machine | None = None
+
+    def on(self, machine: Machine) -> Family:
+        return WinogradFamily(machine)
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not _understood(task):
+            return
+        g = conv_geometry(task, binding)
+        if g is None or min(g.depth, g.channels) < LEAST_CHANNELS:
+            return
+        machine = self.machine or host()
+        found: dict[tuple, tuple[float, Tactic]] = {}
+        for results, pixels, vectors, halves in _candidates(g, machine):
+            tactic = WinogradTactic(task, machine, results, pixels, vectors, halves)
+            cut = _Cut.of(g, tactic, *_transforms(g.window, results))
+            # more cache than there are tiles for is the same tactic again
+            found.setdefault((results, pixels, vectors, cut), (_estimate(g, tactic, cut), tactic))
+        ranked = sorted(found.values(), key=lambda item: item[0])[:OFFERED]
+        yield from (tactic for cost, tactic in ranked if cost < MARGIN * _direct(g))
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        values = checked_parameters(
+            self.name,
+            task,
+            parameters,
+            _understood(task),
+            results=(2, 4),
+            pixels=range(1, 33),
+            vectors=range(1, 33),
+            halves=HALVES,
+        )
+        results = values["results"]
+        if results not in _results(_window(task)):
+            raise impossible(self.name, task, f"tiles of {results} pixels do not suit its window")
+        if values["pixels"] * values["vectors"] > 32:
+            raise impossible(self.name, task, "no register tile is that large")
+        return WinogradTactic(task, self.machine or host(), **values)
+
+
+def _understood(task: Task) -> bool:
+    """Whether a task is of the kernel's kind; channels and layouts decide the rest."""
+    if task.anchor is None or task.prologue is not None:
+        return False
+    op = task.anchor.op
+    if not isinstance(op, Conv) or len(op.strides) not in (1, 2) or op.groups != 1:
+        return False
+    unit = all(n == 1 for n in (*op.strides, *op.dilations))
+    return unit and task.anchor.inputs[0].dtype is DType.FLOAT32 and bool(_results(_window(task)))
+
+
+def _window(task: Task) -> tuple[int, ...]:
+    """The window of a convolution; empty if its filters are computed."""
+    assert task.anchor is not None
+    filters = task.anchor.inputs[1].data
+    return () if filters is None else filters.shape[:-2]
+
+
+def _results(window: Iterable[int]) -> list[int]:
+    """Sizes of a tile of results that suit a window, smallest first."""
+    taps = {n for n in window if n > 1}
+    if len(taps) != 1:
+        return []
+    return [2, 4] if max(taps) in (3, 5) else [2] if max(taps) == 7 else []
+
+
+def _transforms(window: Iterable[int], results: int) -> tuple[Transform, Transform]:
+    down, along = (Transform(results if n > 1 else 1, n) for n in window)
+    return down, along
+
+
+def _candidates(g: Geometry, machine: Machine) -> Iterator[tuple[int, int, int, int]]:
+    """results, pixels, vectors, halves."""
+    for results in _results(g.window):
+        for vectors in range(1, min(ceil(g.channels, machine.lanes), 4) + 1):
+            most = (machine.registers - vectors - 1) // vectors
+            for pixels in range(most, most * 2 // 3, -1):
+                for halves in HALVES:
+                    yield results, pixels, vectors, halves
+
+
+def _direct(g: Geometry) -> float:
+    """As `_estimate`, of a convolution without transforms."""
+    return g.operations / 2 + FIRST_BYTE * 4 * math.prod(g.window) * g.depth * g.channels
+
+
+def _estimate(g: Geometry, tactic: WinogradTactic, cut: _Cut) -> float:
+    """Roughly, the time in multiply-adds: ranks tactics where nothing was measured yet."""
+    machine = tactic.machine
+    down, along = _transforms(g.window, tactic.results)
+    positions = down.size * along.size
+    width = tactic.vectors * machine.lanes
+    # cycles of a step of depth: arithmetic, loads, or the latency of the sums' chain
+    tile = tactic.pixels * tactic.vectors
+    step = max(tile / 2, (tactic.pixels + tactic.vectors) / 1.7, 5.0)
+    steps = cut.tile_tasks * ceil(cut.tiles, tactic.pixels) * cut.all_blocks
+    products = steps * positions * g.depth * step * 2 * machine.lanes
+    # per element of a tile: loads, stores, and what the matrices cost, along both axes
+    per_element = 4.0 + 2 * math.log2(positions)
+    transforms = cut.all_tiles * positions * per_element
+    transforms *= g.depth * cut.channel_tasks + g.channels
+    weights = 4 * positions * g.depth * cut.all_blocks * width
+    moved = (FIRST_BYTE + NEXT_BYTE * (cut.tile_tasks - 1)) * weights
+    tasks = cut.tile_tasks * cut.channel_tasks
+    idle = ceil(tasks, machine.cores) * machine.cores / tasks
+    # transformed tiles and products beyond the second-level cache come from the third
+    spill = 1.0 + 0.05 * (tactic.halves > 2) + 0.05 * (tactic.halves > 4)
+    return (products * spill + transforms + moved) * idle
+
+
+FAMILIES = (WinogradFamily(),)
