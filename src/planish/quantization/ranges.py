@@ -20,8 +20,9 @@ class Ranges:
     Attributes
     ----------
     tensors : mapping of str to (float, float)
-        By the name of a value in the optimised graph the least and greatest number that quantization
-        shall hold; finite, least <= 0 <= greatest.
+        By the name of a value in the optimised graph the least and greatest number that
+        quantization shall hold; finite, least <= 0 <= greatest. Both are 0 where the data gave
+        nothing but zeros.
     network : str
         The fingerprint of the optimised float32 graph (`planish.quantization.fingerprint`); empty
         where ranges were not collected from one.
