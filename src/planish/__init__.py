@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from planish.builder import ProgressEvent, build
     from planish.plan.load import load
     from planish.profile import Profile, TensorSpec
+    from planish.quantization.images import Preprocess
     from planish.runtime.arrays import TensorInfo
     from planish.runtime.context import ExecutionContext
     from planish.runtime.engine import Engine
@@ -39,6 +40,7 @@ _LAZY = {
     "build": "planish.builder",
     "ProgressEvent": "planish.builder",
     "load": "planish.plan.load",
+    "Preprocess": "planish.quantization.images",
     "Profile": "planish.profile",
     "TensorSpec": "planish.profile",
     "Engine": "planish.runtime.engine",
@@ -56,6 +58,7 @@ __all__ = [
     "PlanError",
     "PlanishError",
     "PrecisionError",
+    "Preprocess",
     "Profile",
     "ProgressEvent",
     "ShapeError",

@@ -141,7 +141,8 @@ def _field(lines: list[str], index: int, name: str, source: str) -> str:
 def _tensor(line: str, number: int, source: str) -> tuple[str, tuple[float, float]]:
     parts = line.split(" ", 2)
     try:
-        least, greatest = (float(part) for part in parts[:2])
+        with np.errstate(over="ignore"):
+            least, greatest = (float(np.float32(float(part))) for part in parts[:2])
         name = json.loads(parts[2]) if len(parts[2]) <= LONGEST_NAME else None
     except (ValueError, IndexError, RecursionError):
         _damaged(source, f"line {number} is not two numbers and a name")

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from planish.errors import CalibrationError, InputError
 from planish.quantization.files import read_limited, write_atomically
 from planish.quantization.histogram import Histogram
@@ -68,7 +70,8 @@ class Calibrator(ABC):
 
         It always holds zero, which padding and ReLU need.
         """
-        limit = min(self.threshold(histogram), histogram.largest)
+        # as float32, so that a cache holds it exactly
+        limit = float(np.float32(min(self.threshold(histogram), histogram.largest)))
         least = max(min(histogram.least, 0.0), -limit)
         return least + 0.0, min(max(histogram.greatest, 0.0), limit)
 

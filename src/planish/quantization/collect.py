@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.errors import CalibrationError, InputError
+from planish.errors import CalibrationError, InputError, ShapeError
 from planish.graph.graph import Graph, Value
 from planish.quantization.batches import Batches
 from planish.quantization.calibrator import Calibrator
@@ -102,8 +102,16 @@ def observe_histograms(
         for number, batch in enumerate(batches):
             if report:
                 report(STAGE, number, batches.total)
-            for arrays in observer.run(batch):
-                _add(pool, histograms, arrays)
+            try:
+                for arrays in observer.run(batch):
+                    _add(pool, histograms, arrays)
+            except ShapeError as error:
+                raise CalibrationError(
+                    error.what,
+                    where=f"calibration=, batch {number}",
+                    why=error.why,
+                    cure=error.cure,
+                ) from error
     if report:
         report(STAGE, number + 1, number + 1)
     return histograms

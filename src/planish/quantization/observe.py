@@ -60,6 +60,8 @@ class Observer:
         self, graph: Graph, values: Sequence[Value], device: str, threads: int | None = None
     ) -> None:
         self._graph, self._device, self._threads = graph, device, threads
+        self._unlimited, _ = duplicate(graph)
+        self._unlimited.ranges = {}  # a batch of more rows than the profile allows is divided
         self._given = [v for v in values if v in set(graph.inputs)]
         self._inner = [v for v in values if v not in set(graph.inputs)]
         self._rows = _independent_rows(graph)
@@ -76,15 +78,22 @@ class Observer:
         """Arrays by the names of values; all the values together, perhaps in several portions.
 
         Arrays are valid until the next portion is asked for.
+
+        Raises
+        ------
+        ShapeError
+            The inputs disagree about a dimension, or one is outside the profile.
         """
         yield {v.name: batch[v.name] for v in self._given}
-        symbols = self._graph.bindings({name: a.shape for name, a in batch.items()})
+        symbols = self._unlimited.bindings({name: a.shape for name, a in batch.items()})
         sizes = {v: self._bytes(v, symbols) for v in self._inner}
-        total = sum(sizes.values())
         portions = [batch]
-        if self._rows and total > MOST_BYTES:
+        if self._rows:
             rows = symbols[self._rows]
-            step = max(rows * MOST_BYTES // total, 1)
+            step = min(rows * MOST_BYTES // max(sum(sizes.values()), 1), rows)
+            if self._rows in self._graph.ranges:
+                step = min(step, self._graph.ranges[self._rows].max)
+            step = max(step, 1)
             portions = [
                 {name: a[at : at + step] for name, a in batch.items()}
                 for at in range(0, rows, step)
