@@ -166,7 +166,7 @@ def test_sizes_outside_the_profile_are_refused() -> None:
     net.graph.ranges["S"] = DimRange(2, 4, 8)
     graph = net.output(net.relu(net.dense(x, 3)))
     optimize(graph)
+    batches = [np.ones((1, size, 4), np.float32) for size in (4, 9)]
     with pytest.raises(CalibrationError, match="Dimension S of input 'x' is 9") as caught:
-        batches = [np.ones((1, size, 4), np.float32) for size in (4, 9)]
         collect_ranges(graph, batches, MinMaxCalibrator())
     assert caught.value.where == "calibration=, batch 1"

@@ -14,7 +14,7 @@ from planish.quantization.cache import check_network, decode, encode
 from planish.quantization.calibrator import Calibrator, is_calibrator
 from planish.quantization.collect import Report, collect_ranges
 from planish.quantization.entropy import EntropyCalibrator, EntropyCalibrator2
-from planish.quantization.files import read_limited
+from planish.quantization.files import check_writable, read_limited
 from planish.quantization.given import apply_dynamic_ranges, dummy_ranges
 from planish.quantization.mean_square import MseCalibrator
 from planish.quantization.min_max import MinMaxCalibrator
@@ -140,6 +140,8 @@ def _by_calibrator(graph: Graph, calibrator: Any, options: dict[str, Any]) -> Ra
             )
         log.info("calibration: ranges of %d tensors from %s", len(ranges.tensors), source)
         return ranges
+    if isinstance(calibrator, Calibrator) and calibrator.cache is not None:
+        check_writable(calibrator.cache)  # rather now than after minutes
     ranges = collect_ranges(graph, calibrator, method, **options)
     calibrator.write_calibration_cache(encode(ranges))
     return ranges

@@ -40,6 +40,21 @@ def read_limited(path: str | os.PathLike[str]) -> bytes:
     return data
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Whether `write_atomically` has a chance.
+
+    Raises
+    ------
+    CalibrationError
+        There is no folder to write to, or no permission.
+    """
+    folder = Path(os.path.realpath(os.fspath(path))).parent
+    if not folder.is_dir():
+        raise _unwritable(path, "there is no such folder")
+    if not os.access(folder, os.W_OK):
+        raise _unwritable(path, "permission denied")
+
+
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes a file as a whole or not at all.
 
@@ -62,9 +77,13 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
             os.unlink(temporary)
             raise
     except OSError as error:
-        raise CalibrationError(
-            "The calibration cache cannot be written",
-            where=os.fspath(path),
-            why=str(error.strerror or error),
-            cure="choose a file in a folder that can be written, on a disk with space left",
-        ) from error
+        raise _unwritable(path, str(error.strerror or error)) from error
+
+
+def _unwritable(path: str | os.PathLike[str], why: str) -> CalibrationError:
+    return CalibrationError(
+        "The calibration cache cannot be written",
+        where=os.fspath(path),
+        why=why,
+        cure="choose a file in a folder that can be written, on a disk with space left",
+    )
