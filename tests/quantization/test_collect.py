@@ -16,9 +16,10 @@ from planish.graph.graph import DimRange, Graph
 from planish.graph.interpret import interpret
 from planish.ops import ReduceSum, ew
 from planish.passes import optimize
-from planish.quantization.collect import collect_ranges, observe_histograms
+from planish.quantization.collect import Collector, collect_ranges
 from planish.quantization.entropy import EntropyCalibrator2
 from planish.quantization.fingerprint import fingerprint
+from planish.quantization.histogram import Histogram
 from planish.quantization.min_max import MinMaxCalibrator
 from planish.quantization.observe import quantizable
 from planish.quantization.percentile import PercentileCalibrator
@@ -55,13 +56,19 @@ def test_extremes_are_those_of_the_references(graph: Graph, images: np.ndarray) 
     assert ranges.network == fingerprint(graph)
 
 
+def histograms(graph: Graph, data: list[np.ndarray]) -> dict[str, Histogram]:
+    with Collector(graph) as collector:
+        collector.add_all(data)
+        return collector.histograms
+
+
 @pytest.mark.parametrize("rows", [1, 5, 24])
 def test_batches_and_order_do_not_matter(graph: Graph, images: np.ndarray, rows: int) -> None:
     """Bit for bit where the network computes the same; kernels may differ in the last bit."""
-    whole = observe_histograms(graph, [images], quantizable(graph))
+    whole = histograms(graph, [images])
     shuffled = np.random.default_rng(rows).permutation(images)
     batches = [shuffled[i : i + rows] for i in range(0, 24, rows)]
-    parts = observe_histograms(graph, batches, quantizable(graph))
+    parts = histograms(graph, batches)
     np.testing.assert_array_equal(parts["x"].counts, whole["x"].counts)
     for name, histogram in parts.items():
         assert histogram.total == whole[name].total

@@ -100,12 +100,7 @@ class Batches:
             yield batch
             number += 1
         if not number:
-            raise CalibrationError(
-                "There are no calibration data",
-                where="calibration=",
-                why="it is empty, or a generator that something else has consumed already",
-                cure="pass a function that makes a new one: calibration=lambda: batches()",
-            )
+            raise no_data()
         self._refuse_constant()
 
     # ---- from data to batches -------------------------------------------------------------
@@ -307,6 +302,16 @@ class Batches:
                 why=f"every element of every batch is {value:g}",
                 cure="pass data as they come in use; a few hundred samples of all kinds",
             )
+
+
+def no_data() -> CalibrationError:
+    """What is said where there was no batch."""
+    return CalibrationError(
+        "There are no calibration data",
+        where="calibration=",
+        why="it is empty, or a generator that something else has consumed already",
+        cure="pass a function that makes a new one: calibration=lambda: batches()",
+    )
 
 
 def _family(dtype: np.dtype) -> str:

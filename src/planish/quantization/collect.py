@@ -8,15 +8,16 @@ batches, as far as the network itself computes the same for them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
 from planish.errors import CalibrationError, InputError, ShapeError
 from planish.graph.graph import Graph, Value
-from planish.quantization.batches import Batches
+from planish.quantization.batches import Batches, no_data
 from planish.quantization.calibrator import Calibrator
 from planish.quantization.fingerprint import fingerprint
 from planish.quantization.histogram import Histogram
@@ -74,58 +75,118 @@ def collect_ranges(
         `tensors` names something else.
     """
     values = quantizable(graph) if tensors is None else _named(graph, tensors)
-    histograms = observe_histograms(
-        graph, data, values, target=target, threads=threads, report=report
-    )
-    by_name = {value.name: value for value in values}
-    _refuse_unfit({by_name[n]: h for n, h in histograms.items()}, graph)
-    _warn_of_constant(histograms)
-    ranges = {name: calibrator.range(histogram) for name, histogram in histograms.items()}
-    return Ranges(ranges, fingerprint(graph), calibrator.algorithm)
+    with Collector(graph, values, target=target, threads=threads) as collector:
+        collector.add_all(data, report)
+        return collector.ranges(calibrator)
 
 
-def observe_histograms(
-    graph: Graph,
-    data: Any,
-    values: Iterable[Value],
-    *,
-    target: str = "cpu",
-    threads: int | None = None,
-    report: Report | None = None,
-) -> dict[str, Histogram]:
-    """The histogram of each value on all the data, by name; see `collect_ranges`."""
-    values = list(values)
-    histograms = {value.name: Histogram() for value in values}
-    batches = Batches(graph.inputs, data)
-    workers = threads or find_target(target).threads
-    with Observer(graph, values, target, threads) as observer, ThreadPoolExecutor(workers) as pool:
+class Collector:
+    """Takes batches one by one, and gives ranges at the end. A context manager.
+
+    Parameters
+    ----------
+    graph : Graph
+        As after `planish.passes.optimize`; it is not changed.
+    values : sequence of Value, optional
+        What to observe; None: all that may be quantized.
+    target : str
+    threads : int, optional
+
+    Attributes
+    ----------
+    histograms : dict of str to Histogram
+        By the name of a value.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        values: Sequence[Value] | None = None,
+        *,
+        target: str = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        self._graph = graph
+        self._values = quantizable(graph) if values is None else list(values)
+        self.histograms = {value.name: Histogram() for value in self._values}
+        self._batches = 0
+        self._exit = ExitStack()
+        self._observer = self._exit.enter_context(Observer(graph, self._values, target, threads))
+        workers = threads or find_target(target).threads
+        self._pool = self._exit.enter_context(ThreadPoolExecutor(workers))
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._exit.close()
+
+    def add_all(self, data: Any, report: Report | None = None) -> None:
+        """Adds all batches of data of any kind; see `collect_ranges`."""
+        batches = Batches(self._graph.inputs, data)
         for number, batch in enumerate(batches):
             if report:
                 report(STAGE, number, batches.total)
-            try:
-                for arrays in observer.run(batch):
-                    _add(pool, histograms, arrays)
-            except ShapeError as error:
-                raise CalibrationError(
-                    error.what,
-                    where=f"calibration=, batch {number}",
-                    why=error.why,
-                    cure=error.cure,
-                ) from error
-    if report:
-        report(STAGE, number + 1, number + 1)
-    return histograms
+            self.add(batch)
+        if report:
+            report(STAGE, self._batches, self._batches)
 
+    def add(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Runs the network on a batch: an array of the right dtype and rank for each input.
 
-def _add(
-    pool: ThreadPoolExecutor,
-    histograms: Mapping[str, Histogram],
-    arrays: Mapping[str, np.ndarray],
-) -> None:
-    """Counts arrays on several threads, the largest first."""
-    order = sorted(arrays, key=lambda name: -arrays[name].size)
-    for _ in pool.map(lambda name: histograms[name].add(arrays[name]), order):
-        pass
+        Raises
+        ------
+        CalibrationError
+            The sizes do not fit.
+        """
+        try:
+            for arrays in self._observer.run(batch):
+                self._count(arrays)
+        except ShapeError as error:
+            raise CalibrationError(
+                error.what,
+                where=f"calibration=, batch {self._batches}",
+                why=error.why,
+                cure=error.cure,
+            ) from error
+        self._batches += 1
+
+    def ranges(self, calibrator: Calibrator) -> Ranges:
+        """The ranges by what was observed so far.
+
+        Raises
+        ------
+        CalibrationError
+            There was nothing, or values are NaN or infinite.
+        """
+        if not self._batches:
+            raise no_data()
+        self._refuse_unfit()
+        _warn_of_constant(self.histograms)
+        ranges = {name: calibrator.range(h) for name, h in self.histograms.items()}
+        return Ranges(ranges, fingerprint(self._graph), calibrator.algorithm)
+
+    def _count(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Counts arrays on several threads, the largest first."""
+        order = sorted(arrays, key=lambda name: -arrays[name].size)
+        for _ in self._pool.map(lambda name: self.histograms[name].add(arrays[name]), order):
+            pass
+
+    def _refuse_unfit(self) -> None:
+        if any(count.padded for count in self._graph.counts.values()):
+            return  # rows past a count hold anything
+        unfit = [value for value in self._values if self.histograms[value.name].unfit]
+        if not unfit:
+            return
+        value, node = unfit[0], unfit[0].producer
+        count = self.histograms[value.name].unfit
+        rest = f", and so are values of {len(unfit) - 1} tensor(s) after it" if unfit[1:] else ""
+        raise CalibrationError(
+            "The network gives NaN or infinity on the calibration data",
+            where=(node.origin or node.name) if node else f"input {value.name!r}",
+            why=f"{count} values of {value.name!r} are not finite{rest}",
+            cure="check the model in its framework, and the pre-processing of the data",
+        )
 
 
 def _named(graph: Graph, tensors: Iterable[str]) -> list[Value]:
@@ -140,24 +201,6 @@ def _named(graph: Graph, tensors: Iterable[str]) -> list[Value]:
             cure="list them by planish inspect --stage passes",
         )
     return [known[name] for name in names]
-
-
-def _refuse_unfit(histograms: Mapping[Value, Histogram], graph: Graph) -> None:
-    if any(count.padded for count in graph.counts.values()):
-        return  # rows past a count hold anything
-    unfit = [(value, h) for value, h in histograms.items() if h.unfit]
-    if not unfit:
-        return
-    value, histogram = unfit[0]
-    node = value.producer
-    place = (node.origin or node.name) if node else f"input {value.name!r}"
-    rest = f", and so are values of {len(unfit) - 1} tensor(s) after it" if len(unfit) > 1 else ""
-    raise CalibrationError(
-        "The network gives NaN or infinity on the calibration data",
-        where=place,
-        why=f"{histogram.unfit} values of {value.name!r} are not finite{rest}",
-        cure="check the model in its framework, and the pre-processing of the data",
-    )
 
 
 def _warn_of_constant(histograms: Mapping[str, Histogram]) -> None:
