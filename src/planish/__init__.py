@@ -28,9 +28,10 @@ from planish.errors import (
 from planish.version import __version__
 
 if TYPE_CHECKING:
-    from planish.builder import ProgressEvent, build
+    from planish.builder import build
     from planish.plan.load import load
     from planish.profile import Profile, TensorSpec
+    from planish.progress import ProgressEvent
     from planish.quantization.images import Preprocess
     from planish.runtime.arrays import TensorInfo
     from planish.runtime.context import ExecutionContext
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "build": "planish.builder",
-    "ProgressEvent": "planish.builder",
+    "ProgressEvent": "planish.progress",
     "load": "planish.plan.load",
     "Preprocess": "planish.quantization.images",
     "Profile": "planish.profile",

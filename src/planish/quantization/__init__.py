@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from planish.quantization.images import ImageFolder, Preprocess
     from planish.quantization.mean_square import MseCalibrator
     from planish.quantization.min_max import MinMaxCalibrator
+    from planish.quantization.model import calibrate_model
     from planish.quantization.percentile import PercentileCalibrator
     from planish.quantization.ranges import Ranges
 
 _LAZY = {
     "calibrate": "calibration",
+    "calibrate_model": "model",
     "collect_ranges": "collect",
     "Calibrator": "calibrator",
     "EntropyCalibrator": "entropy",
@@ -48,6 +50,7 @@ __all__ = [
     "Preprocess",
     "Ranges",
     "calibrate",
+    "calibrate_model",
     "collect_ranges",
     "top1",
 ]
