@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from planish.checks import checked_inputs, checked_outputs
 from planish.passes import optimize
 from planish.passes.counted import settle_counts
 from planish.profile import settle_ranges
@@ -32,8 +33,8 @@ def calibrate_model(
     model, inputs, outputs
         As for `planish.build`.
     calibration, dynamic_ranges
-        See `planish.quantization.calibrate`; with a calibrator that has a ``cache=``, the ranges are
-        written there.
+        See `planish.quantization.calibrate`; with a calibrator that has a ``cache=``, the ranges
+        are written there.
     device : str
         Where the network is run; the ranges serve every device.
     threads : int, optional
@@ -56,7 +57,7 @@ def calibrate_model(
         if listener:
             listener(ProgressEvent(stage, done, total, time.monotonic() - start))
 
-    graph = import_model(model, inputs=inputs, outputs=outputs)
+    graph = import_model(model, inputs=checked_inputs(inputs), outputs=checked_outputs(outputs))
     settle_ranges(graph)
     settle_counts(graph)
     optimize(graph)
