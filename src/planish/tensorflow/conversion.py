@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from itertools import count
 from typing import Any
 
 from planish.frontends.tensorflow import graphdef
@@ -64,11 +65,9 @@ def convert_graph_def(
     arrays = weights or {}
     found = find_segments(graph_def, ends, settings, types, arrays)
     nodes = graphdef.nodes_by_name(graph_def)
-    names = _free_names(nodes)
     result = Converted(graph_def, graph_def, arrays, reasons=found.reasons)
     plans: Any = type(graph_def)()
-    for segment in found.segments:
-        name = next(names)
+    for name, segment in name_segments(graph_def, found.segments).items():
         engine = build_segment(graph_def, segment, name, settings, weights=arrays)
         result.built[name] = engine
         stored = {}
@@ -125,10 +124,8 @@ def build_segment(
     return engine
 
 
-def _free_names(nodes: Mapping[str, Any]) -> Any:
-    number = 0
-    while True:
-        name = ENGINE_NAME.format(number)
-        number += 1
-        if name not in nodes:
-            yield name
+def name_segments(graph_def: Any, segments: Iterable[Segment]) -> dict[str, Segment]:
+    """The segments of a graph by the names of the engines that they become."""
+    nodes = graphdef.nodes_by_name(graph_def)
+    free = (name for i in count() if (name := ENGINE_NAME.format(i)) not in nodes)
+    return dict(zip(free, segments, strict=False))
