@@ -83,7 +83,8 @@ def test_outliers_are_cut_off() -> None:
         assert low == -high
 
 
-def test_zeros_have_no_say_in_the_second() -> None:
+@pytest.mark.parametrize("calibrator", [EntropyCalibrator(), EntropyCalibrator2()])
+def test_zeros_have_no_say(calibrator: EntropyCalibrator) -> None:
     random = np.random.default_rng(0)
     positive = np.abs(random.standard_normal(100_000)).astype(np.float32)
     thresholds = []
@@ -91,8 +92,17 @@ def test_zeros_have_no_say_in_the_second() -> None:
         histogram = Histogram()
         histogram.add(positive)
         histogram.add(np.zeros(zeros, np.float32))
-        thresholds.append(EntropyCalibrator2().threshold(histogram))
+        thresholds.append(calibrator.threshold(histogram))
     assert thresholds[0] == thresholds[1]
+
+
+def test_elements_near_zero_have_less_say_in_the_second() -> None:
+    random = np.random.default_rng(0)
+    histogram = Histogram()
+    histogram.add(np.abs(random.standard_normal(100_000)).astype(np.float32))
+    histogram.add(np.full(1_000_000, 1e-6, np.float32))
+    first, second = (c().threshold(histogram) for c in (EntropyCalibrator, EntropyCalibrator2))
+    assert first < 1 < 2.5 < second
 
 
 @pytest.mark.parametrize("calibrator", [EntropyCalibrator(), EntropyCalibrator2()])

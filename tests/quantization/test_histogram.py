@@ -20,7 +20,8 @@ def of(*portions: np.ndarray) -> Histogram:
 
 
 def same(a: Histogram, b: Histogram) -> None:
-    assert (a.exponent, a.least, a.greatest, a.unfit) == (b.exponent, b.least, b.greatest, b.unfit)
+    for name in ("exponent", "least", "greatest", "zeros", "unfit"):
+        assert getattr(a, name) == getattr(b, name)
     np.testing.assert_array_equal(a.counts, b.counts)
 
 
@@ -48,6 +49,7 @@ def test_counts_are_what_the_definition_says(shape: str, count: int) -> None:
     assert histogram.least == elements.min()
     assert histogram.greatest == elements.max()
     assert histogram.total == count
+    assert histogram.zeros == (elements == 0).sum()
     assert histogram.largest < math.ldexp(1, histogram.exponent)
     if histogram.exponent > LOWEST:  # the range is the smallest that holds the elements
         assert histogram.largest >= math.ldexp(1, histogram.exponent - 1)

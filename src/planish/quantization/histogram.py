@@ -37,6 +37,8 @@ class Histogram:
         int64 [BINS]; bin i holds magnitudes from ``i * width`` to below ``(i + 1) * width``.
     least, greatest : float
         The extremes of the elements, with sign; ``inf`` and ``-inf`` before there are any.
+    zeros : int
+        How many elements were exactly zero; they are in the first bin.
     unfit : int
         How many elements were infinite or NaN; they are in no bin.
     """
@@ -45,7 +47,7 @@ class Histogram:
         self.counts = np.zeros(BINS, np.int64)
         self.exponent = LOWEST
         self.least, self.greatest = math.inf, -math.inf
-        self.unfit = 0
+        self.zeros = self.unfit = 0
 
     @property
     def width(self) -> float:
@@ -79,6 +81,7 @@ class Histogram:
         self.counts += _coarser(other.counts, self.exponent - other.exponent)
         self.least = min(self.least, other.least)
         self.greatest = max(self.greatest, other.greatest)
+        self.zeros += other.zeros
         self.unfit += other.unfit
 
     # ---- counting -------------------------------------------------------------------------
@@ -92,7 +95,9 @@ class Histogram:
         while done < whole:
             scale = math.ldexp(BINS, -self.exponent)
             limit = math.ldexp(1.0, self.exponent) if self.exponent < HIGHEST else math.inf
-            done += run(elements[done:whole], table, extremes, scale, limit)
+            counted, zeros = run(elements[done:whole], table, extremes, scale, limit)
+            done += counted
+            self.zeros += zeros
             if done < whole:
                 self.counts += table.sum(0)
                 table[...] = 0
@@ -119,6 +124,7 @@ class Histogram:
         self.least = min(self.least, float(finite.min()))
         self.greatest = max(self.greatest, float(finite.max()))
         magnitudes = np.abs(finite)
+        self.zeros += int((magnitudes == 0).sum())
         self._widen(_exponent(float(magnitudes.max())))
         scale = np.float32(math.ldexp(BINS, -self.exponent))
         self.counts += np.bincount((magnitudes * scale).astype(np.int64), minlength=BINS)

@@ -36,10 +36,10 @@ F32 = DType.FLOAT32
 class TallyKernel(CpuKernel):
     """Counts float32 elements by magnitude.
 
-    Pointers: elements; int32 counts [TABLES, bins]; int64 [1], set to how many elements were
-    counted; float32 [2], least and greatest, updated. Parameters: how many elements (a multiple of
-    the lanes); bits of the float32 that makes a bin's number of a magnitude; bits of the first
-    magnitude that is out of range.
+    Pointers: elements; int32 counts [TABLES, bins]; int64 [2], set to how many elements were
+    counted, and how many of these were zero; float32 [2], least and greatest, updated. Parameters:
+    how many elements (a multiple of the lanes); bits of the float32 that makes a bin's number of a
+    magnitude; bits of the first magnitude that is out of range.
     """
 
     family: ClassVar[str] = "tally"
@@ -53,27 +53,29 @@ class TallyKernel(CpuKernel):
         limit = b.trunc(k.param(2), I32)
         least = k.load(extremes, F32)
         greatest = k.load(k.offset(extremes, 1, F32), F32)
-        start = [k.i64(0), k.splat(least, lanes), k.splat(greatest, lanes), k.i64(0)]
+        start = [k.i64(0), k.splat(least, lanes), k.splat(greatest, lanes), k.i64(0), k.i64(0)]
 
         def goes_on(carried: list[ir.Value]) -> ir.Value:
-            position, _, _, stopped = carried
+            position, stopped = carried[0], carried[-1]
             more = b.icmp_signed("<", position, count)
             return b.and_(more, b.icmp_signed("==", stopped, k.i64(0)))
 
         with k.loop_while(start, goes_on) as blocks:
-            position, low, high, _ = blocks.carried
+            position, low, high, zeros, _ = blocks.carried
             end = k.min(k.add(position, BLOCK), count)
             none = ir.Constant(ir.VectorType(I32, lanes), None)
-            with k.loop(position, end, lanes, [low, high, none]) as look:
-                a, c, largest = look.carried
+            with k.loop(position, end, lanes, [low, high, none, none]) as look:
+                a, c, largest, zero = look.carried
                 value = k.load(k.offset(x, look.index, F32), F32, lanes)
                 bits = b.bitcast(k.intrinsic("fabs", value), ir.VectorType(I32, lanes))
                 look.next = [
                     b.select(b.fcmp_ordered("<", value, a), value, a),
                     b.select(b.fcmp_ordered(">", value, c), value, c),
                     b.select(b.icmp_signed(">", bits, largest), bits, largest),
+                    b.sub(zero, b.sext(b.icmp_signed("==", bits, none), none.type)),
                 ]
-            low_now, high_now, largest = look.carried
+            low_now, high_now, largest, zero = look.carried
+            zeros_now = b.add(zeros, b.zext(k.reduce("add", zero), ir.IntType(64)))
             fits = b.icmp_signed("<", k.reduce("smax", largest), limit)
 
             def tally() -> list[ir.Value]:
@@ -86,16 +88,17 @@ class TallyKernel(CpuKernel):
                         place = k.add(place, lane % TABLES * self.bins)
                         slot = k.offset(counts, place, DType.INT32)
                         k.store(b.add(k.load(slot, DType.INT32), I32(1)), slot, DType.INT32)
-                return [end, low_now, high_now, k.i64(0)]
+                return [end, low_now, high_now, zeros_now, k.i64(0)]
 
-            blocks.next = k.choose(fits, tally, lambda: [position, low, high, k.i64(1)])
-        position, low, high, _ = blocks.carried
+            blocks.next = k.choose(fits, tally, lambda: [position, low, high, zeros, k.i64(1)])
+        position, low, high, zeros, _ = blocks.carried
         k.store(position, counted, DType.INT64)
+        k.store(zeros, k.offset(counted, 1, DType.INT64), DType.INT64)
         for offset, name, vector in ((0, "fmin", low), (1, "fmax", high)):
             k.store(k.reduce(name, vector), k.offset(extremes, offset, F32), F32)
 
 
-Tally = Callable[[np.ndarray, np.ndarray, np.ndarray, float, float], int]
+Tally = Callable[[np.ndarray, np.ndarray, np.ndarray, float, float], tuple[int, int]]
 
 
 @functools.cache
@@ -105,8 +108,8 @@ def tally(bins: int) -> tuple[Tally, int]:
     ``tally(elements, counts, extremes, scale, limit)`` counts float32 elements (dense, one
     dimension, a multiple of that number) in int32 ``counts`` [TABLES, bins] under
     ``int(abs(element) * scale)``, updates float32 ``extremes`` (least, greatest), and gives the
-    number of elements counted: fewer than all if one is not below ``limit``, or is NaN. The
-    interpreter's lock is released meanwhile.
+    number of elements counted, and how many of these were zero: fewer than all were counted if one
+    is not below ``limit``, or is NaN. The interpreter's lock is released meanwhile.
     """
     kernel, machine = TallyKernel(bins), host()
     library = Library({kernel.symbol: kernel.compile(machine)}, machine)
@@ -122,13 +125,13 @@ def tally(bins: int) -> tuple[Tally, int]:
         scale: float,
         limit: float,
         library: Library = library,  # keeps the code alive
-    ) -> int:
-        counted = np.zeros(1, np.int64)
+    ) -> tuple[int, int]:
+        counted = np.zeros(2, np.int64)
         arrays = (elements, counts, counted, extremes)
         pointers = (ctypes.c_void_p * 4)(*(a.ctypes.data for a in arrays))
         bits = np.array([scale, limit], np.float32).view(np.int32).tolist()
         params = (ctypes.c_int64 * 3)(elements.size, *bits)
         function(ctypes.addressof(pointers), ctypes.addressof(params), 0, 1, None)
-        return int(counted[0])
+        return int(counted[0]), int(counted[1])
 
     return run, machine.lanes
