@@ -69,6 +69,19 @@ class Tensor:
         return self.array
 
 
+class Unsized:
+    """As TensorFlow's data sets: iterable, with a length that it does not tell; callable, too."""
+
+    def __call__(self) -> None:
+        raise AssertionError
+
+    def __len__(self) -> int:
+        raise TypeError("the length is unknown")
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter([X[:3], X[3:]])
+
+
 def generator() -> Iterator[np.ndarray]:
     yield X[:12]
     yield X[12:]
@@ -88,6 +101,7 @@ KINDS: dict[str, Any] = {
     "calibrator": lambda: MinMaxCalibrator(X),
     "TensorRT's four methods": lambda: Four([[X[:3]], [X[3:]]]),
     "TensorRT's, by name": lambda: Four([{"x": X[:3]}, {"x": X[3:]}]),
+    "data set of unknown length": Unsized,
     "doubles": lambda: X.astype(np.float64),
 }
 

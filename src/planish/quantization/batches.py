@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -55,7 +55,15 @@ class Batches:
         self._inputs = tuple(inputs)
         self._constant: dict[str, float | None] = {}
         self.total = 0
-        if callable(data) and not hasattr(data, "__array__") and not is_calibrator(data):
+        if isinstance(data, type):
+            raise CalibrationError(
+                f"calibration= is the class {data.__name__}",
+                where="calibration=",
+                why="a class has no data, its objects do",
+                cure=f"pass an object: {data.__name__}(...)",
+            )
+        ready = isinstance(data, Iterable) or _is_array(data) or is_calibrator(data)
+        if callable(data) and not ready:
             data = self._called(data)
         if isinstance(data, str | os.PathLike):
             data = read_path(data)
@@ -66,7 +74,7 @@ class Batches:
         elif isinstance(data, Mapping):
             self._source = self._split(self._by_name(data))
         elif isinstance(data, Iterable) and not isinstance(data, bytes):
-            self.total = len(data) if isinstance(data, Sized) else 0
+            self.total = _length(data)
             self._source = (self._fitting(self._by_name(i, n), n) for n, i in enumerate(data))
         else:
             raise CalibrationError(
@@ -312,6 +320,14 @@ def no_data() -> CalibrationError:
         why="it is empty, or a generator that something else has consumed already",
         cure="pass a function that makes a new one: calibration=lambda: batches()",
     )
+
+
+def _length(data: Any) -> int:
+    """How many items there are; 0 where the data do not know."""
+    try:
+        return len(data)
+    except TypeError:  # TensorFlow's data sets have a length that they may refuse to tell
+        return 0
 
 
 def _family(dtype: np.dtype) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from planish.errors import CalibrationError, InputError
+from planish.errors import CalibrationError, InputError, PlanishError
 from planish.graph.graph import Graph
 from planish.quantization.cache import check_network, decode, encode
 from planish.quantization.calibrator import Calibrator, is_calibrator
@@ -118,7 +118,7 @@ def _found(graph: Graph, calibration: Any, options: dict[str, Any]) -> Ranges:
 def _by_calibrator(graph: Graph, calibrator: Any, options: dict[str, Any]) -> Ranges:
     """By the calibrator's cache, or else by its data; then the cache is written."""
     source = str(getattr(calibrator, "cache", None) or type(calibrator).__name__)
-    known = calibrator.read_calibration_cache()
+    known = _own(calibrator, "read_calibration_cache")
     if known is not None and not isinstance(known, bytes | bytearray | memoryview):
         raise CalibrationError(
             "read_calibration_cache gave no bytes",
@@ -143,5 +143,20 @@ def _by_calibrator(graph: Graph, calibrator: Any, options: dict[str, Any]) -> Ra
     if isinstance(calibrator, Calibrator) and calibrator.cache is not None:
         check_writable(calibrator.cache)  # rather now than after minutes
     ranges = collect_ranges(graph, calibrator, method, **options)
-    calibrator.write_calibration_cache(encode(ranges))
+    _own(calibrator, "write_calibration_cache", encode(ranges))
     return ranges
+
+
+def _own(calibrator: Any, method: str, *arguments: Any) -> Any:
+    """Calls a method that a user may have written."""
+    try:
+        return getattr(calibrator, method)(*arguments)
+    except PlanishError:
+        raise
+    except Exception as error:
+        raise CalibrationError(
+            f"{method} raised {type(error).__name__}",
+            where=type(calibrator).__name__,
+            why=str(error) or "it says nothing more",
+            cure="mend the method; the traceback above shows where",
+        ) from error

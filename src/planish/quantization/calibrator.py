@@ -104,4 +104,6 @@ class Calibrator(ABC):
 
 def is_calibrator(given: Any) -> bool:
     """Whether an object is a calibrator, of ours or in TensorRT's sense."""
-    return isinstance(given, Calibrator) or all(callable(getattr(given, m, None)) for m in METHODS)
+    return not isinstance(given, type) and (
+        isinstance(given, Calibrator) or all(callable(getattr(given, m, None)) for m in METHODS)
+    )

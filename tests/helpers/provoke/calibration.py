@@ -98,6 +98,13 @@ class NoBytes(Addresses):
         return "planish calibration cache 1"
 
 
+class Unreadable(Addresses):
+    """A calibrator whose cache cannot be opened."""
+
+    def read_calibration_cache(self) -> bytes:
+        raise PermissionError("calibration.cache")
+
+
 BAD = X.copy()
 BAD[3, 2], BAD[4, 1] = np.nan, np.inf
 
@@ -123,6 +130,8 @@ data("Calibration data of another kind", lambda: 3)
 data("`get_batch` that gives addresses of device memory", Addresses)
 data("A calibrator without data", MinMaxCalibrator)
 data("`read_calibration_cache` that gives no bytes", NoBytes)
+data("`read_calibration_cache` that raises", Unreadable)
+data("A class in place of a calibrator", lambda: MinMaxCalibrator)
 
 
 @case("A calibration batch outside the profile")
