@@ -15,9 +15,11 @@ from planish.passes import optimize  # noqa: E402
 from planish.profile import settle_ranges  # noqa: E402
 from planish.quantization.collect import collect_ranges  # noqa: E402
 from planish.quantization.min_max import MinMaxCalibrator  # noqa: E402
-from planish.tensorflow.calibration import Calibration, calibration_of  # noqa: E402
+from planish.tensorflow import trt_convert as trt  # noqa: E402
+from planish.tensorflow.calibration import Calibration, find_calibration  # noqa: E402
 from planish.tensorflow.conversion import name_segments  # noqa: E402
 from planish.tensorflow.function import freeze_function  # noqa: E402
+from planish.tensorflow.parameters import OrderError  # noqa: E402
 from planish.tensorflow.segments import find_segments, import_segment  # noqa: E402
 from planish.tensorflow.settings import Settings  # noqa: E402
 
@@ -81,7 +83,6 @@ def test_a_session(frozen, images):
     assert len(segments) == 2
     feeds = iter(images)
     with Calibration(frozen, segments, SETTINGS) as calibration:
-        assert calibration_of(calibration.graph_def) is calibration
         calibration.run_session(["y:0"], 2, feed_dict_fn=lambda: {"x:0": next(feeds)})
         found = calibration.ranges(MinMaxCalibrator())
     assert found == expected(frozen, segments, images)
@@ -162,9 +163,111 @@ def test_tensorflows_errors_stay(frozen):
 
 
 def test_graphs_of_no_calibration(frozen):
-    with pytest.raises(InputError, match="not being calibrated"):
-        calibration_of(frozen)
+    assert find_calibration(frozen) is None
     with Calibration(frozen, segments_of(frozen), SETTINGS) as calibration:
         graph_def = calibration.graph_def
-    with pytest.raises(InputError, match="not being calibrated"):
-        calibration_of(graph_def)
+        assert find_calibration(graph_def) is calibration
+    assert find_calibration(graph_def) is None
+
+
+# ---- the converters --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def int8(monkeypatch):
+    """INT8 as far as calibration goes: engines are of FP32, and the ranges they get are kept."""
+    import planish.builder
+    from planish.tensorflow import converter, converter_v1
+
+    given = {}
+    build_graph = planish.builder.build_graph
+
+    def build(graph, target, *, calibration=None, **options):
+        if calibration is not None:
+            given[graph.name] = calibration
+        return build_graph(graph, target, **options)
+
+    monkeypatch.setattr(planish.builder, "build_graph", build)
+    for module in (converter, converter_v1):
+        monkeypatch.setattr(module, "settle_precision", lambda *_: frozenset({"fp32"}))
+    return given
+
+
+def engines(graph_def):
+    bodies = [graph_def.node, *(f.node_def for f in graph_def.library.function)]
+    return {n.name for body in bodies for n in body if n.op == "PlanishEngine"}
+
+
+def test_converter_of_tensorflow_2(network, save, images, int8, close):
+    folder, function = save(network, tf.TensorSpec([None, None, None, 3], tf.float32, "x"))
+    converter = trt.TrtGraphConverterV2(folder, precision_mode="INT8", minimum_segment_size=2)
+    converted = converter.convert(calibration_input_fn=lambda: ([x] for x in images))
+    assert int8 == converter.converted.ranges
+    assert len(int8) == 2
+    for x in images:
+        (got,), (want,) = converted(tf.constant(x)).values(), function(tf.constant(x)).values()
+        close(got, want)
+    before = dict(int8)
+    int8.clear()
+    converter.build(lambda: [images[0]])
+    assert int8 == before
+
+
+@pytest.mark.parametrize("batch", [np.zeros((0, 8, 8, 3), np.float32), None])
+def test_converter_without_data(network, save, int8, batch):
+    folder, _ = save(network, tf.TensorSpec([None, None, None, 3], tf.float32, "x"))
+    converter = trt.TrtGraphConverterV2(folder, precision_mode="INT8", minimum_segment_size=2)
+    with pytest.raises(CalibrationError, match="no calibration data"):
+        converter.convert(lambda: [] if batch is None else [batch])
+
+
+def test_converter_of_tensorflow_1(frozen, images, int8, close):
+    converter = trt.TrtGraphConverter(
+        input_graph_def=frozen, precision_mode="INT8", minimum_segment_size=2
+    )
+    with pytest.raises(OrderError, match=r"Need to call convert\(\) before calibrate"):
+        converter.calibrate(["y:0"], 1, feed_dict_fn=dict)
+    assert not engines(converter.convert())
+    with pytest.raises(OrderError, match="called already"):
+        converter.convert()
+    feeds = iter(images)
+    result = converter.calibrate(["y:0"], 2, feed_dict_fn=lambda: {"x:0": next(feeds)})
+    assert int8 == converter.converted.ranges
+    assert len(int8) == 2
+    for x in images:
+        close(evaluate(result, "y:0", {"x:0": x}), evaluate(frozen, "y:0", {"x:0": x}))
+    with pytest.raises(OrderError, match=r"calibrate\(\) was called already"):
+        converter.calibrate(["y:0"], 1, feed_dict_fn=dict)
+
+
+def test_the_calibration_of_the_announcement(frozen, images, int8, close):
+    """Calibrated in the user's own session, as TensorFlow 1.7 had it."""
+    graph_def = trt.create_inference_graph(
+        frozen, ["y"], precision_mode="INT8", minimum_segment_size=2
+    )
+    assert not engines(graph_def)
+    for x in images:
+        close(evaluate(graph_def, "y:0", {"x:0": x}), evaluate(frozen, "y:0", {"x:0": x}))
+    result = trt.calib_graph_to_infer_graph(graph_def)
+    assert len(int8) == 2
+    assert int8 == expected(frozen, segments_of(frozen), images)
+    for x in images:
+        close(evaluate(result, "y:0", {"x:0": x}), evaluate(frozen, "y:0", {"x:0": x}))
+    with pytest.raises(InputError, match="no engines"):
+        trt.calib_graph_to_infer_graph(graph_def)  # its calibration is over
+
+
+def test_a_calibration_graph_that_was_not_run(frozen, int8):
+    graph_def = trt.create_inference_graph(
+        frozen, ["y"], precision_mode="INT8", minimum_segment_size=2
+    )
+    with pytest.raises(CalibrationError, match="no calibration data"):
+        trt.calib_graph_to_infer_graph(graph_def)
+
+
+def test_saving_before_calibration(network, save, int8, tmp_path):
+    folder, _ = save(network, tf.TensorSpec([None, None, None, 3], tf.float32, "x"))
+    converter = trt.TrtGraphConverter(folder, precision_mode="INT8", minimum_segment_size=2)
+    converter.convert()
+    with pytest.raises(OrderError, match=r"Need to call calibrate\(\) before save"):
+        converter.save(tmp_path / "saved")

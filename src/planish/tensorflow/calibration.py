@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.errors import InputError, PlanishError
+from planish.errors import PlanishError
 from planish.frontends.tensorflow import graphdef
 from planish.frontends.tensorflow.model import tensorflow
 from planish.frontends.tensorflow.weights import Weights, put_back
@@ -56,6 +56,8 @@ class Calibration:
     ----------
     graph_def : GraphDef
         The calibration graph; it has the same inputs, outputs and weights.
+    finish : callable
+        Gives the graph for inference that follows; whoever begins a calibration sets it.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Calibration:
         weights: Weights | None = None,
     ) -> None:
         self.weights = weights or {}
+        self.finish: Callable[[], Any] = lambda: None
         self._error: BaseException | None = None
         self._exit = ExitStack()
         self._observers: dict[str, _Observer] = {}
@@ -214,24 +217,12 @@ class _Observer:
         return node.attr["token"].s.decode()
 
 
-def calibration_of(graph_def: Any) -> Calibration:
-    """The calibration that a calibration graph belongs to.
-
-    Raises
-    ------
-    InputError
-        It belongs to none of this process.
-    """
+def find_calibration(graph_def: Any) -> Calibration | None:
+    """The calibration of this process that a graph belongs to, while it lasts."""
     for node in graph_def.node:
-        found = _running.get(node.attr["token"].s.decode()) if node.op == "PyFunc" else None
-        if found is not None:
+        if node.op == "PyFunc" and (found := _running.get(node.attr["token"].s.decode())):
             return found
-    raise InputError(
-        "The graph is not being calibrated",
-        where="calibration_graph_def=",
-        why="a calibration graph belongs to the process that made it, and can be used once",
-        cure="make it, run it, and turn it into a graph for inference in one process",
-    )
+    return None
 
 
 def _insert(graph_def: Any, segment: Segment, name: str, token: str, types: Iterable[int]) -> None:
