@@ -13,6 +13,7 @@ from planish.errors import CalibrationError, InputError  # noqa: E402
 from planish.frontends.tensorflow import graphdef  # noqa: E402
 from planish.passes import optimize  # noqa: E402
 from planish.profile import settle_ranges  # noqa: E402
+from planish.quantization.calibration import DEFAULT  # noqa: E402
 from planish.quantization.collect import collect_ranges  # noqa: E402
 from planish.quantization.min_max import MinMaxCalibrator  # noqa: E402
 from planish.tensorflow import trt_convert as trt  # noqa: E402
@@ -65,7 +66,7 @@ def evaluate(graph_def, fetches, feeds):
         return session.run(fetches, feeds)
 
 
-def expected(graph_def, segments, images):
+def expected(graph_def, segments, images, calibrator):
     """Ranges by running the native graph for the inputs of each segment."""
     result = {}
     for name, segment in segments.items():
@@ -74,7 +75,7 @@ def expected(graph_def, segments, images):
         graph = import_segment(graph_def, segment, name)
         settle_ranges(graph)
         optimize(graph)
-        result[name] = collect_ranges(graph, batches, MinMaxCalibrator())
+        result[name] = collect_ranges(graph, batches, calibrator)
     return result
 
 
@@ -85,7 +86,7 @@ def test_a_session(frozen, images):
     with Calibration(frozen, segments, SETTINGS) as calibration:
         calibration.run_session(["y:0"], 2, feed_dict_fn=lambda: {"x:0": next(feeds)})
         found = calibration.ranges(MinMaxCalibrator())
-    assert found == expected(frozen, segments, images)
+    assert found == expected(frozen, segments, images, MinMaxCalibrator())
     assert {name: len(r.tensors) > 2 for name, r in found.items()} == dict.fromkeys(segments, True)
 
 
@@ -100,7 +101,9 @@ def test_inputs_that_are_mapped(frozen, images):
 
     with Calibration(frozen, segments, SETTINGS) as calibration:
         calibration.run_session(["y"], 2, input_map_fn=input_map)
-        assert calibration.ranges(MinMaxCalibrator()) == expected(frozen, segments, images)
+        assert calibration.ranges(MinMaxCalibrator()) == expected(
+            frozen, segments, images, MinMaxCalibrator()
+        )
 
 
 def test_the_users_own_session(frozen, images, close):
@@ -113,7 +116,9 @@ def test_the_users_own_session(frozen, images, close):
                 evaluate(calibration.graph_def, "y:0", {"x:0": x}),
                 evaluate(frozen, "y:0", {"x:0": x}),
             )
-        assert calibration.ranges(MinMaxCalibrator()) == expected(frozen, segments, images)
+        assert calibration.ranges(MinMaxCalibrator()) == expected(
+            frozen, segments, images, MinMaxCalibrator()
+        )
 
 
 def test_a_function(network, save, images):
@@ -250,7 +255,7 @@ def test_the_calibration_of_the_announcement(frozen, images, int8, close):
         close(evaluate(graph_def, "y:0", {"x:0": x}), evaluate(frozen, "y:0", {"x:0": x}))
     result = trt.calib_graph_to_infer_graph(graph_def)
     assert len(int8) == 2
-    assert int8 == expected(frozen, segments_of(frozen), images)
+    assert int8 == expected(frozen, segments_of(frozen), images, DEFAULT())
     for x in images:
         close(evaluate(result, "y:0", {"x:0": x}), evaluate(frozen, "y:0", {"x:0": x}))
     with pytest.raises(InputError, match="no engines"):
