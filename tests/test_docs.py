@@ -19,6 +19,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN = [
     "README.md",
+    "docs/int8.md",
     "docs/tutorial.md",
     *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/howto/*.md")),
 ]

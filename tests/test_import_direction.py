@@ -18,6 +18,7 @@ UPWARDS = {
     ("graph/interpret.py", "ops"): "for type checkers only: the interpreter runs ops",
     ("plan/load.py", "runtime"): "planish.load makes an engine of the plan it reads",
     ("plan/load.py", "builder.py"): "retune=True tunes again, as a build does",
+    ("quantization/observe.py", "builder.py"): "calibration builds the engine that it observes",
 }
 """Imports inside functions, or for type checkers only, that go upwards: (file, layer), and why."""
 

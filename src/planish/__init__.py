@@ -28,17 +28,20 @@ from planish.errors import (
 from planish.version import __version__
 
 if TYPE_CHECKING:
-    from planish.builder import ProgressEvent, build
+    from planish.builder import build
     from planish.plan.load import load
     from planish.profile import Profile, TensorSpec
+    from planish.progress import ProgressEvent
+    from planish.quantization.images import Preprocess
     from planish.runtime.arrays import TensorInfo
     from planish.runtime.context import ExecutionContext
     from planish.runtime.engine import Engine
 
 _LAZY = {
     "build": "planish.builder",
-    "ProgressEvent": "planish.builder",
+    "ProgressEvent": "planish.progress",
     "load": "planish.plan.load",
+    "Preprocess": "planish.quantization.images",
     "Profile": "planish.profile",
     "TensorSpec": "planish.profile",
     "Engine": "planish.runtime.engine",
@@ -56,6 +59,7 @@ __all__ = [
     "PlanError",
     "PlanishError",
     "PrecisionError",
+    "Preprocess",
     "Profile",
     "ProgressEvent",
     "ShapeError",

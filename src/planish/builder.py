@@ -22,6 +22,7 @@ from planish.precision.layers import all_names, check_layer_precision
 from planish.precision.permissions import FP32, Permissions, parse_precision
 from planish.precision.settle import settle_precision
 from planish.profile import settle_ranges, tuning_points
+from planish.progress import ProgressEvent, console_progress
 from planish.runtime.engine import Engine
 from planish.targets.base import Target
 from planish.targets.devices import find_target
@@ -35,16 +36,6 @@ SECONDS_PER_TASK = 0.3
 """The default tuning budget per candidate task, within limits."""
 
 LEAST_BUDGET, MOST_BUDGET = 5.0, 60.0
-
-
-@dataclass(frozen=True)
-class ProgressEvent:
-    """Where a build stands: a stage, and how much of it is done; `seconds` since the start."""
-
-    stage: str
-    done: int
-    total: int
-    seconds: float
 
 
 @dataclass
@@ -336,8 +327,6 @@ class _Clock:
         if callable(progress):
             self._listener = progress
         elif progress:
-            from planish.progress import console_progress
-
             self._listener, self._close = console_progress()
 
     def stage(self, name: str) -> _Stage:

@@ -1,8 +1,10 @@
 """Fuzzing of everything that reads files, by coverage (libFuzzer through atheris).
 
     pip install atheris
-    python tests/campaigns/fuzz_loaders.py onnx|graphdef|plan|timing-cache CORPUS \\
+    python tests/campaigns/fuzz_loaders.py LOADER CORPUS \\
         -max_total_time=3600
+
+where LOADER is onnx, graphdef, plan, timing-cache or calibration-cache.
 
 Whatever bytes it is given, a loader ends with a result or a `PlanishError`; any other exception, a
 crash, more than 20 seconds or more than 3 GB is a finding, which libFuzzer writes to a file. Errors
@@ -27,6 +29,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,7 @@ with atheris.instrument_imports(include=["planish"]):
     from planish.frontends.onnx import convert as _onnx_convert  # noqa: F401 (to instrument it)
     from planish.frontends.tensorflow import convert as _convert  # noqa: F401
     from planish.plan import load
+    from planish.quantization import cache as calibration_cache
     from planish.targets.cpu.target import cpu
     from planish.tuning.cache import TimingCache
 
@@ -50,6 +54,7 @@ from helpers.fuzz.generate import op_recipes
 from helpers.fuzz.specs import has_spec
 from helpers.networks import N, Net
 from planish.ops.base import OPS
+from planish.quantization.ranges import Ranges
 
 UNEXPECTED = "please report this"
 """What the catch-all of `import_model` says."""
@@ -108,6 +113,12 @@ def read_timing_cache(data: bytes) -> None:
     cache.put([("a", 1.0), ("b", 2.0)])
     cache.put_largest([("a", 3.0)])
     cache.close()
+
+
+def read_calibration_cache(data: bytes) -> None:
+    ranges = calibration_cache.decode(data)
+    again = calibration_cache.encode(ranges)
+    assert calibration_cache.decode(again) == ranges
 
 
 # ---- mutations -----------------------------------------------------------------------------
@@ -319,6 +330,15 @@ def timing_cache_files() -> list[bytes]:
     return [path.read_bytes()]
 
 
+def calibration_cache_files() -> list[bytes]:
+    """Caches of no tensor, of one, and of several with odd names."""
+    tensors = {"x": (-1.5, 2.25), 'a "b"\n\u00e9': (0.0, 6.0), "tiny": (-1e-38, 0.0)}
+    return [
+        calibration_cache.encode(Ranges(dict(islice(tensors.items(), count)), "0" * 16, "mse"))
+        for count in range(4)
+    ]
+
+
 def _graphdef(data: bytes) -> Any:
     from tensorflow.core.framework.graph_pb2 import GraphDef
 
@@ -336,6 +356,7 @@ LOADERS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]], Any
     "graphdef": (read_graphdef, graphdef_files, mutate_message(_graphdef)),
     "plan": (read_plan, plan_files, mutate_plan),
     "timing-cache": (read_timing_cache, timing_cache_files, None),
+    "calibration-cache": (read_calibration_cache, calibration_cache_files, None),
 }
 
 

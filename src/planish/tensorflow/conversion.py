@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from itertools import count
 from typing import Any
 
 from planish.frontends.tensorflow import graphdef
@@ -15,6 +16,7 @@ from planish.frontends.tensorflow.weights import Weights
 from planish.graph.graph import DimRange
 from planish.graph.types import TensorType
 from planish.profile import UNBOUNDED
+from planish.quantization.ranges import Ranges
 from planish.runtime.engine import Engine
 from planish.tensorflow import report
 from planish.tensorflow.converted import Converted
@@ -31,6 +33,9 @@ PlanStore = Callable[[Any, str, Engine], str]
 """Keeps the plan of an engine: ``store(graph_def, engine name, engine)`` adds the node that gives
 the plan to the graph, and returns the node's name."""
 
+Calibrate = Callable[[Mapping[str, Segment]], Mapping[str, Ranges]]
+"""Finds the ranges of segments, by the names of the engines that they become."""
+
 
 def convert_graph_def(
     graph_def: Any,
@@ -39,6 +44,7 @@ def convert_graph_def(
     store: PlanStore,
     types: Mapping[str, TensorType] | None = None,
     weights: Weights | None = None,
+    calibrate: Calibrate | None = None,
 ) -> Converted:
     """Replaces what can and should be converted by engines.
 
@@ -54,6 +60,8 @@ def convert_graph_def(
         Types of placeholders that are known better than the graph says.
     weights : Weights, optional
         The arrays of nodes that only stand for them.
+    calibrate : Calibrate, optional
+        Where INT8 needs ranges.
 
     Raises
     ------
@@ -64,12 +72,20 @@ def convert_graph_def(
     arrays = weights or {}
     found = find_segments(graph_def, ends, settings, types, arrays)
     nodes = graphdef.nodes_by_name(graph_def)
-    names = _free_names(nodes)
     result = Converted(graph_def, graph_def, arrays, reasons=found.reasons)
     plans: Any = type(graph_def)()
-    for segment in found.segments:
-        name = next(names)
-        engine = build_segment(graph_def, segment, name, settings, weights=arrays)
+    segments = name_segments(graph_def, found.segments)
+    if calibrate is not None:
+        result.ranges.update(calibrate(segments))
+    for name, segment in segments.items():
+        engine = build_segment(
+            graph_def,
+            segment,
+            name,
+            settings,
+            weights=arrays,
+            calibration=result.ranges.get(name),
+        )
         result.built[name] = engine
         stored = {}
         if not segment.covered and settings.allow_native_segments:
@@ -105,12 +121,16 @@ def build_segment(
     settings: Settings,
     ranges: Mapping[str, DimRange] | None = None,
     weights: Weights | None = None,
+    calibration: Ranges | None = None,
 ) -> Engine:
-    """The engine of a segment; `ranges` says which sizes of its dimensions to tune for."""
+    """The engine of a segment; `ranges` says which sizes of its dimensions to tune for, and
+    `calibration` which numbers its tensors hold.
+    """
     from planish.builder import build_graph, find_target
 
     graph = import_segment(graph_def, segment, name, weights)
     graph.ranges.update({n: r for n, r in (ranges or {}).items() if n in graph.ranges})
+    calibrated: dict[str, Any] = {} if calibration is None else {"calibration": calibration}
     log.info("building engine %s of %d nodes", name, segment.size)
     engine = build_graph(
         graph,
@@ -119,16 +139,15 @@ def build_segment(
         threads=thread_count(),
         tuning_seconds=settings.tuning_seconds,
         max_workspace_size=settings.max_workspace_size,
+        **calibrated,
     )
     for symbol, limits in engine.plan.graph.ranges.items():
         engine.plan.graph.ranges[symbol] = DimRange(min(limits.min, 1), limits.opt, UNBOUNDED)
     return engine
 
 
-def _free_names(nodes: Mapping[str, Any]) -> Any:
-    number = 0
-    while True:
-        name = ENGINE_NAME.format(number)
-        number += 1
-        if name not in nodes:
-            yield name
+def name_segments(graph_def: Any, segments: Iterable[Segment]) -> dict[str, Segment]:
+    """The segments of a graph by the names of the engines that they become."""
+    nodes = graphdef.nodes_by_name(graph_def)
+    free = (name for i in count() if (name := ENGINE_NAME.format(i)) not in nodes)
+    return dict(zip(free, segments, strict=False))

@@ -10,6 +10,7 @@ from typing import Any
 from planish.frontends.tensorflow import graphdef
 from planish.frontends.tensorflow.graphdef import Tensor
 from planish.frontends.tensorflow.weights import Weights
+from planish.quantization.ranges import Ranges
 from planish.runtime.engine import Engine
 from planish.tensorflow.rewrite import EngineNode
 
@@ -31,6 +32,8 @@ class Converted:
         By the name of the engine's node.
     reasons : dict of str to str
         Why each other node stayed in TensorFlow.
+    ranges : dict of str to Ranges
+        By the name of the engine's node, where ranges were calibrated.
     moved : mapping of Tensor to Tensor
         Where tensors are now that segments made.
     """
@@ -41,6 +44,7 @@ class Converted:
     engines: list[EngineNode] = field(default_factory=list)
     built: dict[str, Engine] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    ranges: dict[str, Ranges] = field(default_factory=dict)
     moved: Mapping[Tensor, Tensor] = field(default_factory=dict)
 
     def tensor(self, name: str) -> str:

@@ -18,7 +18,10 @@ from planish.errors import InputError
 from planish.frontends.tensorflow.model import tensorflow
 from planish.graph.graph import DimRange
 from planish.profile import tuning_points
+from planish.quantization.calibration import DEFAULT
+from planish.quantization.ranges import Ranges
 from planish.runtime.engine import Engine
+from planish.tensorflow.calibration import Calibration
 from planish.tensorflow.conversion import build_segment, convert_graph_def
 from planish.tensorflow.converter_base import ConverterBase, whole_folder
 from planish.tensorflow.engines import registry
@@ -39,6 +42,7 @@ from planish.tensorflow.parameters import (
     needs_calibration,
     settle_precision,
 )
+from planish.tensorflow.segments import Segment
 from planish.tensorflow.summary import write_summary
 
 log = logging.getLogger("planish")
@@ -148,6 +152,8 @@ class TrtGraphConverterV2(ConverterBase):
             The SavedModel cannot be read.
         PrecisionError
             There are no kernels for the precision.
+        CalibrationError
+            The inputs cannot be used for calibration.
         """
         self._before_convert()
         needed = needs_calibration(self._params)
@@ -161,16 +167,27 @@ class TrtGraphConverterV2(ConverterBase):
         self._precisions = settle_precision(self._params, self._device)
         assert self._folder is not None
         loaded, function = load_function(self._folder, self._tags, self._signature)
-        frozen = freeze_function(loaded, function)
+        self._frozen = frozen = freeze_function(loaded, function)
         plans = _PlanFolder()
+
+        def calibrate(segments: Mapping[str, Segment]) -> dict[str, Ranges]:
+            assert calibration_input_fn is not None
+            with Calibration(
+                frozen.graph_def, segments, self._settings(), frozen.weights
+            ) as calibration:
+                batches = (self._arguments(given) for given in calibration_input_fn())
+                calibration.run_function(frozen, batches)
+                return calibration.ranges(DEFAULT())
+
         result = convert_graph_def(
             frozen.graph_def,
             frozen.outputs.values(),
             self._settings(),
             plans.store,
             weights=frozen.weights,
+            calibrate=calibrate if needed else None,
         )
-        self._frozen, self._plans, self._result = frozen, plans, result
+        self._plans, self._result = plans, result
         tf = tensorflow()
         self._variables = {
             name: tf.Variable(array, trainable=False, name="weight")
@@ -219,6 +236,7 @@ class TrtGraphConverterV2(ConverterBase):
                 self._settings(),
                 _ranges(shapes),
                 self._frozen.weights,
+                result.ranges.get(node.name),
             )
             result.built[node.name] = engine
             self._plans.renew(node.name, engine)

@@ -84,9 +84,9 @@ class ConverterBase:
             )
         return self._result
 
-    def _before_convert(self) -> None:
+    def _before_convert(self, begun: bool = False) -> None:
         """Refuses a second conversion."""
-        if self._result is not None:
+        if begun or self._result is not None:
             raise OrderError(
                 "convert() was called already",
                 where="convert()",

@@ -15,9 +15,12 @@ from planish.errors import InputError, PlanError
 from planish.frontends.tensorflow import graphdef
 from planish.frontends.tensorflow.load import load_graph_def
 from planish.frontends.tensorflow.model import LoadedModel, ModelOutput, tensorflow
-from planish.frontends.tensorflow.weights import put_back
+from planish.frontends.tensorflow.weights import Weights, put_back
+from planish.quantization.calibration import DEFAULT
+from planish.quantization.ranges import Ranges
 from planish.runtime.engine import Engine
-from planish.tensorflow.conversion import convert_graph_def
+from planish.tensorflow.calibration import Calibration, find_calibration
+from planish.tensorflow.conversion import convert_graph_def, name_segments
 from planish.tensorflow.converter_base import ConverterBase, whole_folder
 from planish.tensorflow.engines import registry
 from planish.tensorflow.optimize import optimize_graph_def
@@ -31,6 +34,8 @@ from planish.tensorflow.parameters import (
     settle_precision,
 )
 from planish.tensorflow.rewrite import keep_names
+from planish.tensorflow.segments import find_segments
+from planish.tensorflow.settings import Settings
 
 log = logging.getLogger("planish")
 
@@ -127,6 +132,7 @@ class TrtGraphConverter(ConverterBase):
         self._denied = [_tensor(item) for item in denied or ()]
         self._outputs = list(self._denied)
         self._model: LoadedModel | None = None
+        self._calibration: Calibration | None = None
 
     @classmethod
     def of_graph(
@@ -140,6 +146,9 @@ class TrtGraphConverter(ConverterBase):
     def convert(self) -> Any:
         """Finds the segments, builds their engines, and gives the new GraphDef.
 
+        For INT8 with calibration it gives the graph to calibrate: `calibrate` runs it, or a session
+        of the user's does, upon which `calib_graph_to_infer_graph` makes the new GraphDef.
+
         Raises
         ------
         OrderError
@@ -149,15 +158,56 @@ class TrtGraphConverter(ConverterBase):
         PrecisionError
             There are no kernels for the precision.
         """
-        self._before_convert()
+        self._before_convert(begun=self._calibration is not None)
         self._precisions = settle_precision(self._params, self._device)
         model = self._load()
         inputs = [graphdef.tensor_name(i.tensor)[0] for i in model.inputs]
         outputs = [graphdef.tensor_name(o.tensor)[0] for o in model.outputs]
         source, weights = optimize_graph_def(model.graph_def, [*inputs, *outputs], model.weights)
-        ends = _with_lower_outputs(o.tensor for o in model.outputs)
-        settings = self._settings(denied_nodes=frozenset(self._denied))
-        result = convert_graph_def(source, ends, settings, _store_in_constant, weights=weights)
+        self._model = model
+        if not needs_calibration(self._params):
+            return self._finished(source, weights, outputs)
+        found = find_segments(
+            source, map(graphdef.tensor_name, self._ends()), self._own_settings(), weights=weights
+        )
+        segments = name_segments(source, found.segments)
+        calibration = Calibration(source, segments, self._own_settings(), weights)
+
+        def finish() -> Any:
+            with calibration:
+                ranges = calibration.ranges(DEFAULT())
+            return self._finished(source, weights, outputs, ranges)
+
+        calibration.finish, self._calibration = finish, calibration
+        graph_def = type(source)()
+        graph_def.CopyFrom(calibration.graph_def)
+        put_back(graph_def, weights)
+        return graph_def
+
+    def _ends(self) -> list[str]:
+        """The tensors that stay available."""
+        assert self._model is not None
+        return _with_lower_outputs(o.tensor for o in self._model.outputs)
+
+    def _own_settings(self) -> Settings:
+        return self._settings(denied_nodes=frozenset(self._denied))
+
+    def _finished(
+        self,
+        source: Any,
+        weights: Weights,
+        outputs: list[str],
+        ranges: Mapping[str, Ranges] | None = None,
+    ) -> Any:
+        """The GraphDef with engines; `ranges` by their names, where they were calibrated."""
+        result = convert_graph_def(
+            source,
+            self._ends(),
+            self._own_settings(),
+            _store_in_constant,
+            weights=weights,
+            calibrate=None if ranges is None else lambda segments: ranges,
+        )
         keep_names(result.graph_def, result.engines, outputs)
         native = result.native_weights()
         size = result.graph_def.ByteSize() + sum(array.nbytes for array in native.values())
@@ -168,7 +218,7 @@ class TrtGraphConverter(ConverterBase):
                 cure="convert a SavedModel with TrtGraphConverterV2, which keeps plans in files",
             )
         put_back(result.graph_def, native)
-        self._model, self._result = model, result
+        self._result = result
         return result.graph_def
 
     def calibrate(
@@ -178,12 +228,25 @@ class TrtGraphConverter(ConverterBase):
         feed_dict_fn: Callable[[], Mapping[str, Any]] | None = None,
         input_map_fn: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Any:
-        """Measures the ranges of values for INT8.
+        """Measures the ranges of values for INT8, and gives the new GraphDef.
+
+        Parameters
+        ----------
+        fetch_names : iterable of str
+            Operations or tensors that are computed.
+        num_runs : int
+            How many batches there are.
+        feed_dict_fn : callable, optional
+            Gives what is fed to each run, by the names of tensors.
+        input_map_fn : callable, optional
+            Gives tensors that take the place of inputs, made in the graph that is run.
 
         Raises
         ------
         OrderError
-            Before `convert`, or where the precision needs no calibration.
+            Before `convert`, where the precision needs no calibration, or a second time.
+        CalibrationError
+            There are no batches, or what they give is NaN or infinite.
         ArgumentError
             Not exactly one of the two functions is given; it is a ValueError, too.
         """
@@ -194,14 +257,19 @@ class TrtGraphConverter(ConverterBase):
                 why="none of them is given" if feed_dict_fn is None else "both of them are given",
                 cure="pass the one that feeds the calibration data",
             )
-        self._after_convert("calibrate()")
-        assert not needs_calibration(self._params)  # convert() refuses INT8
-        raise OrderError(
-            f"{self._params.precision_mode} needs no calibration",
-            where="calibrate()",
-            why="only INT8 measures ranges",
-            cure="use the graph that convert() gave",
-        )
+        if self._calibration is None or self._result is not None:
+            self._after_convert("calibrate()")
+            done = self._calibration is not None
+            raise OrderError(
+                "calibrate() was called already"
+                if done
+                else f"{self._params.precision_mode} needs no calibration",
+                where="calibrate()",
+                why="ranges are measured once" if done else "only INT8 measures ranges",
+                cure="use the graph that it gave" if done else "use the graph that convert() gave",
+            )
+        self._calibration.run_session(fetch_names, num_runs, feed_dict_fn, input_map_fn)
+        return self._calibration.finish()
 
     def save(self, output_saved_model_dir: str | os.PathLike[str]) -> None:
         """Writes the converted model as a SavedModel of TensorFlow 1.
@@ -215,6 +283,8 @@ class TrtGraphConverter(ConverterBase):
         PlanError
             The folder cannot be written (no space, no permission).
         """
+        if self._calibration is not None and self._result is None:
+            self._after_convert("save()", "Need to call calibrate() before {}")
         result = self._after_convert("save()")
         assert self._model is not None
         if self._graph_def is not None:
@@ -311,7 +381,7 @@ def create_inference_graph(
         "minimum_segment_size": minimum_segment_size,
         "is_dynamic_op": is_dynamic_op,
         "maximum_cached_engines": maximum_cached_engines,
-        "use_calibration": False,
+        "use_calibration": True,
     }
     saved_model: dict[str, Any] = {
         "input_saved_model_dir": input_saved_model_dir,
@@ -332,14 +402,18 @@ def create_inference_graph(
 def calib_graph_to_infer_graph(calibration_graph_def: Any, is_dynamic_op: bool = False) -> Any:
     """The graph for inference of a graph whose calibration was run.
 
-    Engines of Planish need no calibration graph: what `create_inference_graph` gives is ready to
+    Only INT8 is calibrated: what `create_inference_graph` gives for other precisions is ready to
     run, and comes back as it is.
 
     Raises
     ------
     InputError
-        The graph has no engines of Planish.
+        The graph has no engines of Planish, and is not being calibrated.
+    CalibrationError
+        The graph was not run, or what it gave is NaN or infinite.
     """
+    if (calibration := find_calibration(calibration_graph_def)) is not None:
+        return calibration.finish()
     nodes = list(calibration_graph_def.node)
     nodes += [n for f in calibration_graph_def.library.function for n in f.node_def]
     if not any(n.op == "PlanishEngine" for n in nodes):
