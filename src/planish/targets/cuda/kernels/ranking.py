@@ -49,6 +49,8 @@ class Ranking:
     block : int
         Elements that are sorted at once: a power of two.
     warps : int
+    base : int
+        Where its part of the workspace starts.
     """
 
     parts: int
@@ -57,6 +59,7 @@ class Ranking:
     keep: int
     block: int
     warps: int
+    base: int = 0
 
     @property
     def columns(self) -> int:
@@ -91,7 +94,7 @@ class Ranking:
 
     @property
     def result(self) -> tuple[Workspace, ...]:
-        """Pointers to the parts of the result, for a workspace that starts at 0."""
+        """Pointers to the parts of the result."""
         return self._memory(len(self.levels()) - 1)
 
     def launches(self, source: Ranked | None, given: tuple[Pointer, ...]) -> list[Launch]:
@@ -149,5 +152,5 @@ class Ranking:
     def _memory(self, number: int) -> tuple[Workspace, ...]:
         """The pointers behind which a launch of that number writes."""
         most = max(level.tickets for level in self.levels())
-        start = number % 2 * self._half
+        start = self.base + number % 2 * self._half
         return tuple(Workspace(start + i * self._part(most)) for i in range(self.parts))
