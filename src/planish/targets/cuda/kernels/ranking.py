@@ -23,6 +23,11 @@ _SHRINKS = 4
 """Blocks are sorted again where their results are so many times fewer."""
 
 
+def warps_for_block(block: int) -> int:
+    """Warps that sort a block: more than four elements of a thread make much code."""
+    return max(1, min(16, block // 128))
+
+
 @dataclass(frozen=True)
 class Level:
     """Sorted runs of tickets, ``[rows, runs, each]``."""

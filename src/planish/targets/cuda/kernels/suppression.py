@@ -19,7 +19,7 @@ from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Pointer, Tactic, Workspace
 from planish.targets.cuda.kernels.fused import WIDE, Access, is_wide, pointer_of
 from planish.targets.cuda.kernels.overlaps import Boxes
-from planish.targets.cuda.kernels.ranking import Ranking
+from planish.targets.cuda.kernels.ranking import Ranking, warps_for_block
 from planish.targets.cuda.kernels.ranking_kernel import Ranked
 from planish.targets.cuda.kernels.sorting import part_count
 from planish.targets.cuda.kernels.suppression_kernel import SuppressKernel
@@ -124,7 +124,7 @@ class _Plan:
     def ranking(self) -> Ranking:
         """Of the scores of every class."""
         block = self.tactic.block
-        warps = max(1, min(8, block // 256))
+        warps = warps_for_block(block)
         return Ranking(self._parts, self.rows, self.boxes, self.boxes, block, warps)
 
     @property
@@ -148,7 +148,7 @@ class _Plan:
         """Of the kept boxes of each image."""
         base = self.tickets()[-1].offset + _aligned(8 * self.rows * self.limit)
         length, block = self.classes * self.limit, self.tactic.block
-        warps = max(1, min(8, block // 256))
+        warps = warps_for_block(block)
         return Ranking(self._parts, self.images, length, self.best, block, warps, base)
 
     @property

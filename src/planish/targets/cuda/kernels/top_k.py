@@ -18,14 +18,14 @@ from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cuda.kernels.fused import WIDE
 from planish.targets.cuda.kernels.nest import Operand, Space, open_ended, power_of_two
-from planish.targets.cuda.kernels.ranking import Ranking
+from planish.targets.cuda.kernels.ranking import Ranking, warps_for_block
 from planish.targets.cuda.kernels.ranking_kernel import BestKernel, Ranked, Taken, TakeKernel
 from planish.targets.cuda.kernels.sorting import part_count
 from planish.targets.restoring import checked_parameters
 
 BLOCKS = (64, 128, 256, 512, 1024, 2048, 4096)
 """Elements that a program may sort."""
-WARPS = (1, 2, 4, 8)
+WARPS = (1, 2, 4, 8, 16)
 _TAKEN = 256
 """Ranks that a program of `TakeKernel` does."""
 
@@ -126,7 +126,7 @@ def _blocks(task: Task, binding: Binding) -> list[tuple[int, int]]:
     length = shape[normalize_axis(task.anchor.op.axis, len(shape))]
     whole = min(max(power_of_two(length), BLOCKS[0]), 2048)
     wanted = [whole, whole // 2, 2 * whole, 4 * whole]
-    return [(b, max(1, min(8, b // 256))) for b in wanted if b in BLOCKS]
+    return [(b, warps_for_block(b)) for b in wanted if b in BLOCKS]
 
 
 FAMILIES: tuple[Family, ...] = (TopKFamily(),)
