@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from planish.fusion.task import Task
 from planish.graph.dims import evaluate
 from planish.ops.sampling import CropAndResize, DeformSample, GridSample, RoiAlign
-from planish.targets.anchored import AnchoredTactic
-from planish.targets.base import Binding, Family, Launch, Tactic
+from planish.targets.base import Binding, Family, Launch
 from planish.targets.cuda.kernels.fused import Access, bind_work, is_wide, pointer_of
-from planish.targets.cuda.kernels.patch_cost import channel_blocks
 from planish.targets.cuda.kernels.patches import bind_source
+from planish.targets.cuda.kernels.positions import PositionsFamily, PositionsTactic
 from planish.targets.cuda.kernels.sampling_kernel import SampleKernel
 from planish.targets.cuda.kernels.sampling_kernels import (
     CropKernel,
@@ -22,23 +20,15 @@ from planish.targets.cuda.kernels.sampling_kernels import (
     GridSampleKernel,
     RoiAlignKernel,
 )
-from planish.targets.restoring import checked_parameters
 
 _OPS = GridSample | CropAndResize | RoiAlign | DeformSample
 
 
 @dataclass(frozen=True)
-class Sampling(AnchoredTactic):
-    """A program does `rows` positions of the result x `channels`."""
+class Sampling(PositionsTactic):
+    """Samples of images."""
 
     family: ClassVar[str] = "sampling"
-
-    rows: int
-    channels: int
-    warps: int
-
-    def accepts(self, binding: Binding) -> bool:
-        return super().accepts(binding) and math.prod(self.result_shape(binding)[:-1]) < 1 << 30
 
     def launches(self, binding: Binding) -> list[Launch]:
         task, shape = self.task, self.result_shape(binding)
@@ -55,13 +45,12 @@ class Sampling(AnchoredTactic):
             for v in further
         )
         extents = x.type.bind(binding.symbols)[1:-1]
-        tile = (self.rows, self.channels)
-        common = (self.warps, 1, source, inputs, work, x.dtype, extents, *tile)
+        tile = (work.shape, self.rows, self.channels)
+        common = (self.warps, 1, *tile, source, inputs, work, x.dtype, extents)
         kernel = self._kernel(common, shape, binding)
         rows = math.prod(shape[:-1])
-        programs = -(-rows // self.rows) * -(-shape[-1] // self.channels)
         images = x.type.bind(binding.symbols)[0]
-        return [Launch(kernel, (*reads, *further, *values), (rows, images), programs)]
+        return [Launch(kernel, (*reads, *further, *values), (rows, images), self.programs(shape))]
 
     def _kernel(
         self, common: tuple[Any, ...], shape: tuple[int, ...], binding: Binding
@@ -79,33 +68,14 @@ class Sampling(AnchoredTactic):
         return DeformKernel(*common, op.window, op.strides, op.dilations, before, op.groups)
 
 
-def _understood(task: Task) -> bool:
-    return task.anchor is not None and isinstance(task.anchor.op, _OPS)
-
-
-class SamplingFamily(Family):
+class SamplingFamily(PositionsFamily):
     """Sampling of images at computed positions."""
 
     name: ClassVar[str] = "sampling"
+    tactic: ClassVar[type[PositionsTactic]] = Sampling
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task):
-            return
-        channels = task.output.type.bind(binding.symbols)[-1]
-        vector = max(1, 16 // task.inputs[0].dtype.size)
-        block = channel_blocks(channels, vector)[-1]
-        for warps, vectors in ((4, 1), (2, 1), (1, 1), (4, 2)):
-            tactic = Sampling(task, max(1, 32 * warps * vectors * vector // block), block, warps)
-            if tactic.accepts(binding):
-                yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        powers = tuple(1 << n for n in range(12))
-        allowed = {"rows": powers, "channels": powers[:9], "warps": (1, 2, 4, 8)}
-        return Sampling(
-            task,
-            **checked_parameters(self.name, task, parameters, _understood(task), **allowed),
-        )
+    def understands(self, task: Task) -> bool:
+        return task.anchor is not None and isinstance(task.anchor.op, _OPS)
 
 
 FAMILIES: tuple[Family, ...] = (SamplingFamily(),)

@@ -1,7 +1,6 @@
-"""What the kernels of sampling have in common: tiles, positions, neighbours, interpolation.
+"""What the kernels of sampling have in common: neighbours and interpolation.
 
-A program does some positions of the result x channels. Which element is nearest depends on the last
-bit of a position, so arithmetic of positions follows `planish.ops.sampling` step by step, products
+Which element is nearest depends on the last bit of a position, so arithmetic of positions follows `planish.ops.sampling` step by step, products
 rounded for themselves; between the elements of an image it may be contracted.
 """
 
@@ -16,16 +15,17 @@ from planish.ops.sampling import CUBIC, FAR
 from planish.targets.cuda.codegen.elementwise import compute_type, constant
 from planish.targets.cuda.codegen.literals import HALVES
 from planish.targets.cuda.codegen.source import Source
-from planish.targets.cuda.kernel import Pointer, TritonKernel
-from planish.targets.cuda.kernels.fused import Access, Work, decompose, finish, load
+from planish.targets.cuda.kernel import Pointer
+from planish.targets.cuda.kernels.fused import Access, Work, finish, load
 from planish.targets.cuda.kernels.patches import read_source
+from planish.targets.cuda.kernels.positions import Positions, PositionsKernel
 
 Neighbour = tuple[str, str | None, str | None]
 """An element inside the image, its weight (None: 1), and whether it counts (None: always)."""
 
 
 @dataclass(frozen=True)
-class SampleKernel(TritonKernel):
+class SampleKernel(PositionsKernel):
     """Samples of images ``[N, *spatial, C]``. Parameters: positions of the result, images.
 
     Attributes
@@ -35,13 +35,11 @@ class SampleKernel(TritonKernel):
     inputs : tuple of Access
         What says where samples are taken, over its own axes.
     work : Work
-        The epilogue, one axis each; the channels are its last axis.
+        The epilogue, one axis each.
     dtype : DType
         Of the images.
     extents : tuple of int
         Spatial, of the images.
-    rows, block : int
-        Positions and channels of a program.
 
     Pointers: the images', the inputs', those of the work.
     """
@@ -51,8 +49,6 @@ class SampleKernel(TritonKernel):
     work: Work
     dtype: DType
     extents: tuple[int, ...]
-    rows: int
-    block: int
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
@@ -67,23 +63,10 @@ class SampleKernel(TritonKernel):
     def sample(self, s: Sampler, index: Sequence[str]) -> str:
         """The samples at an index of the result: one name per axis but the channels'."""
 
-    def write(self, k: Source) -> None:
-        channels = self.work.shape[-1]
-        blocks = -(-channels // self.block)
-        program = k.let("program", "tl.program_id(0)")
-        first = f"{program} % {blocks} * {self.block} + " if blocks > 1 else ""
-        channel = f"({first}tl.arange(0, {self.block}))[None, :]"
-        channel = k.let("channel", f"tl.broadcast_to({channel}, ({self.rows}, {self.block}))")
-        inside = k.let("inside", f"{channel} < {channels}") if channels % self.block else None
-        row = f"({program} // {blocks} * {self.rows} + tl.arange(0, {self.rows}))[:, None]"
-        row = k.let("row", row)
-        exists = k.let("exists", f"{row} < n0")
-        # what is beyond the last position reads that one again, so that only stores need a mask
-        index = decompose(k, k.let("row", f"tl.minimum({row}, n0 - 1)"), self.work.shape[:-1])
-        value = self.sample(Sampler(k, self, channel, inside), index)
+    def compute(self, k: Source, at: Positions) -> None:
+        value = self.sample(Sampler(k, self, at.channel, at.inside), at.index)
         place = len(self.reads.pointers) + len(self.inputs)
-        masks = [*[exists] * len(index), inside]
-        finish(k, self.work, place, [*index, channel], masks, [value])
+        finish(k, self.work, place, at.whole, at.masks, [value])
 
 
 class Sampler:
