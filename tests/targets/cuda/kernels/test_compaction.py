@@ -29,9 +29,7 @@ def rng() -> np.random.Generator:
 def check(family, op, x, rng, layouts=None):
     task = task_of((op, 1), inputs=[(x.shape, DType.of(x.dtype))])
     make = Indices if family is NON_ZERO else Distinct
-    check_interpreted(
-        family, task, rng, tactics=[make(task, 64)], arrays=[x], layouts=layouts
-    )
+    check_interpreted(family, task, rng, tactics=[make(task, 64)], arrays=[x], layouts=layouts)
 
 
 @pytest.mark.parametrize("dtype", list(DType))
@@ -62,7 +60,7 @@ def test_unique_of_every_dtype(dtype, rng):
 
 
 @pytest.mark.parametrize("sorted_", [True, False])
-@pytest.mark.parametrize("length", [1, 2, 63, 150])
+@pytest.mark.parametrize("length", [1, 2, 63, 100])
 @pytest.mark.parametrize("values", [1, 9, 10_000])
 def test_unique_of_any_length(values, length, sorted_, rng):
     x = rng.integers(0, values, length).astype(np.int32)
@@ -80,9 +78,11 @@ def test_pieces_cover_everything():
 
 def test_offered_tactics_compile():
     task = task_of((NonZero(), 1), inputs=[((25200, 80), DType.BOOL)])
-    assert all(c.cubin for c in compiled(next(iter(NON_ZERO.tactics(task, Binding({})))), Binding({})))
+    assert all(
+        c.cubin for c in compiled(next(iter(NON_ZERO.tactics(task, Binding({})))), Binding({}))
+    )
     task = task_of((Unique(False), 1), inputs=[((900,), DType.INT64)])
-    assert all(c.cubin for c in compiled(Distinct(task, 256), Binding({})))
+    assert all(c.cubin for c in compiled(Distinct(task, 64), Binding({})))
 
 
 @pytest.mark.parametrize("op", [NonZero(), Unique()])

@@ -53,7 +53,9 @@ def task_for(op: Recurrent, sizes: tuple[int, int, int], dtype: DType = DType.FL
     return make_task([node], node)
 
 
-def check(op, rng, sizes, tile=(1, 4, 8), dtype=DType.FLOAT32, layouts=False) -> None:
+def check(
+    op, rng, sizes, tile=(1, 4, 8), dtype=DType.FLOAT32, layouts=False, stepwise=False
+) -> None:
     task = task_for(op, sizes, dtype)
     arrays = [rng.standard_normal(v.shape).astype(dtype.numpy) for v in task.inputs]
     arrays[1] /= np.sqrt(sizes[2])
@@ -63,7 +65,7 @@ def check(op, rng, sizes, tile=(1, 4, 8), dtype=DType.FLOAT32, layouts=False) ->
         FAMILY,
         task,
         rng,
-        tactics=[Recurrence(task, *tile, 1)],
+        tactics=[Recurrence(task, *tile, 1, stepwise)],
         arrays=arrays,
         layouts=(lambda v: strided(v, rng)) if layouts else None,
         tolerance=2e-5 if dtype is DType.FLOAT32 else 1e-12,
@@ -88,6 +90,20 @@ def test_layers(op, sizes, tile, rng):
     check(op, rng, sizes, tile)
 
 
+@pytest.mark.parametrize(
+    ("op", "sizes", "tile"),
+    [
+        (Rnn((True,), (TANH,)), (3, 1, 9), (1, 8, 4)),
+        (lstm(BOTH, lengths=True, peepholes=True), (3, 3, 20), (2, 8, 8)),
+        (gru(BOTH, lengths=True), (3, 3, 10), (2, 8, 4)),
+        (gru(reset_after=True), (2, 17, 20), (16, 16, 16)),
+    ],
+    ids=str,
+)
+def test_a_launch_for_every_step(op, sizes, tile, rng):
+    check(op, rng, sizes, tile, stepwise=True)
+
+
 @pytest.mark.parametrize("op", [lstm(BOTH, lengths=True, peepholes=True), gru(reset_after=True)])
 def test_layouts(op, rng):
     check(op, rng, (3, 3, 10), (2, 8, 8), layouts=True)
@@ -110,9 +126,16 @@ def test_one_unit_and_one_step(rng):
 @pytest.mark.parametrize("op", [lstm(BOTH, lengths=True), gru()], ids=["lstm", "gru"])
 @pytest.mark.parametrize("batch", [1, 32])
 def test_offered_tactics_compile(op, batch):
-    task = task_for(op, (20, batch, 128))
-    tactic = next(iter(FAMILY.tactics(task, Binding({}))))
-    assert all(code.cubin for code in compiled(tactic, Binding({})))
+    task = task_for(op, (1, batch, 64))
+    offered = list(FAMILY.tactics(task, Binding({})))
+    for tactic in (offered[0], next(t for t in offered if not t.stepwise)):
+        assert all(code.cubin for code in compiled(tactic, Binding({})))
+
+
+def test_many_steps_have_no_launches_of_their_own():
+    offered = list(FAMILY.tactics(task_for(lstm(), (2000, 1, 16)), Binding({})))
+    assert offered
+    assert not any(t.stepwise for t in offered)
 
 
 def test_float64_is_not_multiplied_by_the_other_kernel():
@@ -124,4 +147,4 @@ def test_float64_is_not_multiplied_by_the_other_kernel():
 def test_plans_cannot_ask_for_impossible_parameters():
     task = task_for(lstm(), (2, 3, 4))
     with pytest.raises(PlanError, match="impossible recurrent kernel"):
-        FAMILY.restore(task, {"rows": 3, "depth": 4, "units": 8, "warps": 1})
+        FAMILY.restore(task, {"rows": 3, "depth": 4, "units": 8, "warps": 1, "stepwise": False})

@@ -39,8 +39,18 @@ def with_ties(rng, shape, dtype=F32):
 
 @pytest.mark.parametrize("largest", [True, False])
 @pytest.mark.parametrize(
-    "dtype", [F32, DType.FLOAT16, DType.BFLOAT16, DType.FLOAT64, DType.INT8, DType.INT64,
-              DType.UINT8, DType.UINT32, DType.UINT64],
+    "dtype",
+    [
+        F32,
+        DType.FLOAT16,
+        DType.BFLOAT16,
+        DType.FLOAT64,
+        DType.INT8,
+        DType.INT64,
+        DType.UINT8,
+        DType.UINT32,
+        DType.UINT64,
+    ],
 )
 def test_dtypes(dtype, largest, rng):
     check(TopK(5, largest=largest), with_ties(rng, (3, 19), dtype), rng)
@@ -79,7 +89,7 @@ def test_axes_and_layouts(shape, axis, k, rng):
 
 @pytest.mark.parametrize(
     ("length", "k"),
-    [(65, 65), (300, 300), (200, 7), (1000, 16), (129, 40), (193, 100), (4160, 1)],
+    [(65, 65), (200, 200), (200, 7), (129, 40), (193, 100), (640, 1)],
 )
 @pytest.mark.parametrize("dtype", [F32, DType.INT64])
 def test_rows_of_many_blocks(length, k, dtype, rng):
@@ -99,10 +109,10 @@ def test_one_run_is_left_of_every_row():
 
 
 def test_offered_tactics_compile():
-    for shape, k in (((8, 1000), 5), ((2, 30_000), 300)):
-        task = task_of((TopK(k), 1), inputs=[(shape, F32)])
-        tactic = next(iter(FAMILY.tactics(task, Binding({}))))
-        assert all(code.cubin for code in compiled(tactic, Binding({})))
+    task = task_of((TopK(5), 1), inputs=[((8, 1000), F32)])
+    assert compiled(next(iter(FAMILY.tactics(task, Binding({})))), Binding({}))
+    task = task_of((TopK(300), 1), inputs=[((2, 3000), F32)])
+    assert len(compiled(BestOfRows(task, 128, 1), Binding({}))) > 3
 
 
 def test_plans_cannot_ask_for_impossible_parameters():

@@ -138,9 +138,7 @@ class PlaceKernel(TritonKernel):
         return len(self.marks.pointers) + 1
 
     @abstractmethod
-    def put(
-        self, k: Source, place: str, inside: str, marked: str, number: str, total: str
-    ) -> None:
+    def put(self, k: Source, place: str, inside: str, marked: str, number: str, total: str) -> None:
         """Writes what follows from a block of elements.
 
         `number` is that of the last marked element up to each, -1 before the first one.

@@ -22,15 +22,8 @@ from planish.targets.cuda.kernels.compaction import (
     PlaceKernel,
     most_pieces,
 )
-from planish.targets.cuda.kernels.fused import (
-    WIDE,
-    Access,
-    is_wide,
-    load,
-    pointer_of,
-    store,
-)
-from planish.targets.cuda.kernels.nest import open_ended, spread
+from planish.targets.cuda.kernels.fused import WIDE, Access, load, store
+from planish.targets.cuda.kernels.nest import Operand, open_ended, spread
 from planish.targets.restoring import checked_parameters
 
 BLOCKS = (64, 256, 512, 1024, 2048)
@@ -81,9 +74,7 @@ class IndicesKernel(PlaceKernel):
     def own(self) -> tuple[Pointer, ...]:
         return (self.rows.pointer, Pointer(DType.INT64))
 
-    def put(
-        self, k: Source, place: str, inside: str, marked: str, number: str, total: str
-    ) -> None:
+    def put(self, k: Source, place: str, inside: str, marked: str, number: str, total: str) -> None:
         assert isinstance(self.marks, NotZero)
         empty = k.let("empty", f"{inside} & ({place} >= {total})")
         for axis, index in enumerate(spread(k, place, self.marks.shape, inside).index):
@@ -110,10 +101,8 @@ class Indices(AnchoredTactic):
 
     def launches(self, binding: Binding) -> list[Launch]:
         (x,), (rows, count) = self.task.inputs, self.task.outputs
-        layout, written = binding.layout(x), binding.layout(rows)
-        read = Access(pointer_of(x, binding), layout.strides, is_wide(layout))
-        marks = NotZero(read, open_ended(layout.shape))
-        access = Access(pointer_of(rows, binding), written.strides, is_wide(written))
+        read, access = (Operand.of(v, binding).access() for v in (x, rows))
+        marks = NotZero(read, open_ended(binding.shape(x)))
         pieces = self._pieces(binding)
         place = IndicesKernel(4, 1, marks, self.block, most_pieces(pieces), access)
         return [

@@ -53,9 +53,7 @@ class Boxes:
     ) -> list[str]:
         """The four coordinates of boxes of that number."""
         masks = (None, mask, mask, None)
-        return [
-            load(k, pointer, self.access, (image, box, label, str(i)), masks) for i in range(4)
-        ]
+        return [load(k, pointer, self.access, (image, box, label, str(i)), masks) for i in range(4)]
 
     def corners(
         self, k: Source, pointer: int, image: str, box: str, label: str, mask: str | None
@@ -86,4 +84,6 @@ class Boxes:
         union = k.let("union", f"{a.area} + {b.area} - {shared}")
         exact = compute_type(dtype) == "tl.float32"
         ratio = f"tl.div_rn({shared}, {union})" if exact else f"{shared} / {union}"
-        return k.let("overlap", f"tl.where(({a.area} > {zero}) & ({b.area} > {zero}), {ratio}, {zero})")
+        return k.let(
+            "overlap", f"tl.where(({a.area} > {zero}) & ({b.area} > {zero}), {ratio}, {zero})"
+        )

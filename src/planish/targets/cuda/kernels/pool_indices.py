@@ -17,8 +17,8 @@ from planish.targets.base import Binding, Family, Launch
 from planish.targets.cuda.codegen.elementwise import compute_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer
-from planish.targets.cuda.kernels.fused import Access, Work, is_wide, pointer_of
-from planish.targets.cuda.kernels.nest import open_ended
+from planish.targets.cuda.kernels.fused import Access, Work
+from planish.targets.cuda.kernels.nest import Operand, open_ended
 from planish.targets.cuda.kernels.patches import Windows, bind_source, read_source
 from planish.targets.cuda.kernels.positions import (
     Positions,
@@ -92,10 +92,7 @@ class PoolingIndices(PositionsTactic):
         if 0 in shape:
             return []
         source, reads = bind_source(task, binding)
-        outputs = tuple(
-            Access(pointer_of(v, binding), binding.strides(v), is_wide(binding.layout(v)))
-            for v in task.outputs
-        )
+        outputs = tuple(Operand.of(v, binding).access() for v in task.outputs)
         fed = self.anchor.inputs[0]
         windows = Windows(
             fed.type.bind(binding.symbols)[1:-1],
@@ -106,9 +103,7 @@ class PoolingIndices(PositionsTactic):
             tuple(max(evaluate(before, binding.symbols), 0) for before, _ in op.padding),
         )
         tile = (open_ended(shape), self.rows, self.channels)
-        kernel = MaxPoolIndicesKernel(
-            self.warps, 1, *tile, source, outputs, windows, fed.dtype
-        )
+        kernel = MaxPoolIndicesKernel(self.warps, 1, *tile, source, outputs, windows, fed.dtype)
         pointers = (*reads, *task.outputs)
         return [Launch(kernel, pointers, (math.prod(shape[:-1]),), self.programs(shape))]
 

@@ -1,7 +1,7 @@
 """Tiles of positions x channels: what kernels share that give every position its own elements.
 
-A result ``[N, *size, C]`` is positions and channels. A program does some of both; channels lie along
-the threads, so that a thread loads 16 bytes at a time wherever in the source they lie.
+A result ``[N, *size, C]`` is positions and channels. A program does some of both; channels lie
+along the threads, so that a thread loads 16 bytes at a time wherever in the source they lie.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from planish.fusion.task import Task
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Tactic
 from planish.targets.cuda.codegen.source import Source
-from planish.targets.cuda.kernel import Pointer, TritonKernel
+from planish.targets.cuda.kernel import TritonKernel
 from planish.targets.cuda.kernels.fused import Access, decompose, store
 from planish.targets.cuda.kernels.patch_cost import channel_blocks
 from planish.targets.restoring import checked_parameters

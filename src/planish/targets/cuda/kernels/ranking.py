@@ -7,13 +7,12 @@ way the work grows as n log n, and no launch depends on what the data are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from planish.targets.base import Launch, Pointer, Workspace
 from planish.targets.cuda.kernels.nest import power_of_two
 from planish.targets.cuda.kernels.ranking_kernel import BestKernel, MergeKernel, Ranked
-from planish.targets.cuda.kernels.sorting import part_count
 
 _ALIGNMENT = 256
 """Bytes to which parts of the workspace are aligned."""
@@ -106,7 +105,7 @@ class Ranking:
         """The launches, from elements (or tickets, without `source`) behind the pointers."""
         levels = self.levels()
         launches = [self.best(source, given, self.length, levels[0], 0)]
-        for number, (before, after) in enumerate(zip(levels, levels[1:], strict=False)):
+        for number, (before, after) in enumerate(pairwise(levels)):
             read = self._memory(number)
             if self._sorts(before):
                 launches.append(self.best(None, read, before.tickets, after, number + 1))

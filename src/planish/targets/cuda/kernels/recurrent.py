@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from planish.fusion.task import Task
-from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.ops.recurrent import Recurrent
 from planish.targets.anchored import AnchoredTactic
-from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
-from planish.targets.cuda.kernels.fused import WIDE, Access, is_wide, pointer_of
-from planish.targets.cuda.kernels.nest import power_of_two
+from planish.targets.base import Binding, Family, Launch, Pointer, Tactic, Workspace
+from planish.targets.cuda.kernels.fused import WIDE
+from planish.targets.cuda.kernels.nest import Operand, power_of_two
 from planish.targets.cuda.kernels.recurrent_kernel import (
     DOTTED,
     RecurrentKernel,
     own_memories,
+    resets_before,
 )
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import FLAG, checked_parameters
 
 ROWS = (1, 2, 4, DOTTED)
 """Sequences that a program may do."""
@@ -28,11 +28,15 @@ BLOCKS = (4, 8, 16, 32, 64, 128)
 """Units that may be summed over, or computed, at a time."""
 WARPS = (1, 2, 4, 8)
 _ALIGNMENT = 256
+_LAUNCHES = 1024
+"""Steps that may have launches of their own."""
 
 
 @dataclass(frozen=True)
 class Recurrence(AnchoredTactic):
-    """All steps in one launch: `rows` sequences a program, `depth` x `units` weights at a time."""
+    """All steps in one launch, or `stepwise` a launch each: `rows` sequences a program, `depth` x
+    `units` weights at a time.
+    """
 
     family: ClassVar[str] = "recurrent"
 
@@ -40,11 +44,13 @@ class Recurrence(AnchoredTactic):
     depth: int
     units: int
     warps: int
+    stepwise: bool = False
 
     def accepts(self, binding: Binding) -> bool:
-        return math.prod(binding.shape(self.task.inputs[0])) < WIDE and (
-            self.rows < DOTTED or self._takes_dot
-        )
+        shape = binding.shape(self.task.inputs[0])
+        if math.prod(shape) >= WIDE or (self.stepwise and shape[0] > _LAUNCHES):
+            return False
+        return self.rows < DOTTED or self._takes_dot
 
     def workspace(self, binding: Binding) -> int:
         return self._memories * self._each(binding)
@@ -59,17 +65,27 @@ class Recurrence(AnchoredTactic):
             op,
             task.inputs[0].dtype,
             hidden,
-            tuple(_access(v, binding) for v in self.anchor.inputs),
-            tuple(_access(v, binding) for v in task.outputs),
+            tuple(Operand.of(v, binding).access() for v in self.anchor.inputs),
+            tuple(Operand.of(v, binding).access() for v in task.outputs),
             self.rows,
             self.depth,
             self.units,
         )
         each = self._each(binding)
         memory = tuple(Workspace(i * each) for i in range(self._memories))
-        pointers = (*self.anchor.inputs, *task.outputs, *memory)
+        pointers: tuple[Pointer, ...] = (*self.anchor.inputs, *task.outputs, *memory)
         programs = directions * -(-batch // self.rows)
-        return [Launch(kernel, pointers, (batch, steps), programs)]
+        if not self.stepwise:
+            return [Launch(kernel, pointers, (batch, steps, 0), programs)]
+        programs *= -(-hidden // self.units)
+
+        def launch(stage: str, step: int = 0) -> Launch:
+            numbers = (batch, steps, step)
+            return Launch(replace(kernel, stage=stage), pointers, numbers, programs)
+
+        each_step = ("reset", "step") if resets_before(op) else ("step",)
+        middle = [launch(stage, step) for step in range(steps) for stage in each_step]
+        return [launch("begin"), *middle, launch("end")]
 
     @property
     def _takes_dot(self) -> bool:
@@ -88,17 +104,20 @@ class Recurrence(AnchoredTactic):
         return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _access(value: Value, binding: Binding) -> Access:
-    layout = binding.layout(value)
-    return Access(pointer_of(value, binding), layout.strides, is_wide(layout))
-
-
 def _understood(task: Task) -> bool:
     return (
-        task.anchor is not None
-        and isinstance(task.anchor.op, Recurrent)
-        and len(task.nodes) == 1
+        task.anchor is not None and isinstance(task.anchor.op, Recurrent) and len(task.nodes) == 1
     )
+
+
+def _likely(batch: int) -> list[tuple[int, int, int, int, bool]]:
+    """Tiles worth measuring: few sequences leave most of a GPU to blocks of units."""
+    if batch >= DOTTED // 2:
+        tiles = [(DOTTED, 32, 32, 4, True), (DOTTED, 32, 64, 4, False), (DOTTED, 32, 32, 4, False)]
+        return [*tiles, (4, 16, 32, 8, False), (4, 64, 16, 4, True)]
+    rows = min(4, power_of_two(batch))
+    tiles = [(rows, 128 // rows, 16, 4, True), (rows, 64 // rows, 8, 1, True)]
+    return [*tiles, (rows, 32 // rows, 64, 8, False), (1, 16, 128, 8, False)]
 
 
 class RecurrentFamily(Family):
@@ -111,21 +130,22 @@ class RecurrentFamily(Family):
             return
         _, batch, _, _, hidden = binding.shape(task.inputs[0])
         whole = max(16, power_of_two(hidden))
-        offered = [(1, 32, 64, 8), (1, 16, 128, 8), (2, 32, 32, 8), (4, 16, 32, 8)]
-        if batch >= DOTTED // 2:
-            offered = [(DOTTED, 32, 64, 4), (DOTTED, 32, 32, 4), *offered[::-1]]
-        seen = set()
-        for rows, depth, units, warps in offered:
-            if rows > 1 and rows >= 2 * batch:
-                continue
-            tactic = Recurrence(task, rows, min(depth, whole), min(units, whole), warps)
-            key = tuple(tactic.parameters.values())
-            if key not in seen and tactic.accepts(binding):
-                seen.add(key)
+        seen: set[Tactic] = set()
+        for rows, depth, units, warps, stepwise in _likely(batch):
+            tile = (rows, min(depth, whole), min(units, whole), warps)
+            tactic = Recurrence(task, *tile, stepwise)
+            if tactic not in seen and tactic.accepts(binding):
+                seen.add(tactic)
                 yield tactic
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        allowed = {"rows": ROWS, "depth": BLOCKS, "units": BLOCKS, "warps": WARPS}
+        allowed: dict[str, tuple[int, ...]] = {
+            "rows": ROWS,
+            "depth": BLOCKS,
+            "units": BLOCKS,
+            "warps": WARPS,
+            "stepwise": FLAG,
+        }
         understood = _understood(task)
         return Recurrence(
             task, **checked_parameters(self.name, task, parameters, understood, **allowed)

@@ -1,14 +1,18 @@
-"""The kernel of recurrent layers: a program loops over all steps of some sequences of a direction.
+"""The kernels of recurrent layers: all steps in one launch, or a launch for every step.
 
-At each step, for a block of hidden units after the other, all gates are accumulated over the state
-at once; weights are read from the second-level cache. The state lies in the workspace twice: one is
-read while the other is written. Equations are those of `planish.ops.recurrent`.
+In one launch a program loops over time for some sequences of a direction: at each step, for a block
+of hidden units after the other, all gates are accumulated over the state at once; weights are read
+from the second-level cache. With a launch for every step the blocks of units are programs, too, so
+that few sequences use the whole GPU. The state lies in the workspace twice: one is read while the
+other is written. Equations are those of `planish.ops.recurrent`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from planish.fusion.expression import Expression, Instruction, Leaf
 from planish.graph.types import DType
@@ -22,6 +26,10 @@ from planish.targets.cuda.kernels.nest import reduced
 
 DOTTED = 16
 """With so many sequences a program multiplies matrices."""
+STAGES = ("whole", "begin", "reset", "step", "end")
+"""What a launch does: everything; or the first states, the gates of a `Gru` that come before the
+others of a step, a step, the last states.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,10 +46,12 @@ class RecurrentKernel(TritonKernel):
         As those of the op, over their own axes.
     rows, depth, units : int
         Sequences of a program; units that are summed over, and that are computed, at a time.
+    stage : str
+        One of `STAGES`. But for "whole" a program does one block of units.
 
     Pointers: inputs, outputs, then memory ``[directions, sequences, hidden]``: the state twice; the
     cell of an `Lstm`; update gates and what the reset leaves of the state of a `Gru` that resets
-    before. Parameters: sequences, steps.
+    before. Parameters: sequences, steps, and the number of the step.
     """
 
     family = "recurrent"
@@ -54,6 +64,7 @@ class RecurrentKernel(TritonKernel):
     rows: int
     depth: int
     units: int
+    stage: str = "whole"
 
     @property
     def memories(self) -> int:
@@ -67,7 +78,7 @@ class RecurrentKernel(TritonKernel):
 
     @property
     def params(self) -> tuple[bool, ...]:
-        return (False, False)
+        return (False, False, False)
 
     def write(self, k: Source) -> None:
         _Writer(k, self).write()
@@ -75,9 +86,12 @@ class RecurrentKernel(TritonKernel):
 
 def own_memories(op: Recurrent) -> int:
     """Vectors of memory besides the two of the state."""
-    if isinstance(op, Lstm):
-        return 1
-    return 2 if isinstance(op, Gru) and not op.reset_after else 0
+    return 1 if isinstance(op, Lstm) else 2 * resets_before(op)
+
+
+def resets_before(op: Recurrent) -> bool:
+    """Whether the state is reset before it is multiplied, so that all units wait for that."""
+    return isinstance(op, Gru) and not op.reset_after
 
 
 class _Writer:
@@ -91,6 +105,11 @@ class _Writer:
         self.memory = outputs + len(kernel.outputs)
         blocks = f"(n0 + {kernel.rows - 1}) // {kernel.rows}"
         program = k.let("program", "tl.program_id(0)")
+        self.first: str | None = None
+        if kernel.stage != "whole":
+            parts = -(-self.hidden // kernel.units)
+            self.first = k.let("first", f"{program} % {parts} * {kernel.units}")
+            program = k.let("program", f"{program} // {parts}")
         self.direction = k.let("direction", f"{program} // ({blocks})")
         number = f"{program} % ({blocks}) * {kernel.rows} + tl.arange(0, {kernel.rows})"
         number = k.let("number", f"({number})[:, None]")
@@ -108,25 +127,49 @@ class _Writer:
             given = load(k, number, self.kernel.inputs[number], (self.sequence,), None)
             count = f"tl.minimum(tl.maximum({given}.to(tl.int64), 0), n1).to(tl.int32)"
         count = k.let("count", f"{self.sequence} * 0 + ({count})")
+        stage = self.kernel.stage
+        if stage in ("whole", "begin"):
+            self._begin()
+        if stage == "whole":
+            k.line("tl.debug_barrier()")
+            with k.block("for step in range(0, n1):"):
+                if resets_before(op):
+                    self._reset(count, "step")
+                    k.line("tl.debug_barrier()")
+                self._all_units(count, "step")
+                k.line("tl.debug_barrier()")
+        if stage == "reset":
+            self._reset(count, "n2")
+        if stage == "step":
+            self._all_units(count, "n2")
+        if stage in ("whole", "end"):
+            self._end()
+
+    def _begin(self) -> None:
+        """Puts the first states into the workspace."""
         with self._units() as unit:
             self._keep(0, unit, self._state_given(2, unit))
-            if op.states == 2:
+            if self.op.states == 2:
                 self._keep(2, unit, self._state_given(3, unit))
-        k.line("tl.debug_barrier()")
-        with k.block("for step in range(0, n1):"):
-            active = k.let("active", f"step < {count}")
-            place = self._place(count, active)
-            now = k.let("now", "step % 2")
-            if isinstance(op, Gru) and not op.reset_after:
-                self._reset_before(place, now)
-            with self._units() as unit:
-                self._step(unit, place, active, now)
-            k.line("tl.debug_barrier()")
-        last = k.let("now", "n1 % 2")
+
+    def _end(self) -> None:
+        """Writes the last states."""
+        last = self.k.let("now", "n1 % 2")
         with self._units() as unit:
             self._store(self.outputs + 1, unit, self._state(last, unit))
-            if op.states == 2:
+            if self.op.states == 2:
                 self._store(self.outputs + 2, unit, self._kept(2, unit))
+
+    def _all_units(self, count: str, step: str) -> None:
+        """A step of all the units that are the program's."""
+        active, place, now = self._time(count, step)
+        with self._units() as unit:
+            self._step(unit, place, active, now)
+
+    def _time(self, count: str, step: str) -> tuple[str, str, str]:
+        """Which sequences a step has, where it stands, and which of both states is read."""
+        active = self.k.let("active", f"{step} < {count}")
+        return active, self._place(count, active, step), self.k.let("now", f"{step} % 2")
 
     def _step(self, unit: Unit, place: str, active: str, now: str) -> None:
         """A step of a block of units."""
@@ -169,14 +212,13 @@ class _Writer:
         one = constant(1, self.dtype)
         return k.let("new", f"({one} - {update}) * {hidden} + {update} * {old}")
 
-    def _reset_before(self, place: str, now: str) -> None:
-        """Update gates, and what reset gates leave of the state, of all units."""
-        k = self.k
+    def _reset(self, count: str, step: str) -> None:
+        """Update gates, and what reset gates leave of the state, of the program's units."""
+        _, place, now = self._time(count, step)
         with self._units() as unit:
             update, reset = (self._gate(0, t) for t in self._sums(unit, place, now, [0, 1]))
             self._keep(2, unit, update)
             self._keep(3, unit, f"{reset} * {self._state(now, unit)}")
-        k.line("tl.debug_barrier()")
 
     def _lstm(self, unit: Unit, place: str, active: str, now: str, old: str) -> str:
         k, op = self.k, self.op
@@ -273,13 +315,15 @@ class _Writer:
     def _units(self) -> _Units:
         return _Units(self)
 
-    def _place(self, count: str, active: str) -> str:
+    def _place(self, count: str, active: str, step: str) -> str:
         """Where the step of every sequence stands; behind a sequence, the step itself."""
         turned = [i for i, reverse in enumerate(self.op.reverse) if reverse]
         if not turned:
-            return self.k.let("place", f"{self.sequence} * 0 + step")
-        back = "" if len(turned) == len(self.op.reverse) else f" & ({self.direction} == {turned[0]})"
-        return self.k.let("place", f"tl.where({active}{back}, {count} - 1 - step, step)")
+            return self.k.let("place", f"{self.sequence} * 0 + {step}")
+        back = (
+            "" if len(turned) == len(self.op.reverse) else f" & ({self.direction} == {turned[0]})"
+        )
+        return self.k.let("place", f"tl.where({active}{back}, {count} - 1 - {step}, {step})")
 
     def _state_given(self, number: int, unit: Unit) -> str:
         index = (self.direction, self.sequence, unit.index)
@@ -330,19 +374,23 @@ class Unit:
 
 
 class _Units:
-    """The loop over blocks of units."""
+    """The loop over blocks of units, or the program's only block."""
 
     def __init__(self, writer: _Writer) -> None:
         k, kernel = writer.k, writer.kernel
         self._writer = writer
-        self._loop = k.block(f"for first in range(0, {kernel.hidden}, {kernel.units}):")
+        self._loop: Any = nullcontext()
+        if writer.first is None:
+            self._loop = k.block(f"for first in range(0, {kernel.hidden}, {kernel.units}):")
 
     def __enter__(self) -> Unit:
         self._loop.__enter__()
         k, kernel = self._writer.k, self._writer.kernel
-        index = k.let("unit", f"first + tl.arange(0, {kernel.units})[None, :]")
+        index = k.let(
+            "unit", f"{self._writer.first or 'first'} + tl.arange(0, {kernel.units})[None, :]"
+        )
         even = kernel.hidden % kernel.units == 0
         return Unit(index, None if even else k.let("inside", f"{index} < {kernel.hidden}"))
 
     def __exit__(self, *error: object) -> None:
-        self._loop.__exit__(*error)  # type: ignore[arg-type]
+        self._loop.__exit__(*error)

@@ -10,7 +10,8 @@ from planish.fusion.task import Task
 from planish.graph.dims import evaluate
 from planish.ops.sampling import CropAndResize, DeformSample, GridSample, RoiAlign
 from planish.targets.base import Binding, Family, Launch
-from planish.targets.cuda.kernels.fused import Access, bind_work, is_wide, pointer_of
+from planish.targets.cuda.kernels.fused import bind_work
+from planish.targets.cuda.kernels.nest import Operand
 from planish.targets.cuda.kernels.patches import bind_source
 from planish.targets.cuda.kernels.positions import PositionsFamily, PositionsTactic
 from planish.targets.cuda.kernels.sampling_kernel import SampleKernel
@@ -38,34 +39,43 @@ class Sampling(PositionsTactic):
         axes = range(len(shape))
         work, _, values = bind_work(task, task.epilogue, task.outputs, binding, shape, axes)
         x, *further = self.anchor.inputs
-        inputs = tuple(
-            Access(
-                pointer_of(v, binding), binding.strides(v), is_wide(binding.layout(v))
-            )
-            for v in further
-        )
-        extents = x.type.bind(binding.symbols)[1:-1]
-        tile = (work.shape, self.rows, self.channels)
-        common = (self.warps, 1, *tile, source, inputs, work, x.dtype, extents)
+        inputs = tuple(Operand.of(v, binding).access() for v in further)
+        common = {
+            "warps": self.warps,
+            "stages": 1,
+            "shape": work.shape,
+            "rows": self.rows,
+            "block": self.channels,
+            "reads": source,
+            "inputs": inputs,
+            "work": work,
+            "dtype": x.dtype,
+            "extents": x.type.bind(binding.symbols)[1:-1],
+        }
         kernel = self._kernel(common, shape, binding)
-        rows = math.prod(shape[:-1])
-        images = x.type.bind(binding.symbols)[0]
-        return [Launch(kernel, (*reads, *further, *values), (rows, images), self.programs(shape))]
+        numbers = (math.prod(shape[:-1]), x.type.bind(binding.symbols)[0])
+        return [Launch(kernel, (*reads, *further, *values), numbers, self.programs(shape))]
 
     def _kernel(
-        self, common: tuple[Any, ...], shape: tuple[int, ...], binding: Binding
+        self, common: dict[str, Any], shape: tuple[int, ...], binding: Binding
     ) -> SampleKernel:
+        """The kernel of the anchor's op."""
         op = self.anchor.op
+        own: dict[str, Any]
         if isinstance(op, GridSample):
-            return GridSampleKernel(*common, op.mode, op.border, op.align_corners)
+            own = {"mode": op.mode, "border": op.border, "align_corners": op.align_corners}
+            return GridSampleKernel(**common, **own)
         if isinstance(op, CropAndResize):
-            return CropKernel(*common, op.mode, op.extrapolation, shape[1:-1])
+            own = {"mode": op.mode, "extrapolation": op.extrapolation, "size": shape[1:-1]}
+            return CropKernel(**common, **own)
         if isinstance(op, RoiAlign):
-            attributes = (op.scale, op.sampling, op.mode, op.half_pixel)
-            return RoiAlignKernel(*common, *attributes, shape[1:-1])
+            own = {"scale": op.scale, "sampling": op.sampling, "mode": op.mode}
+            own |= {"half_pixel": op.half_pixel, "size": shape[1:-1]}
+            return RoiAlignKernel(**common, **own)
         assert isinstance(op, DeformSample)
-        before = tuple(evaluate(pair[0], binding.symbols) for pair in op.padding)
-        return DeformKernel(*common, op.window, op.strides, op.dilations, before, op.groups)
+        own = {"window": op.window, "strides": op.strides, "dilations": op.dilations}
+        own["before"] = tuple(evaluate(pair[0], binding.symbols) for pair in op.padding)
+        return DeformKernel(**common, **own, groups=op.groups)
 
 
 class SamplingFamily(PositionsFamily):

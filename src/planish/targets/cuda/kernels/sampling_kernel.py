@@ -1,7 +1,8 @@
 """What the kernels of sampling have in common: neighbours and interpolation.
 
-Which element is nearest depends on the last bit of a position, so arithmetic of positions follows `planish.ops.sampling` step by step, products
-rounded for themselves; between the elements of an image it may be contracted.
+Which element is nearest depends on the last bit of a position, so arithmetic of positions follows
+`planish.ops.sampling` step by step, products rounded for themselves; between the elements of an
+image it may be contracted.
 """
 
 from __future__ import annotations
@@ -185,7 +186,12 @@ class Sampler:
 
         rest = k.let("rest", f"{self.c(1)} - {fraction}")
         outer = k.let("rest", f"{rest} + {self.c(1)}")
-        return [far(k.let("t", f"{fraction} + {self.c(1)}")), near(fraction), near(rest), far(outer)]
+        return [
+            far(k.let("t", f"{fraction} + {self.c(1)}")),
+            near(fraction),
+            near(rest),
+            far(outer),
+        ]
 
     def _inside_of(
         self, index: str, extent: int, border: str, align_corners: bool
@@ -201,5 +207,3 @@ class Sampler:
         mirrored = f"{period if align_corners else period - 1} - {turned}"
         kept = f"tl.minimum(tl.where({turned} > {last}, {mirrored}, {turned}), {last})"
         return k.let("kept", kept), None
-
-

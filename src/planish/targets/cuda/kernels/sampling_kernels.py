@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from planish.targets.cuda.kernels.nest import reduced
-from planish.targets.cuda.kernels.sampling_kernel import Neighbour, Sampler, SampleKernel
+from planish.targets.cuda.kernels.sampling_kernel import Neighbour, SampleKernel, Sampler
 
 _NAN = "propagate_nan=tl.PropagateNan.ALL"
 _MOST = 1 << 15
@@ -154,9 +154,7 @@ class RoiAlignKernel(SampleKernel):
         flat = k.let("flat", f"tl.reshape({count}, [{self.rows}])")
         return start, width, count, k.let("most", reduced(flat, "max"))
 
-    def _along(
-        self, s: Sampler, bin: tuple[str, str, str, str], step: str, axis: int
-    ) -> _Along:
+    def _along(self, s: Sampler, bin: tuple[str, str, str, str], step: str, axis: int) -> _Along:
         """The neighbours of a sample along a side."""
         k, extent, (start, width, count, _) = s.k, self.extents[axis], bin
         half = k.let("half", f"{width} * 0 + {step} + {s.c(0.5)}")

@@ -8,7 +8,7 @@ the host, and launches do not depend on what the data are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from planish.fusion.task import Task
@@ -17,7 +17,8 @@ from planish.ops.data_dependent import SelectBoxes
 from planish.ops.detection import CombinedNonMaxSuppression, NonMaxSuppression
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Pointer, Tactic, Workspace
-from planish.targets.cuda.kernels.fused import WIDE, Access, is_wide, pointer_of
+from planish.targets.cuda.kernels.fused import WIDE, Access
+from planish.targets.cuda.kernels.nest import Operand
 from planish.targets.cuda.kernels.overlaps import Boxes
 from planish.targets.cuda.kernels.ranking import Ranking, warps_for_block
 from planish.targets.cuda.kernels.ranking_kernel import Ranked
@@ -60,11 +61,11 @@ class Suppressing(AnchoredTactic):
     def launches(self, binding: Binding) -> list[Launch]:
         plan, op = self._plan(binding), self.anchor.op
         if isinstance(op, NonMaxSuppression):
-            return [*plan.suppress(), plan.list()]
+            return [*plan.suppress(), plan.listed()]
         if isinstance(op, SelectBoxes):
-            return [*plan.suppress(), plan.select()]
+            return [*plan.suppress(), plan.selected()]
         assert isinstance(op, CombinedNonMaxSuppression)
-        return [*plan.suppress(), *plan.combine(op.clip_boxes)]
+        return [*plan.suppress(), *plan.combined(op.clip_boxes)]
 
     def _plan(self, binding: Binding) -> _Plan:
         return _Plan.of(self, binding)
@@ -188,22 +189,26 @@ class _Plan:
         greedy = Launch(kernel, pointers, numbers, self.rows)
         return [*self.ranking.launches(ranked, (scores,)), greedy]
 
-    def list(self) -> Launch:
+    def listed(self) -> Launch:
         """The outputs of `NonMaxSuppression`."""
         scores = self.task.inputs[1]
         kernel = ListKernel(
-            4, 1, _access(scores, self.binding), self._outputs(), _OUTPUTS  # type: ignore[arg-type]
+            4,
+            1,
+            _access(scores, self.binding),
+            self._outputs(),
+            _OUTPUTS,
         )
-        pointers = (scores, Workspace(self.numbers), Workspace(self.counts), *self.task.outputs)
+        pointers = self._given(scores, Workspace(self.numbers), Workspace(self.counts))
         return Launch(kernel, pointers, (self.limit,), -(-self.limit // _OUTPUTS))
 
-    def select(self) -> Launch:
+    def selected(self) -> Launch:
         """The outputs of `SelectBoxes`."""
         kernel = SelectionKernel(4, 1, self._outputs()[0], _OUTPUTS)
-        pointers = (Workspace(self.numbers), Workspace(self.counts), *self.task.outputs)
+        pointers = self._given(Workspace(self.numbers), Workspace(self.counts))
         return Launch(kernel, pointers, (self.classes, self.limit, self.rows), self.rows)
 
-    def combine(self, clip: bool) -> list[Launch]:
+    def combined(self, clip: bool) -> list[Launch]:
         """The outputs of `CombinedNonMaxSuppression`."""
         boxes, scores = self.task.inputs
         ranking = self.best_of_images
@@ -216,17 +221,15 @@ class _Plan:
             self._outputs(),
             _OUTPUTS,
         )
-        pointers = (
-            boxes,
-            scores,
-            *ranking.result,
-            Workspace(self.numbers),
-            *self.task.outputs,
-        )
+        pointers = self._given(boxes, scores, *ranking.result, Workspace(self.numbers))
         places = self.binding.shape(self.task.outputs[1])[1]
         numbers = (places, ranking.stride, self.best, self.limit, self.classes * self.limit)
         last = Launch(kernel, pointers, numbers, self.images)
         return [*ranking.launches(None, self.tickets()), last]
+
+    def _given(self, *pointers: Pointer) -> tuple[Pointer, ...]:
+        """Pointers with those of the outputs behind them."""
+        return (*pointers, *self.task.outputs)
 
     def _outputs(self) -> tuple[Access, ...]:
         return tuple(_access(v, self.binding) for v in self.task.outputs)
@@ -261,11 +264,11 @@ class SoftSuppression(AnchoredTactic):
             self.candidates,
         )
         left, compared, kept, _ = (Workspace(offset) for offset in self._memory(binding))
-        pointers = (boxes, scores, left, compared, kept, *task.outputs)
+        pointers: tuple[Pointer, ...] = (boxes, scores, left, compared, kept, *task.outputs)
         return [Launch(kernel, pointers, (binding.shape(scores)[0], op.max_outputs))]
 
     def _memory(self, binding: Binding) -> tuple[int, ...]:
-        """Where what is left of scores stands, what boxes were compared with, kept ones, the end."""
+        """Where scores, what boxes were compared with, and kept ones stand; where they end."""
         op = self.anchor.op
         assert isinstance(op, NonMaxSuppression)
         (boxes,) = binding.shape(self.task.inputs[1])
@@ -292,9 +295,8 @@ def scores_access(value: Value, binding: Binding) -> Access:
 
 
 def _access(value: Value, binding: Binding, strides: tuple[int, ...] | None = None) -> Access:
-    layout = binding.layout(value)
-    steps = layout.strides if strides is None else strides
-    return Access(pointer_of(value, binding), steps, is_wide(layout))
+    whole = Operand.of(value, binding).access()
+    return whole if strides is None else replace(whole, strides=strides)
 
 
 def _aligned(size: int) -> int:

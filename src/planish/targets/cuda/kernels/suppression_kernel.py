@@ -79,7 +79,8 @@ class SuppressKernel(TritonKernel):
             with k.block(f"for other in range(0, {kept}, {block}):"):
                 known = k.let("known", f"other + {lane} < {kept}")
                 chosen = k.let(
-                    "chosen", f"tl.load(p{number} + {first} + other + {lane}, mask={known}, other=0)"
+                    "chosen",
+                    f"tl.load(p{number} + {first} + other + {lane}, mask={known}, other=0)",
                 )
                 theirs = self.boxes.corners(k, 0, image, chosen, label, known).seen(k, COLUMNS)
                 above = self._above(k, self.boxes.overlap(k, rows, theirs))

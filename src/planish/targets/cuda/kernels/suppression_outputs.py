@@ -25,7 +25,7 @@ class ListKernel(TritonKernel):
     family = "suppress_list"
 
     scores: Access
-    outputs: tuple[Access, Access, Access]
+    outputs: tuple[Access, ...]
     block: int
 
     @property

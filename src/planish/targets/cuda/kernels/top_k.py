@@ -15,11 +15,11 @@ from planish.fusion.task import Task
 from planish.ops.base import normalize_axis
 from planish.ops.reduce import TopK
 from planish.targets.anchored import AnchoredTactic
-from planish.targets.base import Binding, Family, Launch, Tactic
+from planish.targets.base import Binding, Family, Launch, Pointer, Tactic
 from planish.targets.cuda.kernels.fused import WIDE
 from planish.targets.cuda.kernels.nest import Operand, Space, open_ended, power_of_two
 from planish.targets.cuda.kernels.ranking import Ranking, warps_for_block
-from planish.targets.cuda.kernels.ranking_kernel import BestKernel, Ranked, Taken, TakeKernel
+from planish.targets.cuda.kernels.ranking_kernel import BestKernel, Ranked, TakeKernel, Taken
 from planish.targets.cuda.kernels.sorting import part_count
 from planish.targets.restoring import checked_parameters
 
@@ -63,14 +63,12 @@ class BestOfRows(AnchoredTactic):
         columns, rows = ranking.columns, ranking.together
         if ranking.length <= self.block:
             parts = ranking.parts
-            kernel = BestKernel(
-                self.warps, 1, parts, ranked, rows, columns, ranking.keep, taken
-            )
-            pointers = (source, *self.task.outputs)
+            kernel = BestKernel(self.warps, 1, parts, ranked, rows, columns, ranking.keep, taken)
             numbers = (ranking.rows, ranking.length, 1)
-            return [Launch(kernel, pointers, numbers, -(-ranking.rows // rows))]
+            programs = -(-ranking.rows // rows)
+            return [Launch(kernel, (source, *self.task.outputs), numbers, programs)]
         take = TakeKernel(4, 1, ranked, ranking.keep, taken, _TAKEN)
-        pointers = (source, *ranking.result, *self.task.outputs)
+        pointers: tuple[Pointer, ...] = (source, *ranking.result, *self.task.outputs)
         programs = -(-ranking.rows * ranking.keep // _TAKEN)
         last = Launch(take, pointers, (ranking.rows, ranking.stride), programs)
         return [*ranking.launches(ranked, (source,)), last]

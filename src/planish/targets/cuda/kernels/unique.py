@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 from planish.fusion.task import Task
 from planish.ops.data_dependent import Unique
 from planish.targets.anchored import AnchoredTactic
-from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
+from planish.targets.base import Binding, Family, Launch, Pointer, Tactic, Workspace
 from planish.targets.cuda.kernels.compaction import CountKernel, Pieces, most_pieces
-from planish.targets.cuda.kernels.fused import WIDE, Access, is_wide, pointer_of
+from planish.targets.cuda.kernels.fused import WIDE, Access
+from planish.targets.cuda.kernels.nest import Operand
 from planish.targets.cuda.kernels.ranking import Ranking, warps_for_block
 from planish.targets.cuda.kernels.ranking_kernel import Ranked
 from planish.targets.cuda.kernels.sorting import part_count
@@ -75,7 +76,7 @@ class Distinct(AnchoredTactic):
                 pieces.launch(order, (*looked, counts, groups, *reordered), pieces.number),
             ]
         write = DistinctKernel(4, 1, access[0], access[1:], op.sorted, block)
-        pointers = (
+        pointers: tuple[Pointer, ...] = (
             x,
             self.task.outputs[4],
             groups,
@@ -106,11 +107,8 @@ class Distinct(AnchoredTactic):
 
 def _access(task: Task, binding: Binding) -> tuple[Access, ...]:
     """The input's, and those of all outputs but the count."""
-    found = []
-    for value in (*task.inputs, *task.outputs[:4]):
-        layout = binding.layout(value)
-        found.append(Access(pointer_of(value, binding), layout.strides, is_wide(layout)))
-    return tuple(found)
+    values = (*task.inputs, *task.outputs[:4])
+    return tuple(Operand.of(v, binding).access() for v in values)
 
 
 def _understood(task: Task) -> bool:

@@ -30,12 +30,14 @@ class Heads(Marks):
         ticket = load_tickets(k, 0, self.parts, place, inside)
         follows = k.let("follows", f"{inside} & ({place} > 0)")
         before = load_tickets(k, 0, self.parts, f"{place} - 1", follows)
-        return k.let("marked", f"{inside} & (({place} == 0) | ({same_element(ticket, before)} == 0))")
+        return k.let(
+            "marked", f"{inside} & (({place} == 0) | ({same_element(ticket, before)} == 0))"
+        )
 
 
 @dataclass(frozen=True)
 class Firsts(Marks):
-    """The elements that are the first of their group. Pointers: groups, first elements of groups."""
+    """The elements that are the first of their group. Pointers: groups, first elements of those."""
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
@@ -62,9 +64,7 @@ class GroupKernel(PlaceKernel):
     def own(self) -> tuple[Pointer, ...]:
         return (*(PART,) * self.parts, NUMBER, NUMBER, NUMBER, Pointer(DType.INT64))
 
-    def put(
-        self, k: Source, place: str, inside: str, marked: str, number: str, total: str
-    ) -> None:
+    def put(self, k: Source, place: str, inside: str, marked: str, number: str, total: str) -> None:
         element = place_of(k, load_tickets(k, self.first, self.parts, place, inside))
         to = self.first + self.parts
         k.line(f"tl.store(p{to} + {element}, {number}, mask={inside})")
@@ -90,9 +90,7 @@ class OrderKernel(PlaceKernel):
     def own(self) -> tuple[Pointer, ...]:
         return (NUMBER, NUMBER, NUMBER)
 
-    def put(
-        self, k: Source, place: str, inside: str, marked: str, number: str, total: str
-    ) -> None:
+    def put(self, k: Source, place: str, inside: str, marked: str, number: str, total: str) -> None:
         to = self.first
         group = k.let("group", f"tl.load(p{to} + {place}, mask={marked}, other=0)")
         k.line(f"tl.store(p{to + 1} + {number}, {group}, mask={marked})")
