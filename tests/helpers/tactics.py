@@ -44,7 +44,7 @@ def task_of(*ops: tuple[Op, ...], inputs: Sequence[tuple[Sequence[int], DType]])
         others = [values.pop(0) for _ in range(count - 1)]
         node = graph.add_node(op, (result, *others) if count else ())
         nodes.append(node)
-        result = node.output
+        result = node.outputs[0]
         if not isinstance(op, Elementwise):
             anchor = node
     assert not values

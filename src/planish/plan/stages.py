@@ -28,14 +28,17 @@ class Stage:
         The numbers of its steps, in the order in which they run.
     symbols : tuple of str
         The dimensions on which its shapes depend.
+    inputs : tuple of int
+        Which of the graph's inputs it reads.
     writes : tuple of int
-        Which of `Stages.kept` it writes.
+        Which of `Stages.kept` it is the first to write.
     counts : tuple of str
         The dimensions that are known after it.
     """
 
     steps: tuple[int, ...]
     symbols: tuple[str, ...]
+    inputs: tuple[int, ...]
     writes: tuple[int, ...]
     counts: tuple[str, ...]
 
@@ -49,12 +52,15 @@ class Stages:
     parts : tuple of Stage
     kept : tuple of Value
         What outlives a stage: the outputs of the graph, then what is handed over.
+    shared : frozenset of int
+        Which of `kept` several stages read or write.
     row_wise : frozenset of str
         The dimensions that may be larger than counted: see `planish.ops.row_wise`.
     """
 
     parts: tuple[Stage, ...]
     kept: tuple[Value, ...]
+    shared: frozenset[int]
     row_wise: frozenset[str]
 
 
@@ -79,13 +85,17 @@ def divide(graph: Graph, placements: Placements, tasks: Sequence[Task]) -> Stage
         part = Stage(
             tuple(range(len(tasks))),
             tuple(sorted(graph.symbols())),
+            tuple(range(len(graph.inputs))),
             tuple(range(len(graph.outputs))),
             tuple(graph.counts),
         )
-        return Stages((part,), tuple(graph.outputs), frozenset())
+        return Stages((part,), tuple(graph.outputs), frozenset(), frozenset())
     written: dict[Value, int] = {}
+    touched: dict[Value, set[int]] = {}
     handed: dict[Value, None] = dict.fromkeys(graph.outputs)
     for stage, task in sorted(zip(stage_of, tasks, strict=True), key=lambda pair: pair[0]):
+        for value in (*task.inputs, *task.outputs):
+            touched.setdefault(placements.of[value].root, set()).add(stage)
         for value in task.outputs:
             written.setdefault(placements.of[value].root, stage)
         for value in task.inputs:
@@ -100,6 +110,7 @@ def divide(graph: Graph, placements: Placements, tasks: Sequence[Task]) -> Stage
             Stage(
                 tuple(mine),
                 _symbols([tasks[i] for i in mine], placements),
+                tuple(i for i, v in enumerate(graph.inputs) if stage in touched.get(v, ())),
                 tuple(i for i, root in enumerate(kept) if written.get(root, 0) == stage),
                 tuple(s for s in graph.counts if written.get(graph.counted(s), 0) == stage),
             )
@@ -110,7 +121,8 @@ def divide(graph: Graph, placements: Placements, tasks: Sequence[Task]) -> Stage
         if all(is_row_wise(node, s, c.limit) for node in graph.nodes)
         and not any(s in symbols(other.limit) for other in open_counts.values())
     ]
-    return Stages(tuple(parts), kept, frozenset(row_wise))
+    shared = frozenset(i for i, root in enumerate(kept) if len(touched.get(root, ())) > 1)
+    return Stages(tuple(parts), kept, shared, frozenset(row_wise))
 
 
 def _symbols(tasks: Sequence[Task], placements: Placements) -> tuple[str, ...]:

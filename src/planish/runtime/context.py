@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planish.errors import InputError
+from planish.plan.stages import Stage
 from planish.runtime.arrays import address_of, input_array, output_arrays, refuse_overlaps
 from planish.runtime.bind import BoundPlan
 from planish.runtime.staged import StageMemory, cut, run_stages
@@ -37,7 +38,7 @@ class ExecutionContext:
         self._arena: Any = None
         self._last: tuple[tuple, BoundPlan, dict[str, int]] | None = None
         self._apart: tuple[BoundPlan, list[int]] | None = None
-        self._memory = StageMemory()
+        self._memory = StageMemory(engine.target)
 
     def execute(self, inputs: Any, out: Any = None) -> Any:
         """Runs the engine.
@@ -57,11 +58,11 @@ class ExecutionContext:
         arrays, bound, symbols = self._prepared(inputs)
         if self.engine.plan.graph.counts:
             outputs = self._counted(arrays, symbols)
-            if out is not None:
-                targets = self._outputs([a.shape for a in outputs], out, ())
-                for target, array in zip(targets, outputs, strict=True):
-                    np.copyto(target, array)
-                outputs = targets
+            if out is not None or not all(isinstance(a, np.ndarray) for a in arrays):
+                given = self._outputs([a.shape for a in outputs], out, arrays)
+                for target, array in zip(given, outputs, strict=True):
+                    self._copy(array, target)
+                outputs = given
         else:
             outputs = self._outputs(bound.output_shapes, out, arrays)
             targets = [address_of(a) for a in outputs]
@@ -128,8 +129,11 @@ class ExecutionContext:
         """The outputs where shapes depend on the data."""
         graph = self.engine.plan.graph
 
-        def run(bound: BoundPlan, targets: list[int]) -> None:
-            self._run(bound, arrays, targets, times)
+        def run(bound: BoundPlan, part: Stage, targets: list[int]) -> None:
+            read = [a if i in part.inputs else None for i, a in enumerate(arrays)]
+            self._run(bound, read, targets, times)
+            if self._queue is not None:  # counts are about to be read
+                self._queue.sync()
 
         padded, sizes = run_stages(self.engine, symbols, self._memory, run)
         by_name = dict(zip(graph.output_names, padded, strict=True))
@@ -180,7 +184,7 @@ class ExecutionContext:
         """Runs a program; `record` receives start and end of its launches."""
         if self._arena is None or self._arena.nbytes < bound.arena_bytes:
             self._arena = self.engine.target.arena(bound.arena_bytes)
-        addresses = [address_of(a) for a in arrays]
+        addresses = [0 if a is None else address_of(a) for a in arrays]
         run, queue = bound.executable.run, self._queue
         if self.profiler is None and record is None:
             foreign = [a for a in outputs if not isinstance(a, np.ndarray)]
@@ -220,11 +224,18 @@ class ExecutionContext:
         engine = self.engine
         return output_arrays(engine.outputs, shapes, out, arrays, engine.target, self._queue)
 
+    def _copy(self, array: np.ndarray, target: Any) -> None:
+        """Copies an array on the host to one that may be the target's own."""
+        if isinstance(target, np.ndarray):
+            np.copyto(target, array)
+        elif array.size:
+            self.engine.target.write_array(target, np.ascontiguousarray(array))
+
     def close(self) -> None:
         """Releases the arena."""
         self.closed = True
         self._arena = self._last = self._apart = None
-        self._memory = StageMemory()
+        self._memory = StageMemory(self.engine.target)
 
     def __enter__(self) -> ExecutionContext:
         return self

@@ -11,11 +11,13 @@ from planish.errors import ShapeError
 from planish.graph.dims import DimLike, evaluate
 from planish.graph.graph import Graph
 from planish.plan.plan import Plan
-from planish.runtime.arrays import no_memory
+from planish.plan.stages import Stage
+from planish.runtime.arrays import address_of, no_memory
 from planish.runtime.bind import BoundPlan
+from planish.targets.base import ForeignArray, Target
 
-Runner = Callable[[BoundPlan, list[int]], None]
-"""Runs a bound stage; given the addresses of what is kept, 0 for what nothing has written yet."""
+Runner = Callable[[BoundPlan, Stage, list[int]], None]
+"""Runs a bound stage to its end, given the addresses of what is kept: 0 of what it leaves alone."""
 
 
 class Binder(Protocol):
@@ -28,18 +30,49 @@ class Binder(Protocol):
 
 
 class StageMemory:
-    """What stages hand to one another in the executions of one caller, one at a time."""
+    """What stages hand to one another in the executions of one caller, one at a time.
 
-    def __init__(self) -> None:
-        self._buffers: dict[int, np.ndarray] = {}
+    It lies where the target's arrays lie: on a GPU nothing of it passes the host.
+    """
 
-    def take(self, number: int, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-        """Memory of that number; what it held before is lost."""
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._buffers: dict[int, np.ndarray | ForeignArray] = {}
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether it is no memory of the host."""
+        return self._target.has_own_memory
+
+    def take(self, number: int, shape: Sequence[int], dtype: np.dtype) -> int:
+        """The address of memory of that number; what it held before is lost.
+
+        Raises
+        ------
+        DeviceError
+            There is no memory.
+        """
+        size = _bytes(shape, dtype)
         known = self._buffers.get(number)
         if known is None or known.nbytes < size:
-            known = self._buffers[number] = np.empty(size, np.uint8)
-        return known[:size].view(dtype).reshape(shape)
+            self._buffers.pop(number, None)
+            known = self._buffers[number] = self._new(size)
+        return address_of(known)
+
+    def read(self, number: int, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+        """A copy on the host of what lies in memory of that number."""
+        buffer = self._buffers[number]
+        raw = buffer.copy() if isinstance(buffer, np.ndarray) else buffer.numpy()
+        return raw[: _bytes(shape, dtype)].view(dtype).reshape(shape)
+
+    def _new(self, size: int) -> np.ndarray | ForeignArray:
+        kind = np.dtype(np.uint8)
+        if self.is_apart:
+            return self._target.new_array((size,), kind)
+        try:
+            return np.empty(size, kind)
+        except MemoryError as error:
+            raise no_memory("what a stage hands over", error) from error
 
     @property
     def nbytes(self) -> int:
@@ -52,6 +85,9 @@ def run_stages(
 ) -> tuple[list[np.ndarray], dict[str, int]]:
     """The outputs of the graph, and the sizes of all dimensions.
 
+    Outputs are arrays on the host. Where memory of stages lies elsewhere, those that several stages
+    touch lie there, too, until all have run: what is on the host is then written by one stage.
+
     Raises
     ------
     ShapeError
@@ -60,30 +96,42 @@ def run_stages(
         There is no memory.
     """
     plan, stages = engine.plan, engine.plan.stages
-    graph = plan.graph
-    arrays: list[np.ndarray | None] = [None] * len(stages.kept)
+    graph, addresses = plan.graph, [0] * len(stages.kept)
+    results: dict[int, np.ndarray] = {}
+    apart: dict[int, tuple[int, ...]] = {}
     sizes, given = dict(symbols), dict(symbols)
+
+    def result(index: int) -> np.ndarray:
+        if index not in results:
+            return memory.read(index, apart[index], stages.kept[index].dtype.numpy)
+        return results[index]
+
     for number, part in enumerate(stages.parts):
         bound = engine.bound(given, number)
         for index, shape in zip(part.writes, bound.output_shapes, strict=True):
             dtype = stages.kept[index].dtype.numpy
+            if index >= len(graph.outputs) or (memory.is_apart and index in stages.shared):
+                addresses[index], apart[index] = memory.take(index, shape, dtype), shape
+                continue
             try:
-                outside = index < len(graph.outputs)
-                arrays[index] = (
-                    np.empty(shape, dtype) if outside else memory.take(index, shape, dtype)
-                )
+                results[index] = np.empty(shape, dtype)
             except MemoryError as error:
                 raise no_memory("the results of a stage", error) from error
-        run(bound, [0 if a is None else a.ctypes.data for a in arrays])
+            addresses[index] = address_of(results[index])
+        mine = {*part.writes, *stages.shared}
+        run(bound, part, [a if i in mine else 0 for i, a in enumerate(addresses)])
         for name in part.counts:
-            array = arrays[graph.output_names.index(graph.counts[name].output)]
-            assert array is not None
+            array = result(graph.output_names.index(graph.counts[name].output))
             sizes[name] = checked_count(graph, name, int(array.reshape(())), given)
             given[name] = sizes[name]
             if name in stages.row_wise:
                 most = evaluate(graph.counts[name].limit, given)
                 given[name] = rounded(sizes[name], most)
-    return [a for a in arrays[: len(graph.outputs)] if a is not None], sizes
+    return [result(i) for i in range(len(graph.outputs))], sizes
+
+
+def _bytes(shape: Sequence[int], dtype: np.dtype) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
 
 
 def cut(array: np.ndarray, shape: Sequence[DimLike], sizes: Mapping[str, int]) -> np.ndarray:

@@ -418,12 +418,17 @@ class ForeignArray(Protocol):
         it is written.
         """
 
+    def numpy(self) -> np.ndarray:
+        """A copy on the host."""
+
 
 class Target(ABC):
     """A machine that runs plans."""
 
     device: str
     has_streams: ClassVar[bool] = False
+    has_own_memory: ClassVar[bool] = False
+    """Whether arrays live elsewhere than on the host: see `new_array`."""
     timing_key: str
     """What measured times depend on: the machine and the version of its kernels."""
     threads: int
@@ -509,7 +514,11 @@ class Target(ABC):
         return None
 
     def new_array(self, shape: Sequence[int], dtype: np.dtype) -> ForeignArray:
-        """An array in the target's own memory; only of targets that know foreign arrays."""
+        """An array in the target's own memory; only where `has_own_memory`."""
+        raise NotImplementedError
+
+    def write_array(self, target: ForeignArray, array: np.ndarray) -> None:
+        """Copies a dense array on the host into one of the target's own."""
         raise NotImplementedError
 
     def stream(self, given: Any) -> Any:

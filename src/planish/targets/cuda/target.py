@@ -23,6 +23,7 @@ from planish.targets.base import (
     Binding,
     Executable,
     Family,
+    ForeignArray,
     Kernel,
     Layout,
     Schedule,
@@ -56,6 +57,7 @@ class CudaTarget(Target):
 
     precisions = frozenset({"fp32", "tf32", "fp16", "bf16"})
     has_streams = True
+    has_own_memory = True
     tactics_per_task = 24  # of three sources, and each is measured in milliseconds
     ceiling_sizes = (4096, 1 << 28)
 
@@ -232,6 +234,9 @@ class CudaTarget(Target):
         shape = tuple(shape)
         memory = self.gpu.allocate(math.prod(shape) * dtype.itemsize, "an output")
         return DeviceArray(self.gpu, shape, dtype, memory.address, memory)
+
+    def write_array(self, target: ForeignArray, array: np.ndarray) -> None:
+        self.gpu.upload(target.address, array)
 
     def stream(self, given: Any) -> Any:
         return self.gpu.wrap_stream(given)

@@ -321,6 +321,16 @@ def across(name: str, reduction: str) -> str:
     return f"tl.reduce({name}, 1, tl.standard.{_COMBINED[reduction]}, keep_dims=True)"
 
 
+def reduced(text: str, reduction: str, axis: int = 0) -> str:
+    """An axis combined into one element, which is no axis any more; as `across`."""
+    return f"tl.reduce({text}, {axis}, tl.standard.{_COMBINED[reduction]})"
+
+
+def running_sum(text: str) -> str:
+    """The running sums of a vector."""
+    return f"tl.associative_scan({text}, 0, tl.standard._sum_combine)"
+
+
 def unsigned(dtype: DType) -> DType:
     """The unsigned integers of an element type's size: what moves without being looked at."""
     return {1: DType.UINT8, 2: DType.UINT16, 4: DType.UINT32, 8: DType.UINT64}[dtype.size]
