@@ -15,15 +15,18 @@ valid plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from planish.fusion.attention import attention_around
 from planish.fusion.pairs import pair_before
 from planish.fusion.task import Task, make_task
 from planish.graph.graph import Graph, Node, Value
+from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Elementwise
 from planish.ops.normalization import Softmax
+
+_BYTES = (DType.INT8, DType.UINT8)
 
 LONGEST = 24
 """Most elementwise nodes around one anchor."""
@@ -62,7 +65,7 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
         pair = pair_before(node, free, outputs) if isinstance(node.op, Conv) else None
         if pair:
             offer(pair.nodes, node)
-        for after in _epilogues(node, outputs, free):
+        for after in _epilogues(node, outputs, free, position):
             offer({node, *after}, node)
             if before:
                 offer({node, *after} | before, node)
@@ -78,13 +81,16 @@ def _single_user(value: Value, outputs: set[Value]) -> Node | None:
     return next(iter(value.users))
 
 
-def _epilogues(anchor: Node, outputs: set[Value], free: frozenset[Node]) -> Iterator[list[Node]]:
+def _epilogues(
+    anchor: Node, outputs: set[Value], free: frozenset[Node], position: Mapping[Node, int]
+) -> Iterator[list[Node]]:
     """The elementwise chains after an anchor worth fusing: the longest, and those that end where
     another producer could take over.
     """
     if len(anchor.outputs) != 1:
         return
     chain: list[Node] = []
+    beside: list[set[Node]] = []
     value = anchor.output
     cuts: list[int] = []
     while len(chain) < LONGEST:
@@ -96,11 +102,32 @@ def _epilogues(anchor: Node, outputs: set[Value], free: frozenset[Node]) -> Iter
         others = [v for v in user.inputs if v is not value]
         if any(v.producer is not None and v.shape == value.shape for v in others):
             cuts.append(len(chain))
+        made = {node for v in others for node in _from_levels(v, outputs, free)}
+        late = all(position[node] > position[anchor] for node in made)
+        beside.append(made if late else set())  # what stands before an anchor is its prologue
         chain.append(user)
         value = user.output
     for length in dict.fromkeys((len(chain), *reversed(cuts))):
         if length:
-            yield chain[:length]
+            yield [*chain[:length], *set().union(*beside[:length])]
+
+
+def _from_levels(value: Value, outputs: set[Value], free: frozenset[Node]) -> set[Node]:
+    """The elementwise nodes that make floats of a tensor of bytes for one reader: it reads the
+    bytes itself at a quarter of the cost.
+    """
+    producer = value.producer
+    if (
+        producer is None
+        or producer in free
+        or not isinstance(producer.op, Elementwise)
+        or _single_user(value, outputs) is None
+    ):
+        return set()
+    cone = _cone(producer, outputs, value, free)
+    read = {v for n in cone for v in n.inputs if v.producer not in cone and not v.is_constant}
+    bytes_only = len(read) == 1 and all(v.dtype in _BYTES for v in read)
+    return cone if bytes_only else set()
 
 
 def _prologue(anchor: Node, outputs: set[Value], free: frozenset[Node]) -> set[Node]:

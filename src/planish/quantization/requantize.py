@@ -1,0 +1,176 @@
+"""Scales, biases and activations between integer sums and levels become one product and one sum.
+
+    sums ─▶ Dequantize ─▶ add bias ─▶ add Dequantize(r) ─▶ relu ─▶ Quantize
+         =  Quantize(sums * a + b + r * c)       with a, b, c per channel, by a scale of 1
+
+What limits values (relu, relu6) limits levels instead, mostly those that there are anyway. Factors
+are vectors of channels even where they are one number: numbers are compiled into kernels, vectors
+are read by them, so that layers share kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from planish.graph.graph import Graph, Node, Value
+from planish.graph.types import DType
+from planish.ops import Cast, Clip, ConvInteger, Dequantize, MatMulInteger, Quantize, ew
+
+_PRODUCTS = (ConvInteger, MatMulInteger)
+
+
+def fold_scales(graph: Graph) -> bool:
+    """Folds every chain from integer sums to levels that is linear up to limits, in place."""
+    outputs = set(graph.outputs)
+    changed = False
+    for node in list(graph.nodes):
+        if isinstance(node.op, _PRODUCTS):
+            chain = _follow(node, outputs)
+            if chain is not None:
+                chain.rewrite(graph)
+                changed = True
+    return changed
+
+
+@dataclass
+class _Chain:
+    """``levels = round(clip(factor * sums + shift + residuals) / scale) + zero``."""
+
+    sums: Value
+    factor: np.ndarray
+    shift: np.ndarray
+    residuals: list[tuple[Node, np.ndarray]] = field(default_factory=list)
+    low: float = -math.inf
+    high: float = math.inf
+    last: Node | None = None
+
+    @property
+    def limited(self) -> bool:
+        return self.low > -math.inf or self.high < math.inf
+
+    def rewrite(self, graph: Graph) -> None:
+        """Puts the folded form in the place of the chain."""
+        assert self.last is not None
+        op, (_, scale, zero) = self.last.op, self.last.inputs
+        assert isinstance(op, Quantize)
+        channels = self.sums.shape[-1]
+        step, level = _number(scale), _number(zero)
+
+        def vector(values: np.ndarray, name: str) -> Value:
+            wide = np.broadcast_to(values.reshape(-1), (channels,))
+            return graph.constant(np.ascontiguousarray(wide, np.float32), name)
+
+        def apply(op: object, *inputs: Value) -> Value:
+            return graph.add(op, *inputs, name=f"{name}/scaled", origin=origin)  # type: ignore[arg-type]
+
+        name, origin = self.last.name, self.last.origin
+        shift = self.shift / step + level
+        terms = []
+        for dequantize, scales in self.residuals:
+            levels, own_scale, own_zero = dequantize.inputs
+            ratio = _number(own_scale) * scales / step
+            shift = shift - _number(own_zero) * ratio
+            terms.append((levels, ratio))
+        y = apply(ew.Mul(), apply(Cast(DType.FLOAT32), self.sums), vector(self.factor / step, "a"))
+        y = apply(ew.Add(), y, vector(shift, "b"))
+        for levels, ratio in terms:
+            wide = apply(Cast(DType.FLOAT32), levels)
+            y = apply(ew.Add(), y, apply(ew.Mul(), wide, vector(ratio, "c")))
+        low, high = op.low, op.high
+        if self.low > -math.inf:
+            low = min(max(low, round(self.low / step + level)), high)
+        if self.high < math.inf:
+            high = max(min(high, round(self.high / step + level)), low)
+        one = graph.constant(np.float32(1), "scale")
+        none = graph.constant(np.float32(0), "zero")
+        self.last.op = Quantize(op.to, low, high)
+        graph.set_inputs(self.last, (y, one, none))
+
+
+def _follow(product: Node, outputs: set[Value]) -> _Chain | None:
+    """The chain from a product to levels; None if it is none of the kind."""
+    start = _only_user(product.output, outputs)
+    if start is None or not isinstance(start.op, Dequantize):
+        return None
+    factor, zero = start.inputs[1].data, start.inputs[2].data
+    if factor is None or zero is None or zero.any() or not _is_per_channel(factor):
+        return None
+    channels = product.output.shape[-1]
+    if not isinstance(channels, int):
+        return None
+    wide = np.asarray(factor, np.float64).reshape(-1)
+    chain = _Chain(product.output, wide, np.zeros(1))
+    node = start
+    while True:
+        value = node.output
+        user = _only_user(value, outputs)
+        if user is None or user.output.shape != product.output.shape:
+            return None
+        if isinstance(user.op, Quantize):
+            scale, zero_point = user.inputs[1:]
+            if user.inputs[0] is not value or _is_unknown(scale) or _is_unknown(zero_point):
+                return None
+            chain.last = user
+            return chain
+        if not _extend(chain, user, value):
+            return None
+        node = user
+
+
+def _extend(chain: _Chain, user: Node, value: Value) -> bool:
+    """Takes one more node into a chain; False if it does not belong there."""
+    op = user.op
+    if isinstance(op, ew.Relu):
+        chain.low, chain.high = max(chain.low, 0.0), max(chain.high, 0.0)
+        return True
+    if isinstance(op, Clip):
+        chain.low = min(max(chain.low, op.low), op.high)
+        chain.high = max(min(chain.high, op.high), op.low)
+        return True
+    if not isinstance(op, ew.Add | ew.Mul) or chain.limited or user.inputs.count(value) != 1:
+        return False
+    other = next(v for v in user.inputs if v is not value)
+    if other.data is not None and _is_per_channel(other.data):
+        number = np.asarray(other.data, np.float64).reshape(-1)
+        if isinstance(op, ew.Add):
+            chain.shift = chain.shift + number
+        else:
+            chain.factor, chain.shift = chain.factor * number, chain.shift * number
+            chain.residuals = [(node, scales * number) for node, scales in chain.residuals]
+        return True
+    residual = other.producer
+    if (
+        isinstance(op, ew.Add)
+        and residual is not None
+        and isinstance(residual.op, Dequantize)
+        and residual.inputs[0].dtype in (DType.INT8, DType.UINT8)
+        and other.shape == value.shape
+        and len(other.users) == 1
+        and not any(_is_unknown(v) for v in residual.inputs[1:])
+    ):
+        chain.residuals.append((residual, np.ones(1)))
+        return True
+    return False
+
+
+def _only_user(value: Value, outputs: set[Value]) -> Node | None:
+    if value in outputs or len(value.users) != 1:
+        return None
+    return next(iter(value.users))
+
+
+def _is_per_channel(data: np.ndarray) -> bool:
+    """Whether numbers differ along the last axis at most."""
+    return data.ndim == 0 or data.size == data.shape[-1]
+
+
+def _is_unknown(value: Value) -> bool:
+    return value.data is None or value.data.size != 1
+
+
+def _number(value: Value) -> float:
+    assert value.data is not None
+    return float(value.data.reshape(()))

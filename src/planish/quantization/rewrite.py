@@ -1,0 +1,327 @@
+"""The rewrite: products become products of integers, levels are all that is kept between them.
+
+    x ──▶ conv ──▶ add ──▶ relu ──▶ y           x ──▶ Quantize ──▶ conv_integer ──▶ Dequantize
+           ▲                                                          ▲                 │
+           w                                               int8 w ────┘   Quantize ◀── relu ◀── add
+
+Every tensor that a quantized product reads exists as levels; whoever else reads it reads the levels
+too, through a Dequantize of its own, which becomes part of the reader. What only moves or compares
+elements moves levels. All conversions are elementwise: fusion makes them parts of the tasks around,
+so that floats between two quantized layers exist in registers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from planish.graph.graph import Graph, Node, Value
+from planish.graph.types import DType, TensorType
+from planish.graph.verify import verify
+from planish.ops import (
+    Concat,
+    Conv,
+    ConvInteger,
+    Dequantize,
+    Gather,
+    Identity,
+    MatMul,
+    MatMulInteger,
+    MaxPool,
+    Pad,
+    Quantize,
+    ReduceMax,
+    ReduceMin,
+    Reshape,
+    Resize,
+    Slice,
+    Tile,
+    Transpose,
+)
+from planish.quantization.requantize import fold_scales
+from planish.quantization.scheme import Levels, Scheme, quantize_weights
+
+SUFFIX = "int8"
+"""What the names of levels end in."""
+
+_MOVES = (
+    Concat,
+    Gather,
+    Identity,
+    MaxPool,
+    Pad,
+    ReduceMax,
+    ReduceMin,
+    Reshape,
+    Resize,
+    Slice,
+    Tile,
+    Transpose,
+)
+"""Ops whose results are elements of what they read: on levels they give levels."""
+
+
+def is_product(node: Node) -> bool:
+    """Whether a node could become a product of integers: of float32 by constant weights."""
+    if not isinstance(node.op, Conv | MatMul) or node.output.dtype is not DType.FLOAT32:
+        return False
+    x, weights = node.inputs
+    if weights.data is None or x.is_constant or not weights.data.size:
+        return False
+    if isinstance(node.op, MatMul):
+        return not node.op.transpose_a and weights.type.rank == 2 and x.type.rank >= 2
+    return bool(node.op.strides)
+
+
+def moves_levels(node: Node) -> bool:
+    """Whether a node gives levels where it is given levels."""
+    op = node.op
+    if not isinstance(op, _MOVES) or node.outputs[0].dtype is not DType.FLOAT32:
+        return False
+    if isinstance(op, Pad):
+        return op.mode != "constant" or op.value == 0
+    return not isinstance(op, Resize) or op.mode == "nearest"
+
+
+def moved(node: Node) -> tuple[Value, ...]:
+    """The inputs whose elements a node of `moves_levels` gives."""
+    return node.inputs if isinstance(node.op, Concat) else node.inputs[:1]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What a rewrite made.
+
+    Attributes
+    ----------
+    layers : tuple of str
+        The products that became products of integers.
+    levels : dict of str to Levels
+        Of each tensor that is kept as levels, by its name in the float32 graph.
+    """
+
+    layers: tuple[str, ...]
+    levels: Mapping[str, Levels]
+
+
+def quantized_values(graph: Graph, products: Iterable[Node]) -> list[list[Value]]:
+    """The tensors to be kept as levels where these nodes are quantized, as groups of one scale."""
+    groups = _Groups()
+    work = [node.inputs[0] for node in products]
+    seen: set[Value] = set()
+    while work:
+        value = work.pop()
+        if value in seen or value.is_constant:
+            continue
+        seen.add(value)
+        groups.add(value)
+        producer = value.producer
+        if producer is not None and moves_levels(producer):
+            if not any(v.is_constant for v in moved(producer)):
+                for source in moved(producer):
+                    groups.join(value, source)
+                    work.append(source)
+        for user in value.users:
+            if moves_levels(user) and not isinstance(user.op, Concat) and user.inputs[0] is value:
+                groups.join(value, user.output)
+                work.append(user.output)
+    return groups.lists()
+
+
+def quantize(
+    graph: Graph,
+    products: Iterable[Node],
+    ranges: Mapping[str, tuple[float, float]],
+    scheme: Scheme,
+    weights: Mapping[Node, tuple[np.ndarray, np.ndarray]] | None = None,
+) -> Quantized:
+    """Quantizes products, in place.
+
+    Parameters
+    ----------
+    graph : Graph
+        An optimised graph, before `planish.plan.views.insert_copies`.
+    products : iterable of Node
+        Nodes of `is_product`.
+    ranges : mapping of str to (float, float)
+        By name of a value its least and greatest number.
+    scheme : Scheme
+        The target's.
+    weights : mapping of Node to (levels, scales), optional
+        Weights that are quantized already; others are by `quantize_weights`.
+
+    Raises
+    ------
+    KeyError
+        A tensor that must be quantized has no range (`missing_ranges` finds them).
+    """
+    chosen = set(products)
+    wanted = [node for node in graph.nodes if node in chosen]
+    if not wanted:
+        return Quantized((), {})
+    levels: dict[Value, Levels] = {}
+    for group in quantized_values(graph, wanted):
+        known = [ranges[v.name] for v in group if v.name in ranges]
+        if not known:
+            raise KeyError(group[0].name)
+        own = scheme.levels(min(low for low, _ in known), max(high for _, high in known))
+        levels.update(dict.fromkeys(group, own))
+    named = {value.name: own for value, own in levels.items()}
+    _Rewrite(graph, levels, weights or {}).run(wanted)
+    graph.tidy()
+    fold_scales(graph)
+    graph.tidy()
+    verify(graph, after="quantize")
+    return Quantized(tuple(node.name for node in wanted), named)
+
+
+def missing_ranges(
+    graph: Graph, products: Iterable[Node], ranges: Mapping[str, tuple[float, float]]
+) -> list[str]:
+    """The tensors without a range that quantizing these nodes needs, one of each group."""
+    groups = quantized_values(graph, products)
+    return [g[0].name for g in groups if not any(v.name in ranges for v in g)]
+
+
+class _Groups:
+    """Values that share their levels: disjoint sets."""
+
+    def __init__(self) -> None:
+        self._parent: dict[Value, Value] = {}
+
+    def add(self, value: Value) -> None:
+        self._parent.setdefault(value, value)
+
+    def join(self, a: Value, b: Value) -> None:
+        self.add(a)
+        self.add(b)
+        self._parent[self._root(a)] = self._root(b)
+
+    def lists(self) -> list[list[Value]]:
+        found: dict[Value, list[Value]] = {}
+        for value in self._parent:
+            found.setdefault(self._root(value), []).append(value)
+        return list(found.values())
+
+    def _root(self, value: Value) -> Value:
+        while self._parent[value] is not value:
+            value = self._parent[value]
+        return value
+
+
+class _Rewrite:
+    def __init__(
+        self,
+        graph: Graph,
+        levels: dict[Value, Levels],
+        weights: Mapping[Node, tuple[np.ndarray, np.ndarray]],
+    ) -> None:
+        self._graph, self._levels, self._weights = graph, levels, weights
+        self._integers: dict[Value, Value] = {}
+
+    def run(self, products: list[Node]) -> None:
+        graph = self._graph
+        nodes = list(graph.nodes)
+        origins = {v: n.origin or n.name for n in reversed(nodes) for v in n.inputs}
+        for value in graph.inputs:
+            if value in self._levels:
+                self._integers[value] = self._quantize(value, origins.get(value, value.name))
+        quantized = set(products)
+        moves = [n for n in nodes if moves_levels(n) and n.output in self._levels]
+        on_levels = {n for n in moves if all(v in self._levels for v in moved(n))}
+        for node in nodes:
+            if node in quantized:
+                self._make_integer(node)
+                continue
+            if node not in on_levels:
+                self._read_levels(node)
+            for value in node.outputs:
+                if value in self._levels:
+                    self._integers[value] = (
+                        self._move(node)
+                        if node in on_levels
+                        else self._quantize(value, node.origin or node.name)
+                    )
+
+    def _quantize(self, value: Value, origin: str) -> Value:
+        own = self._levels[value]
+        return self._graph.add(
+            Quantize(own.dtype, own.low, own.high),
+            value,
+            *self._parameters(own),
+            name=f"{value.name}/{SUFFIX}",
+            origin=origin,
+        )
+
+    def _move(self, node: Node) -> Value:
+        op = node.op
+        if isinstance(op, Pad) and op.mode == "constant":
+            op = replace(op, value=float(self._levels[node.output].zero))
+        given = [self._integers[v] for v in moved(node)]
+        inputs = (*given, *node.inputs[len(given) :])
+        return self._graph.add(
+            op, *inputs, name=f"{node.output.name}/{SUFFIX}", origin=node.origin or node.name
+        )
+
+    def _read_levels(self, node: Node) -> None:
+        """Gives a node that computes with floats those that the levels stand for."""
+        inputs = [self._dequantized(v, node) if v in self._levels else v for v in node.inputs]
+        if any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
+            self._graph.set_inputs(node, inputs)
+
+    def _dequantized(self, value: Value, reader: Node) -> Value:
+        return self._graph.add(
+            Dequantize(),
+            self._integers[value],
+            *self._parameters(self._levels[value]),
+            name=f"{value.name}/fp32",
+            origin=reader.origin or reader.name,
+        )
+
+    def _parameters(self, levels: Levels) -> tuple[Value, Value]:
+        """Scale and zero point as float32 constants."""
+        return (
+            self._graph.constant(np.float32(levels.scale), "scale"),
+            self._graph.constant(np.float32(levels.zero), "zero"),
+        )
+
+    def _make_integer(self, node: Node) -> None:
+        """Makes a product one of integers; its readers read what the sums stand for."""
+        graph, op = self._graph, node.op
+        x, weights = node.inputs
+        own = self._levels[x]
+        assert weights.data is not None
+        data = weights.data
+        if isinstance(op, MatMul) and op.transpose_b:
+            data = np.swapaxes(data, -1, -2)
+        integers, scales = self._weights.get(node) or quantize_weights(data)
+        inputs = (
+            self._integers[x],
+            graph.constant(np.ascontiguousarray(integers), f"{weights.name}/{SUFFIX}"),
+            graph.constant(np.asarray(own.zero, own.dtype.numpy), "zero"),
+            graph.constant(np.int8(0), "zero"),
+        )
+        new = (
+            MatMulInteger()
+            if isinstance(op, MatMul)
+            else ConvInteger(op.strides, op.padding, op.dilations, op.groups)  # type: ignore[attr-defined]
+        )
+        sums = node.output
+        node.op = new
+        graph.set_inputs(node, inputs)
+        sums.type = TensorType(sums.shape, DType.INT32)
+        factor = (own.scale * scales.astype(np.float64)).astype(np.float32)
+        result = graph.add(
+            Dequantize(),
+            sums,
+            graph.constant(factor, "scale"),
+            graph.constant(np.float32(0), "zero"),
+            name=f"{node.name}/fp32",
+            origin=node.origin,
+        )
+        graph.replace(sums, result)
+        if sums in self._levels:
+            self._levels[result] = self._levels.pop(sums)
+            self._integers[result] = self._quantize(result, node.origin or node.name)

@@ -1,0 +1,107 @@
+"""Levels: which integers stand for which numbers, from ranges (activations) or values (weights).
+
+A level q of scale s and zero point z stands for ``(q - z) * s``. Activations have one scale per
+tensor, weights one per output channel and the zero point 0. What activations are quantized to is
+the target's: CPUs multiply unsigned by signed bytes, GPUs signed by signed.
+
+Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference", arXiv:1712.05877, section 2.1; Wu et al., "Integer Quantization for Deep Learning
+Inference", arXiv:2004.09602, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from planish.graph.types import DType
+
+WEIGHT_LEVEL = 127
+"""The outermost level of weights: -128 is not used, so that they are symmetric."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What the integers of a tensor stand for.
+
+    Attributes
+    ----------
+    dtype : DType
+        INT8 or UINT8.
+    scale : float
+        The distance of two levels; a float32 above 0.
+    zero : int
+        The level that stands for 0.
+    """
+
+    dtype: DType
+    scale: float
+    zero: int
+
+    @property
+    def low(self) -> int:
+        """The least level."""
+        return int(np.iinfo(self.dtype.numpy).min)
+
+    @property
+    def high(self) -> int:
+        """The greatest level."""
+        return int(np.iinfo(self.dtype.numpy).max)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a target quantizes activations.
+
+    Attributes
+    ----------
+    dtype : DType
+        INT8 or UINT8.
+    symmetric : bool
+        Whether 0 must be level 0 (or 128), with as much room on either side.
+    """
+
+    dtype: DType
+    symmetric: bool
+
+    def levels(self, least: float, greatest: float) -> Levels:
+        """The levels that hold a range, which is widened to hold 0; one level is exactly 0."""
+        least, greatest = min(least, 0.0), max(greatest, 0.0)
+        info = np.iinfo(self.dtype.numpy)
+        if self.symmetric:
+            zero = (int(info.max) + int(info.min) + 1) // 2
+            return Levels(self.dtype, _scale(max(-least, greatest), int(info.max) - zero), zero)
+        scale = _scale(greatest - least, int(info.max) - int(info.min))
+        zero = int(info.min) + round(-least / scale)
+        return Levels(self.dtype, scale, min(max(zero, int(info.min)), int(info.max)))
+
+
+SCHEMES: Mapping[str, Scheme] = {
+    "cpu": Scheme(DType.UINT8, symmetric=False),
+    "cuda": Scheme(DType.INT8, symmetric=True),
+}
+"""By device."""
+
+
+def _scale(extent: float, levels: int) -> float:
+    """A float32 distance; 1 for tensors that are 0 throughout."""
+    scale = float(np.float32(extent / levels))
+    return scale if scale >= float(np.finfo(np.float32).tiny) else 1.0
+
+
+def quantize_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights as symmetric int8, each output channel (the last axis) with a scale of its own.
+
+    Returns
+    -------
+    levels : array of int8
+        Of the weights' shape, from -127 to 127.
+    scales : array of float32, ``[channels]``
+    """
+    axes = tuple(range(weights.ndim - 1))
+    largest = np.abs(weights).max(axis=axes, initial=0.0)
+    scales = np.array([_scale(float(m), WEIGHT_LEVEL) for m in largest], np.float32)
+    levels = np.rint(weights.astype(np.float64) / scales)
+    return np.clip(levels, -WEIGHT_LEVEL, WEIGHT_LEVEL).astype(np.int8), scales
