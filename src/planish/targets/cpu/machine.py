@@ -59,6 +59,12 @@ class Machine:
         return 16 if self.isa == "avx2" else 32
 
     @property
+    def has_vnni(self) -> bool:
+        """Whether it multiplies bytes four at a time (``vpdpbusd``) in registers of full width."""
+        wanted = {"avx512": "+avx512vnni", "avx2": "+avxvnni"}.get(self.isa)
+        return wanted in self.features
+
+    @property
     def architecture(self) -> str:
         """The first part of the triple: "x86_64" or "aarch64"."""
         return self.triple.split("-")[0]

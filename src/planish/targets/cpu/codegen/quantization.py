@@ -12,7 +12,7 @@ import llvmlite.ir as ir
 from planish.graph.types import DType
 from planish.ops.elementwise import Elementwise
 from planish.ops.quantization import FakeQuant, Quantize, SnapToLevels
-from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder, register_type
 from planish.targets.cpu.codegen.casts import cast
 from planish.targets.cpu.codegen.floats import Floats
 
@@ -26,9 +26,22 @@ def quantize(
     assert isinstance(op, Quantize)
     x, scale, zero = arguments
     f = Floats(k, F32, lanes)
-    level = f.add(f.rint(f.div(x, scale)), zero)
+    quotient = x if _is(scale, 1.0) else f.div(x, scale)
+    if _is(zero, 0.0) and op.low == 0:
+        inside = f.min(f.max(quotient, f.c(0.0)), f.c(float(op.high)))  # NaN becomes 0
+        return k.b.trunc(f.to_integer(f.rint(inside)), register_type(op.to, lanes))
+    level = f.add(f.rint(quotient), zero)
     level = f.min(f.c(float(op.high)), f.max(f.c(float(op.low)), level))  # NaN stays
     return cast(k, level, F32, op.to, lanes)
+
+
+def _is(value: ir.Value, number: float) -> bool:
+    """Whether a register is known to hold one number."""
+    if not isinstance(value, ir.Constant):
+        return False
+    held = value.constant
+    elements = held if isinstance(held, list | tuple) else [value]
+    return all(element.constant == number for element in elements)
 
 
 def dequantize(

@@ -33,7 +33,7 @@ from planish.targets.base import (
     Tactic,
     dense_strides,
 )
-from planish.targets.cpu.kernels import depthwise, matrix
+from planish.targets.cpu.kernels import depthwise, integer_matrix, matrix
 from planish.targets.cpu.kernels.contraction_kernel import (
     VECTOR_BYTES,
     ContractionKernel,
@@ -287,7 +287,7 @@ def _has_faster(task: Task, binding: Binding) -> bool:
     """Whether the families before this one take the task."""
     return any(
         next(iter(family.tactics(task, binding)), None) is not None
-        for family in (*matrix.FAMILIES, *depthwise.FAMILIES)
+        for family in (*matrix.FAMILIES, *integer_matrix.FAMILIES, *depthwise.FAMILIES)
     )
 
 

@@ -104,21 +104,36 @@ class GemmKernel(CpuKernel):
 
     def write(self, k: KernelBuilder) -> None:
         """Pointers: source, weights, outputs, epilogue operands, prologue operands."""
-        _Writer(self, k).write()
+        GemmWriter(self, k).write()
 
 
-class _Writer:
-    """Writes a `GemmKernel`; one object per kernel, holding what the whole kernel shares."""
+class GemmWriter:
+    """Writes a `GemmKernel`; one object per kernel, holding what the whole kernel shares.
+
+    Attributes
+    ----------
+    element, weight : DType
+        What the inner loop reads: activations, where they lie or packed, and weights.
+    pack_params : tuple of str
+        What the packer takes.
+    """
+
+    element, weight = F32, F32
+    pack_params: tuple[str, ...] = PACK_PARAMS
 
     def __init__(self, kernel: GemmKernel, k: KernelBuilder) -> None:
         self.kernel, self.k = kernel, k
         arguments = Arguments(k)
         self.p = arguments.params(PARAMS)
-        pack_params = arguments.params(PACK_PARAMS) if kernel.pack else {}
+        pack_params = arguments.params(self.pack_params) if kernel.pack else {}
         self.source = arguments.pointer()
         self.weights = arguments.pointer()
         self.epilogue = Epilogue(k, arguments, kernel.epilogue, kernel.operands)
-        self.packer = RowPacker(k, kernel.pack, pack_params, arguments) if kernel.pack else None
+        self.packer = self._packer(pack_params, arguments)
+
+    def _packer(self, params: dict[str, ir.Value], arguments: Arguments) -> RowPacker | None:
+        pack = self.kernel.pack
+        return RowPacker(self.k, pack, params, arguments) if pack else None
 
     # ---- tasks ----------------------------------------------------------------------------
 
@@ -139,7 +154,7 @@ class _Writer:
             source = k.offset(
                 self.source,
                 k.add(k.mul(self.batch, p["source_batch"]), k.mul(self.group, p["source_group"])),
-                self.kernel.pack.dtype if self.kernel.pack else F32,
+                self.kernel.pack.dtype if self.kernel.pack else self.element,
             )
             if self.packer:
                 region = Region(
@@ -152,7 +167,7 @@ class _Writer:
                 start = k.add(
                     k.mul(self.row0, p["row_step"]), k.mul(self.column0, self.kernel.pixel_step)
                 )
-                self.base = k.offset(source, start, F32)
+                self.base = k.offset(source, start, self.element)
             loop.next = [place]
             block0 = k.mul(part, p["blocks_per_task"])
             block1 = k.min(k.add(block0, p["blocks_per_task"]), p["blocks"])
@@ -190,12 +205,12 @@ class _Writer:
         lanes = k.lanes
         down = k.mul(k.sub(row, self.row0), p["row_step"])
         along = k.mul(k.sub(column, self.column0), kernel.pixel_step)
-        source = k.offset(self.base, k.add(down, along), F32)
+        source = k.offset(self.base, k.add(down, along), self.element)
         weight = k.add(
             k.add(k.mul(self.batch, p["weight_batch"]), k.mul(self.group, p["weight_group"])),
             k.mul(block, p["weight_block"]),
         )
-        weights = k.offset(self.weights, weight, F32)
+        weights = k.offset(self.weights, weight, self.weight)
         sums = self._accumulate(pixels, source, weights)
         channel = k.mul(block, kernel.vectors * lanes)
         masks: list[ir.Value | None] = [None] * kernel.vectors
@@ -204,13 +219,24 @@ class _Writer:
             masks = [k.tail_mask(k.sub(left, v * lanes), lanes) for v in range(kernel.vectors)]
         self._finish(pixels, row, column, channel, sums, masks)
 
+    def _register_tile(self, pixels: int) -> RegisterTile:
+        kernel = self.kernel
+        return RegisterTile(
+            pixels, kernel.vectors, kernel.run, kernel.pixel_step, kernel.unroll, kernel.prefetch
+        )
+
+    def _begin(
+        self, tile: RegisterTile, weights: ir.Value
+    ) -> tuple[list[ir.Value], ir.Value]:
+        """What sums begin with, ``[pixel x vectors]``, and where a block's weights begin."""
+        return tile.zeros(self.k), weights
+
     def _accumulate(self, pixels: int, source: ir.Value, weights: ir.Value) -> list[list[ir.Value]]:
         """The tile's sums over all taps and depth, ``[pixel][vector]``."""
         k, kernel, p = self.k, self.kernel, self.p
-        step = kernel.vectors * k.lanes
-        tile = RegisterTile(
-            pixels, kernel.vectors, kernel.run, kernel.pixel_step, kernel.unroll, kernel.prefetch
-        )
+        tile = self._register_tile(pixels)
+        run = tile.weights_of_run(k)
+        before, weights = self._begin(tile, weights)
 
         def rounds(count: int, sums: list[Any], body: Any) -> list[Any]:
             if count == 1:
@@ -220,20 +246,21 @@ class _Writer:
             return loop.carried
 
         def tap_row(row: Any, sums: list[Any]) -> list[Any]:
-            s = k.offset(source, k.mul(row, p["tap_row_step"]) if kernel.tap_rows > 1 else 0, F32)
-            w = k.offset(weights, k.mul(row, kernel.tap_columns * kernel.run * step), F32)
+            down = k.mul(row, p["tap_row_step"]) if kernel.tap_rows > 1 else 0
+            s = k.offset(source, down, self.element)
+            w = k.offset(weights, k.mul(row, kernel.tap_columns * run), self.weight)
 
             def tap_column(column: Any, sums: list[Any]) -> list[Any]:
                 return tile.add(
                     k,
-                    k.offset(s, k.mul(column, kernel.tap_column_step), F32),
-                    k.offset(w, k.mul(column, kernel.run * step), F32),
+                    k.offset(s, k.mul(column, kernel.tap_column_step), self.element),
+                    k.offset(w, k.mul(column, run), self.weight),
                     sums,
                 )
 
             return rounds(kernel.tap_columns, sums, tap_column)
 
-        flat = rounds(kernel.tap_rows, tile.zeros(k), tap_row)
+        flat = rounds(kernel.tap_rows, before, tap_row)
         n = kernel.vectors
         return [flat[i * n : (i + 1) * n] for i in range(pixels)]
 

@@ -13,6 +13,7 @@ from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.matmul import MatMul
+from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding
 from planish.targets.batches import two_levels
 from planish.targets.cpu.kernels.epilogue import Operand
@@ -122,10 +123,10 @@ class Geometry:
 def conv_geometry(task: Task, binding: Binding) -> Geometry | None:
     """The geometry of a 1-D or 2-D convolution with constant filters; None if it is none."""
     anchor = task.anchor
-    if anchor is None or not isinstance(anchor.op, Conv) or len(anchor.op.strides) not in (1, 2):
+    if anchor is None or not isinstance(anchor.op, Conv | ConvInteger):
         return None
-    op, (x, w) = anchor.op, anchor.inputs
-    if x.dtype is not DType.FLOAT32 or w.data is None:
+    op, (x, w) = anchor.op, anchor.inputs[:2]
+    if len(op.strides) not in (1, 2) or w.data is None or not _is_multiplied(x):
         return None
     before = [evaluate(pair[0], binding.symbols) for pair in op.padding]
     source_value = task.inputs[0]
@@ -176,16 +177,16 @@ def conv_geometry(task: Task, binding: Binding) -> Geometry | None:
 
 
 def matmul_geometry(task: Task, binding: Binding) -> Geometry | None:
-    """The geometry of a matrix product of float32; None if it is none, or A is transposed.
+    """The geometry of a matrix product; None if it is none of ours, or A is transposed.
 
     The batch dimensions must reduce to two, along which every tensor has one stride: 0 where it is
     broadcast.
     """
     anchor = task.anchor
-    if anchor is None or not isinstance(anchor.op, MatMul) or task.prologue is not None:
+    if anchor is None or not isinstance(anchor.op, MatMul | MatMulInteger) or task.prologue:
         return None
-    op, (a, b) = anchor.op, anchor.inputs
-    if a.dtype is not DType.FLOAT32 or op.transpose_a or a.type.rank < 2 or b.type.rank < 2:
+    op, (a, b) = anchor.op, anchor.inputs[:2]
+    if not _is_multiplied(a) or op.transpose_a or a.type.rank < 2 or b.type.rank < 2:
         return None
     rows, depth = binding.shape(a)[-2:]
     out_shape = anchor.output.type.bind(binding.symbols)
@@ -307,6 +308,11 @@ def pack_weights(
 
 
 # --------------------------------------------------------------------------------------------
+
+
+def _is_multiplied(value: Value) -> bool:
+    """Whether there is a matrix kernel for the dtype: float32, bytes."""
+    return value.dtype in (DType.FLOAT32, DType.INT8, DType.UINT8)
 
 
 def _axes4(

@@ -150,18 +150,19 @@ class MatrixTactic(Tactic):
             row_step = g.strides[0] * g.source.row
             tap_row = dilations[0] * g.source.row
             pixel_step = g.strides[1] * pitch
-        merged = dilations[1] == 1 and pitch == g.depth
+        merged = self._merges_taps(g, pitch)
         run = g.depth * (window[1] if merged else 1)
+        tap_columns = 1 if merged else window[1]
         steps = self.pixels * self.vectors
         blocks = ceil(g.channels, self.vectors * lanes)
-        block = g.depth * window[0] * window[1] * self.vectors * lanes
+        block = self._block(window[0] * tap_columns * self._weights_of_run(run))
         last_axis = binding.shape(task.outputs[0])[-1]
-        kernel = GemmKernel(
+        kernel = self._kernel(
             pixels=self.pixels,
             vectors=self.vectors,
             tail=self.tail,
             tap_rows=window[0],
-            tap_columns=1 if merged else window[1],
+            tap_columns=tap_columns,
             run=run,
             pixel_step=pixel_step,
             tap_column_step=0 if merged else dilations[1] * pitch,
@@ -212,6 +213,21 @@ class MatrixTactic(Tactic):
         if g.pixels == 0:
             tasks = 0
         return Launch(kernel, tuple(pointers), tuple(params), tasks, scratch=scratch)
+
+    def _merges_taps(self, g: Geometry, pitch: int) -> bool:
+        """Whether a row of taps is read as one run of depth."""
+        return g.dilations[1] == 1 and pitch == g.depth
+
+    def _weights_of_run(self, run: int) -> int:
+        """How many packed weights a run of depth takes, for one block of channels."""
+        return run * self.vectors * self.machine.lanes
+
+    def _block(self, weights: int) -> int:
+        """From one block of channels to the next, for so many weights."""
+        return weights
+
+    def _kernel(self, **fields: Any) -> GemmKernel:
+        return GemmKernel(**fields)
 
     def _prologue_places(self, g: Geometry, binding: Binding) -> list[tuple[Value, Place | None]]:
         """The operands in memory of what is applied while packing, and where they lie.
@@ -339,7 +355,7 @@ def _candidates(g: Geometry, task: Task, machine: Machine) -> Iterator[Tile]:
     vectors_needed = ceil(g.channels, machine.lanes)
     for vectors in range(1, min(vectors_needed, 6) + 1):
         most = _most_pixels(vectors, machine)
-        for pixels, tail in _pixel_tiles(g.columns, most):
+        for pixels, tail in pixel_tiles(g.columns, most):
             for packed in (True,) if must_pack else (False, True):
                 if packed and not must_pack and not _packing_may_pay(g):
                     continue
@@ -354,7 +370,7 @@ def _most_pixels(vectors: int, machine: Machine) -> int:
     return max((machine.registers - vectors - 1) // vectors, 1)
 
 
-def _pixel_tiles(columns: int, most: int) -> Iterator[tuple[int, int]]:
+def pixel_tiles(columns: int, most: int) -> Iterator[tuple[int, int]]:
     """Tile heights worth trying, with their tails: the tallest, and those that waste least."""
     heights = range(1, min(most, max(columns, 1)) + 1)
     tall = [m for m in heights if 2 * m > most or m == heights[-1]]
@@ -405,6 +421,8 @@ def estimate(g: Geometry, tile: Tile, machine: Machine) -> float:
 
 
 def _geometry(task: Task, binding: Binding) -> Geometry | None:
+    if not _understood(task):
+        return None
     return conv_geometry(task, binding) or matmul_geometry(task, binding)
 
 

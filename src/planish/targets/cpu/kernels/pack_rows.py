@@ -86,6 +86,9 @@ class Region:
 class RowPacker:
     """Writes the copy. `params` are those named in `PACK_PARAMS`."""
 
+    element = F32
+    """What scratch holds."""
+
     def __init__(
         self, k: KernelBuilder, pack: Pack, params: dict[str, ir.Value], arguments: Arguments
     ) -> None:
@@ -111,7 +114,7 @@ class RowPacker:
         inside0, inside1 = columns_before(0), columns_before(p["width"])
         with k.loop(0, height) as loop:
             y = k.add(first_row, k.mul(loop.index, p["row_unit"]))
-            row = k.offset(k.scratch, k.mul(loop.index, p["scratch_row"]), F32)
+            row = k.offset(k.scratch, k.mul(loop.index, p["scratch_row"]), self.element)
             valid = k.b.icmp_unsigned("<", y, p["height"])  # unsigned: negative rows fail too
             low = k.b.select(valid, inside0, width)
             high = k.b.select(valid, inside1, width)
@@ -120,13 +123,13 @@ class RowPacker:
             start = k.add(start, k.mul(y, p["source_row"]))
             self._copy_pixels(
                 k.offset(source, start, pack.dtype),
-                k.offset(row, k.mul(low, pack.pitch), F32),
+                k.offset(row, k.mul(low, pack.pitch), self.element),
                 k.sub(high, low),
                 y,
                 k.add(first_column, k.mul(low, pack.column_unit)),
                 at,
             )
-            end = k.offset(row, k.mul(high, pack.pitch), F32)
+            end = k.offset(row, k.mul(high, pack.pitch), self.element)
             self._zero(end, k.mul(k.sub(width, high), pack.pitch))
 
     def _zero(self, pointer: ir.Value, count: ir.Value) -> None:

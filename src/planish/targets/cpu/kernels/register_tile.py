@@ -57,6 +57,10 @@ class RegisterTile:
         """Empty sums, as `add` takes and gives them: ``[pixel x vectors]``."""
         return [k.zero(F32, k.lanes)] * (self.pixels * self.vectors)
 
+    def weights_of_run(self, k: KernelBuilder) -> int:
+        """How many weights a run takes."""
+        return self.run * self.vectors * k.lanes
+
     def add(
         self, k: KernelBuilder, source: ir.Value, weights: ir.Value, sums: list[ir.Value]
     ) -> list[ir.Value]:

@@ -1,0 +1,269 @@
+"""The matrix kernel for bytes: sums of products in int32, exact.
+
+It is `gemm`'s kernel with another inner loop: what is broadcast to all lanes is a group of elements
+of depth, and weights are packed ``[block][tap rows][tap columns][groups][vectors x lanes][group]``.
+
+    pairs (any CPU)    rows are packed as 16-bit integers, their zero point taken out on the way;
+                       weights have 16 bits, and are anything that bytes minus a zero point can be
+    bytes (VNNI)       rows are unsigned bytes, in place where they lie so; a block's weights begin
+                       with what its sums begin with: minus the zero point times the weights' sums
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import llvmlite.ir as ir
+
+from planish.fusion.expression import Expression
+from planish.graph.types import DType
+from planish.targets.cpu.codegen.builder import I32, KernelBuilder, register_type
+from planish.targets.cpu.codegen.casts import cast
+from planish.targets.cpu.codegen.dot import BYTES, Dot, dot_of
+from planish.targets.cpu.codegen.elementwise import emit
+from planish.targets.cpu.kernels.epilogue import Arguments
+from planish.targets.cpu.kernels.gemm import GemmKernel, GemmWriter
+from planish.targets.cpu.kernels.pack_rows import PACK_PARAMS, Pack, Region, RowPacker
+from planish.targets.cpu.kernels.register_tile import RegisterTile
+
+WIDEST = 16
+"""Elements that are packed at a time."""
+
+
+def groups_of(run: int, dot: Dot) -> int:
+    """How many groups of products a run of depth takes."""
+    return -(-run // dot.group)
+
+
+@dataclass(frozen=True)
+class IntegerGemmKernel(GemmKernel):
+    """One specialisation of the matrix kernel for bytes.
+
+    Attributes
+    ----------
+    source : DType
+        INT8 or UINT8: the factor's elements, behind the prologue if there is one.
+    """
+
+    family: ClassVar[str] = "integer_gemm"
+    source: DType = DType.UINT8
+
+    def write(self, k: KernelBuilder) -> None:
+        """Pointers and parameters as `GemmKernel`; packers take one more, the zero point."""
+        _Writer(self, k).write()
+
+
+class _Writer(GemmWriter):
+    kernel: IntegerGemmKernel
+    pack_params = (*PACK_PARAMS, "zero")
+
+    def __init__(self, kernel: IntegerGemmKernel, k: KernelBuilder) -> None:
+        self.dot = dot_of(k.machine)
+        self.element, self.weight = self.dot.left, self.dot.right
+        super().__init__(kernel, k)
+
+    def _packer(self, params: dict[str, ir.Value], arguments: Arguments) -> RowPacker | None:
+        pack = self.kernel.pack
+        return pack and LevelPacker(self.k, pack, params, arguments, self.dot, self.kernel.source)
+
+    def _register_tile(self, pixels: int) -> RegisterTile:
+        kernel = self.kernel
+        return IntegerTile(
+            pixels,
+            kernel.vectors,
+            kernel.run,
+            kernel.pixel_step,
+            kernel.unroll,
+            kernel.prefetch,
+            self.dot,
+        )
+
+    def _begin(
+        self, tile: RegisterTile, weights: ir.Value
+    ) -> tuple[list[ir.Value], ir.Value]:
+        k = self.k
+        if self.dot != BYTES:
+            return tile.zeros(k), weights
+        width = tile.vectors * k.lanes
+        first = [
+            k.load(k.offset(weights, v * k.lanes, DType.INT32), DType.INT32, k.lanes)
+            for v in range(tile.vectors)
+        ]
+        return first * tile.pixels, k.offset(weights, width, DType.INT32)
+
+
+@dataclass(frozen=True)
+class IntegerTile(RegisterTile):
+    """Broadcast groups of the source against vectors of weights, summed in int32 registers.
+
+    `run` counts elements; `unroll` and `prefetch` count groups.
+    """
+
+    dot: Dot
+
+    def zeros(self, k: KernelBuilder) -> list[ir.Value]:
+        return [k.zero(DType.INT32, k.lanes)] * (self.pixels * self.vectors)
+
+    def weights_of_run(self, k: KernelBuilder) -> int:
+        return groups_of(self.run, self.dot) * self._step(k)
+
+    def add(
+        self, k: KernelBuilder, source: ir.Value, weights: ir.Value, sums: list[ir.Value]
+    ) -> list[ir.Value]:
+        groups = groups_of(self.run, self.dot)
+        whole = groups // self.unroll * self.unroll
+        if whole == self.unroll:
+            sums = self._groups(k, source, weights, 0, whole, sums)
+        elif whole:
+            with k.loop(0, whole, self.unroll, carried=sums) as loop:
+                loop.next = self._groups(k, source, weights, loop.index, self.unroll, loop.carried)
+            sums = loop.carried
+        return self._groups(k, source, weights, whole, groups - whole, sums)
+
+    def _step(self, k: KernelBuilder) -> int:
+        """Weights of a group."""
+        return self.vectors * k.lanes * self.dot.group
+
+    def _groups(
+        self,
+        k: KernelBuilder,
+        source: ir.Value,
+        weights: ir.Value,
+        first: Any,
+        count: int,
+        sums: list[ir.Value],
+    ) -> list[ir.Value]:
+        element, weight, group = self.dot.left, self.dot.right, self.dot.group
+        vector = register_type(DType.INT32, k.lanes)
+        s = k.offset(source, k.mul(first, group), element)
+        w = k.offset(weights, k.mul(first, self._step(k)), weight)
+        for depth in range(count):
+            factors = []
+            for v in range(self.vectors):
+                place = k.offset(w, depth * self._step(k) + v * k.lanes * group, weight)
+                factors.append(k.b.load(place, typ=vector, align=32 if k.lanes >= 8 else 16))
+                if self.prefetch:
+                    ahead = (depth + self.prefetch) * self._step(k) + v * k.lanes * group
+                    k.prefetch(k.offset(w, ahead, weight))
+            updated = []
+            for i in range(self.pixels):
+                place = k.offset(s, i * self.pixel_step + depth * group, element)
+                spread = k.splat(k.b.load(place, typ=I32, align=1), k.lanes)
+                for v, factor in enumerate(factors):
+                    updated.append(self.dot.add(k, sums[i * self.vectors + v], spread, factor))
+            sums = updated
+        return sums
+
+
+class LevelPacker(RowPacker):
+    """Packs rows of levels as the inner loop reads them.
+
+    Pairs are numbers of 16 bits, 0 where there is no input. Bytes are unsigned: signed ones have
+    128 added, and the zero point stands where there is no input.
+    """
+
+    def __init__(
+        self,
+        k: KernelBuilder,
+        pack: Pack,
+        params: dict[str, ir.Value],
+        arguments: Arguments,
+        dot: Dot,
+        source: DType,
+    ) -> None:
+        super().__init__(k, pack, params, arguments)
+        self.element, self._dot, self._source = dot.left, dot, source
+
+    def _zero(self, pointer: ir.Value, count: ir.Value) -> None:
+        k = self.k
+        bits = register_type(self.element)
+        fill = k.b.trunc(self.p["zero"], bits) if self._dot == BYTES else ir.Constant(bits, 0)
+
+        def store(at: Any, lanes: int) -> None:
+            k.store(k.splat(fill, lanes), k.offset(pointer, at, self.element), self.element, lanes)
+
+        _pieces(k, count, store)
+
+    def _copy_pixels(
+        self, source: Any, target: Any, count: Any, y: Any, x: Any, region: Region
+    ) -> None:
+        k, p, pack = self.k, self.p, self.kind
+        if pack.contiguous:
+            self._convert(source, target, k.mul(count, pack.pitch), y, x, region)
+            return
+        with k.loop(0, count) as pixels:
+            away = k.mul(k.mul(pixels.index, pack.column_unit), p["source_pixel"])
+            s = k.offset(source, away, pack.dtype)
+            t = k.offset(target, k.mul(pixels.index, pack.pitch), self.element)
+            column = k.add(x, k.mul(pixels.index, pack.column_unit))
+            self._convert(s, t, pack.depth, y, column, region)
+
+    def _convert(
+        self, source: Any, target: Any, count: Any, y: Any, x: Any, region: Region
+    ) -> None:
+        k, pack = self.k, self.kind
+
+        def convert(at: Any, lanes: int) -> None:
+            if pack.prologue is None:
+                value = k.load(k.offset(source, at, pack.dtype), pack.dtype, lanes)
+            else:
+                value = self._prologue(pack.prologue, source, at, lanes, y, x, region)
+            k.store(
+                self._as_factor(value, lanes), k.offset(target, at, self.element), self.element, lanes
+            )
+
+        _pieces(k, count, convert)
+
+    def _as_factor(self, value: ir.Value, lanes: int) -> ir.Value:
+        k = self.k
+        if self._dot == BYTES:
+            flip = k.constant(128, self._source, lanes)
+            return k.b.xor(value, flip) if self._source is DType.INT8 else value
+        wide = cast(k, value, self._source, self.element, lanes)
+        zero = k.splat(k.b.trunc(self.p["zero"], register_type(self.element)), lanes)
+        return k.b.sub(wide, zero)
+
+    def _prologue(
+        self, prologue: Expression, source: Any, at: Any, lanes: int, y: Any, x: Any, region: Region
+    ) -> ir.Value:
+        k, pack = self.k, self.kind
+        leaves: list[ir.Value | None] = []
+        for leaf, operand, lie in zip(prologue.leaves, pack.operands, self.before, strict=True):
+            if leaf.constant is not None:
+                leaves.append(None)
+            elif operand is None or lie is None:
+                leaves.append(k.load(k.offset(source, at, pack.dtype), pack.dtype, lanes))
+            else:
+                where = lie.start(k, region.batch, region.group, y, x)
+                if operand.channel_stride == 0:
+                    element = k.load(k.offset(lie.pointer, where, operand.dtype), operand.dtype)
+                    leaves.append(k.splat(element, lanes))
+                else:
+                    pointer = k.offset(lie.pointer, k.add(where, at), operand.dtype)
+                    leaves.append(k.load(pointer, operand.dtype, lanes))
+        return emit(k, prologue, leaves, lanes)[0]
+
+
+def _pieces(k: KernelBuilder, count: int | ir.Value, body: Callable[[Any, int], None]) -> None:
+    """Calls ``body(at, lanes)`` so that `count` elements are covered, none beyond touched.
+
+    Masked loads and stores of bytes are slow where there is no AVX-512.
+    """
+    if isinstance(count, int):
+        whole: Any = count // WIDEST * WIDEST
+    else:
+        whole = k.b.and_(count, k.i64(-WIDEST))
+    with k.loop(0, whole, WIDEST) as loop:
+        body(loop.index, WIDEST)
+    if not isinstance(count, int):
+        with k.loop(whole, count) as rest:
+            body(rest.index, 1)
+        return
+    lanes = WIDEST
+    while whole < count:
+        lanes //= 2
+        if whole + lanes <= count:
+            body(k.i64(whole), lanes)
+            whole += lanes

@@ -1,0 +1,266 @@
+"""The matrix kernel for bytes against the references, bit by bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from planish.fusion.task import Task, make_task
+from planish.graph import DType, Graph, TensorType
+from planish.ops.conv import Conv
+from planish.ops.elementwise import Cast, ew
+from planish.ops.quantization import ConvInteger, Dequantize, MatMulInteger, Quantize
+from planish.targets.base import Binding, Layout, dense_strides
+from planish.targets.cpu.kernel import CpuKernel
+from planish.targets.cpu.kernels.integer_matrix import IntegerMatrixFamily
+from planish.targets.cpu.machine import generic, host
+from planish.targets.cpu.run import run_tactic
+
+FAMILY = IntegerMatrixFamily()
+F32, I8, U8 = DType.FLOAT32, DType.INT8, DType.UINT8
+
+
+def bytes_of(rng: np.random.Generator, dtype: DType, *shape: int) -> np.ndarray:
+    """Bytes of the whole range, the extremes often: what saturates would be seen."""
+    info = np.iinfo(dtype.numpy)
+    values = rng.integers(info.min, info.max + 1, shape)
+    ends = rng.choice([info.min, info.max], shape)
+    return np.where(rng.random(shape) < 0.3, ends, values).astype(dtype.numpy)
+
+
+def conv_task(
+    rng,
+    *,
+    shape,
+    filters,
+    window,
+    stride=1,
+    pad=0,
+    dilation=1,
+    groups=1,
+    source=U8,
+    zero=3,
+    weight_zero=0,
+    weights=I8,
+    residual=False,
+    prologue=False,
+) -> Task:
+    graph = Graph()
+    x = graph.input("x", TensorType(shape, F32 if prologue else source))
+    nodes = []
+    if prologue:
+        info = np.iinfo(source.numpy)
+        scale = graph.constant(np.float32(0.013))
+        x = graph.add(
+            Quantize(source, int(info.min), int(info.max)), x, scale, graph.constant(np.float32(zero))
+        )
+        nodes.append(x.producer)
+    w = graph.constant(bytes_of(rng, weights, window, window, shape[-1] // groups, filters))
+    conv = ConvInteger((stride, stride), ((pad, pad), (pad, pad)), (dilation, dilation), groups)
+    y = graph.add(
+        conv,
+        x,
+        w,
+        graph.constant(np.asarray(zero, source.numpy)),
+        graph.constant(np.asarray(weight_zero, weights.numpy)),
+    )
+    anchor = y.producer
+    nodes.append(anchor)
+
+    def vector(low: float, high: float):
+        return graph.constant(rng.uniform(low, high, filters).astype(np.float32))
+
+    steps = [(Cast(F32),), (ew.Mul(), vector(1e-4, 1e-2)), (ew.Add(), vector(100, 150))]
+    for op, *others in steps:
+        y = graph.add(op, y, *others)
+        nodes.append(y.producer)
+    if residual:
+        r = graph.input("r", TensorType(y.shape, U8))
+        one, none = graph.constant(np.float32(0.37)), graph.constant(np.float32(121))
+        wide = graph.add(Dequantize(), r, one, none)
+        y = graph.add(ew.Add(), y, wide)
+        nodes += [wide.producer, y.producer]
+    one, none = graph.constant(np.float32(1)), graph.constant(np.float32(0))
+    y = graph.add(Quantize(U8, 0, 255), y, one, none)
+    nodes.append(y.producer)
+    graph.mark_output(y, "y")
+    return make_task(nodes, anchor)
+
+
+def matmul_task(rng, a, b, *, transpose_b=False, source=U8, column_zeros=False) -> Task:
+    graph = Graph()
+    x = graph.input("x", TensorType(a, source))
+    w = graph.constant(bytes_of(rng, I8, *b))
+    columns = b[0] if transpose_b else b[1]
+    w_zero = rng.integers(-3, 4, columns).astype(np.int8) if column_zeros else np.int8(0)
+    y = graph.add(
+        MatMulInteger(False, transpose_b),
+        x,
+        w,
+        graph.constant(np.asarray(5, source.numpy)),
+        graph.constant(w_zero),
+    )
+    graph.mark_output(y, "y")
+    return make_task([y.producer], y.producer)
+
+
+def arrays_of(task: Task, rng) -> list[np.ndarray]:
+    found = []
+    for v in task.inputs:
+        if v.is_constant:
+            found.append(v.data)
+        elif v.dtype is F32:
+            found.append(rng.standard_normal(v.shape).astype(np.float32))
+        else:
+            found.append(bytes_of(rng, v.dtype, *v.shape))
+    return found
+
+
+def check(task: Task, rng, *, binding: Binding | None = None, most: int = 2) -> None:
+    binding = binding or Binding({})
+    arrays = arrays_of(task, rng)
+    (expected,) = task.evaluate(arrays)
+    tactics = list(FAMILY.tactics(task, binding))
+    assert tactics
+    step = max(len(tactics) // most, 1)
+    for tactic in [*tactics[::step], tactics[-1]]:
+        (have,) = run_tactic(tactic, binding, arrays)
+        np.testing.assert_array_equal(have, expected, err_msg=str(tactic))
+
+
+CONVS = [
+    dict(shape=(1, 14, 14, 32), filters=48, window=1),
+    dict(shape=(2, 5, 7, 33), filters=17, window=1),
+    dict(shape=(2, 9, 11, 3), filters=24, window=3, stride=2, pad=1, residual=True),
+    dict(shape=(1, 10, 13, 16), filters=40, window=3, pad=2, dilation=2),
+    dict(shape=(2, 8, 8, 16), filters=24, window=3, pad=1, groups=2),
+    dict(shape=(2, 8, 8, 15), filters=24, window=3, pad=1, groups=3, source=I8, zero=-7),
+    dict(shape=(1, 8, 8, 24), filters=32, window=1, stride=2, zero=255),
+    dict(shape=(1, 12, 12, 3), filters=16, window=3, stride=2, pad=1, prologue=True, zero=114),
+    dict(shape=(1, 9, 9, 20), filters=32, window=1, prologue=True, residual=True),
+    dict(shape=(1, 9, 9, 20), filters=16, window=3, pad=1, prologue=True, source=I8, zero=-128),
+    dict(shape=(2, 6, 6, 8), filters=16, window=3, pad=1, source=I8, zero=0),
+    dict(shape=(1, 30, 30, 3), filters=8, window=7, stride=2, pad=3),
+    dict(shape=(1, 1, 1, 40), filters=100, window=1),
+    dict(shape=(1, 3, 3, 1024), filters=16, window=1),
+    dict(shape=(1, 7, 7, 16), filters=16, window=3, pad=1, weights=U8, weight_zero=131),
+]
+
+
+@pytest.mark.parametrize("case", CONVS, ids=str)
+def test_convolutions(case) -> None:
+    rng = np.random.default_rng(0)
+    check(conv_task(rng, **case), rng)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        dict(a=(5, 64), b=(64, 40)),
+        dict(a=(1, 129), b=(129, 1001)),
+        dict(a=(2, 7, 33), b=(33, 24), source=I8),
+        dict(a=(9, 48), b=(31, 48), transpose_b=True, column_zeros=True),
+    ],
+    ids=str,
+)
+def test_matrix_products(case) -> None:
+    rng = np.random.default_rng(1)
+    check(matmul_task(rng, **case), rng)
+
+
+def test_rows_and_channels_that_lie_apart() -> None:
+    """A part of something wider is read, and a part of something wider written."""
+    rng = np.random.default_rng(2)
+    task = conv_task(rng, shape=(2, 6, 7, 12), filters=16, window=3, pad=1)
+    (x,), (y,) = [v for v in task.inputs if not v.is_constant], task.outputs
+    wide = {x: 20, y: 48}
+    layouts = {}
+    for value, channels in wide.items():
+        shape = tuple(value.shape)
+        layouts[value] = Layout(shape, dense_strides((*shape[:-1], channels)), alignment=1)
+    check(task, rng, binding=Binding({}, layouts))
+
+
+def test_computed_weights_are_left_to_others() -> None:
+    graph = Graph()
+    a = graph.input("a", TensorType((4, 8), U8))
+    b = graph.input("b", TensorType((8, 4), I8))
+    zeros = graph.constant(np.uint8(0)), graph.constant(np.int8(0))
+    y = graph.add(MatMulInteger(), a, b, *zeros)
+    assert not list(FAMILY.tactics(make_task([y.producer], y.producer), Binding({})))
+
+
+# ---- machines that this one need not be ----------------------------------------------------------
+
+VNNI = [
+    pytest.param(generic("avx512"), "+avx512vnni", "zmm", id="avx512"),
+    pytest.param(generic("avx2"), "+avxvnni", "ymm", id="avx2"),
+]
+
+
+@pytest.mark.parametrize("machine, feature, register", VNNI)
+def test_vnni_multiplies_bytes(machine, feature, register) -> None:
+    """Four products a lane and step, of what was packed and of what lies in place."""
+    machine = replace(machine, features=tuple(sorted((*machine.features, feature))))
+    rng = np.random.default_rng(3)
+    for case in (CONVS[0], CONVS[2]):
+        task = conv_task(rng, **case)
+        tactics = list(FAMILY.on(machine).tactics(task, Binding({})))
+        assert {t.packed for t in tactics} == ({True, False} if case is CONVS[0] else {True})
+        for tactic in (tactics[0], tactics[-1]):
+            (launch,) = tactic.launches(Binding({}))
+            text = _disassembled(launch.kernel, machine)
+            assert "vpdpbusd" in text and register in text
+            assert "vpmaddwd" not in text
+
+
+def _disassembled(kernel: CpuKernel, machine) -> str:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    target = llvm.Target.from_triple(machine.triple)
+    code = target.create_target_machine(cpu="", features=",".join(machine.features), opt=2)
+    return code.emit_assembly(llvm.parse_assembly(kernel.assembly(machine)))
+
+
+@pytest.mark.parametrize("case", [CONVS[2], CONVS[5], CONVS[8]], ids=str)
+def test_first_sums_of_bytes(case) -> None:
+    """What VNNI would compute from the packed weights, computed by NumPy."""
+    machine = generic("avx512")
+    machine = replace(machine, features=tuple(sorted((*machine.features, "+avx512vnni"))))
+    rng = np.random.default_rng(4)
+    task = conv_task(rng, **{**case, "window": 1, "pad": 0, "stride": 1})
+    tactic = next(t for t in FAMILY.on(machine).tactics(task, Binding({})))
+    assert task.anchor is not None
+    groups = task.anchor.op.groups
+    (packed,) = tactic.constants()
+    width = tactic.vectors * machine.lanes
+    source = task.anchor.inputs[0].dtype
+    x = bytes_of(rng, source, 10, task.anchor.inputs[0].shape[-1])
+    zero = int(task.anchor.inputs[2].data)
+    unsigned = (x.astype(np.int32) + (128 if source is I8 else 0)).reshape(10, groups, -1)
+    filters = task.anchor.inputs[1].data.shape[-1] // groups
+    for group in range(groups):
+        blocks = []
+        for block in packed[group]:
+            first = block[: 4 * width].view(np.int32)
+            steps = block[4 * width :].reshape(-1, width, 4).astype(np.int32)
+            depth = np.zeros((10, steps.shape[0] * 4), np.int32)
+            depth[:, : unsigned.shape[-1]] = unsigned[:, group]
+            blocks.append(first + np.einsum("nsg,swg->nw", depth.reshape(10, -1, 4), steps))
+        have = np.concatenate(blocks, axis=-1)[:, :filters]
+        w = task.anchor.inputs[1].data.reshape(-1, groups, filters)[:, group].astype(np.int32)
+        split = x.astype(np.int32).reshape(10, groups, -1)[:, group] - zero
+        np.testing.assert_array_equal(have, split @ w)
+
+
+def test_float_convolutions_are_not_its() -> None:
+    graph = Graph()
+    x = graph.input("x", TensorType((1, 4, 4, 8), F32))
+    w = graph.constant(np.ones((1, 1, 8, 8), np.float32))
+    y = graph.add(Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), x, w)
+    assert not list(FAMILY.tactics(make_task([y.producer], y.producer), Binding({})))
+    assert host().isa
