@@ -14,6 +14,7 @@ from planish.fusion.task import PRECISIONS, Task
 from planish.graph.graph import Value
 from planish.graph.interpret import bind
 from planish.graph.types import DType
+from planish.ops.quantization import ConvInteger, Dequantize, MatMulInteger, Quantize
 from planish.targets.base import (
     ABSOLUTE,
     ARENA,
@@ -52,6 +53,10 @@ HOPELESS = 4.0
 """A tactic whose first two runs both take so many times the best is not measured further."""
 
 
+_OF_LEVELS = (ConvInteger, Dequantize, MatMulInteger, Quantize)
+"""Ops whose operands of one byte are levels."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What came of measuring a tactic: its time; None if it did not run, or gave a wrong result."""
@@ -84,7 +89,8 @@ class Bench:
                 tensor.write(value.data)
                 self._arrays.append(value.data)
             else:
-                sample = Sample(binding.layout(value), value.dtype.numpy, number)
+                levels = value.dtype.size == 1 and _reads_levels(task)
+                sample = Sample(binding.layout(value), value.dtype.numpy, number, levels)
                 tensor.fill(sample.period)
                 self._arrays.append(sample)
             self._inputs.append(tensor)
@@ -201,6 +207,11 @@ def kernels_of(tactic: Tactic, binding: Binding) -> list[Kernel]:
     return [
         launch.kernel for launch in tactic.launches(binding) if isinstance(launch.kernel, Kernel)
     ]
+
+
+def _reads_levels(task: Task) -> bool:
+    """Whether bytes among its inputs are levels of a quantized tensor, all of them likely."""
+    return any(isinstance(node.op, _OF_LEVELS) for node in task.nodes)
 
 
 def _difference(

@@ -33,13 +33,17 @@ class Sample:
         Of its elements: floats are normally distributed, others are 0 or 1, which suits any op.
     number : int
         The input's: different inputs hold different data.
+    levels : bool
+        Whether bytes are levels of quantized tensors, and take all values.
     """
 
-    def __init__(self, layout: Layout, dtype: np.dtype, number: int) -> None:
+    def __init__(
+        self, layout: Layout, dtype: np.dtype, number: int, levels: bool = False
+    ) -> None:
         self._layout = layout
         reach = _reach(layout.shape, layout.strides)
         start = APART * number % PERIOD
-        self.period = np.resize(_drawn(dtype)[start:], min(reach, PERIOD))
+        self.period = np.resize(_drawn(dtype, levels)[start:], min(reach, PERIOD))
 
     @property
     def ndim(self) -> int:
@@ -85,9 +89,12 @@ def _runs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 @lru_cache(maxsize=4)
-def _drawn(dtype: np.dtype) -> np.ndarray:
+def _drawn(dtype: np.dtype, levels: bool) -> np.ndarray:
     """The random elements that all inputs of a dtype take theirs from."""
     random = np.random.default_rng(0)
     if dtype.kind in "fV":
         return random.standard_normal(PERIOD, np.float32).astype(dtype)
+    if levels and dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        return random.integers(info.min, info.max + 1, PERIOD).astype(dtype)
     return random.integers(0, 2, PERIOD).astype(dtype)

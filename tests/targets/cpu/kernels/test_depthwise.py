@@ -12,7 +12,8 @@ from planish.fusion.task import Task, make_task
 from planish.graph import DType, Graph, TensorType
 from planish.graph.dims import symbol
 from planish.ops.conv import Conv
-from planish.ops.elementwise import Clip, ew
+from planish.ops.elementwise import Cast, Clip, ew
+from planish.ops.quantization import ConvInteger, Quantize
 from planish.targets.base import Binding, Layout
 from planish.targets.cpu.kernels.depthwise import Depthwise, DepthwiseFamily
 from planish.targets.cpu.run import run_tactic
@@ -131,3 +132,65 @@ def test_nonsense_in_a_plan(change):
     parameters = next(iter(FAMILY.tactics(task, Binding({})))).parameters
     with pytest.raises(PlanError, match="impossible"):
         FAMILY.restore(task, {**parameters, **change})
+
+
+# ---- bytes --------------------------------------------------------------------------------------
+
+
+def bytes_depthwise(shape, window, *, source, zero, multiplier=1, levels=True, **options) -> Task:
+    """ConvInteger of bytes; then to levels again, or nothing."""
+    graph = Graph()
+    rng = np.random.default_rng(2)
+    channels = shape[-1]
+    declared = (*shape[:-2], options.pop("width", shape[-2]), channels)
+    info = np.iinfo(source.numpy)
+    assert info.min <= zero <= info.max
+    x = graph.input("x", TensorType(declared, source))
+    filters = rng.integers(-128, 128, (*window, 1, channels * multiplier)).astype(np.int8)
+    rank = len(window)
+    op = ConvInteger(
+        (options.pop("stride", 1),) * rank, options.pop("padding", SAME), (1,) * rank, channels
+    )
+    zeros = graph.constant(np.asarray(zero, source.numpy)), graph.constant(np.int8(0))
+    conv = graph.add_node(op, [x, graph.constant(filters), *zeros])
+    if levels:
+        y = graph.add(Cast(DType.FLOAT32), conv.output)
+        factor = rng.uniform(1e-4, 1e-2, channels * multiplier).astype(np.float32)
+        y = graph.add(ew.Mul(), y, graph.constant(factor))
+        ends = graph.constant(np.float32(1)), graph.constant(np.float32(0))
+        graph.add(Quantize(DType.UINT8, 0, 255), y, *ends)
+    return make_task(graph.nodes, conv)
+
+
+BYTES = {
+    "to levels": dict(shape=(2, 7, 9, 48), window=(3, 3), source=DType.UINT8, zero=3),
+    "to sums": dict(
+        shape=(1, 9, 9, 20), window=(5, 5), source=DType.INT8, zero=-9, stride=2, levels=False
+    ),
+    "unknown width": dict(
+        shape=(1, 6, 11, 16), window=(3, 3), source=DType.UINT8, zero=200, width=symbol("w")
+    ),
+    "multiplied": dict(shape=(1, 6, 7, 16), window=(3, 3), source=DType.UINT8, zero=1, multiplier=2),
+}
+
+
+@pytest.mark.parametrize("case", BYTES)
+def test_bytes(case):
+    rng = np.random.default_rng(3)
+    options = BYTES[case]
+    task, (source, shape) = bytes_depthwise(**options), (options["source"], options["shape"])
+    binding = Binding({"w": shape[-2]} if "width" in options else {})
+    info = np.iinfo(source.numpy)
+    x = rng.integers(info.min, info.max + 1, shape).astype(source.numpy)
+    arrays = [x if v.data is None else v.data for v in task.inputs]
+    (expected,) = task.evaluate(arrays)
+    for tactic in list(FAMILY.tactics(task, binding))[:3]:
+        (have,) = run_tactic(tactic, binding, arrays)
+        np.testing.assert_array_equal(have, expected, err_msg=str(tactic))
+
+
+def test_windows_too_large_to_be_exact():
+    task = bytes_depthwise(
+        (1, 20, 20, 8), (17, 17), source=DType.UINT8, zero=0, padding=((8, 8), (8, 8))
+    )
+    assert not list(FAMILY.tactics(task, Binding({})))

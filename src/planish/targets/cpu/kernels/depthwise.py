@@ -16,9 +16,16 @@ from planish.fusion.task import Task
 from planish.graph.dims import evaluate
 from planish.graph.graph import Value
 from planish.ops.conv import Conv
+from planish.ops.quantization import ConvInteger
 from planish.targets.anchored import outputs_follow
 from planish.targets.base import Binding, Constant, Family, Launch, Tactic
-from planish.targets.cpu.kernels.depthwise_kernel import BLOCK, PARAMS, DepthwiseKernel, Edges
+from planish.targets.cpu.kernels.depthwise_kernel import (
+    BLOCK,
+    EXACT_TAPS,
+    PARAMS,
+    DepthwiseKernel,
+    Edges,
+)
 from planish.targets.cpu.kernels.fused import (
     bind_leaves,
     bind_values,
@@ -57,6 +64,8 @@ class Depthwise(Tactic):
         a block of zeros."""
         filters = _anchor_inputs(self.task)[1].data
         assert filters is not None
+        if isinstance(_conv(self.task), ConvInteger):
+            filters = filters.astype(np.int32) - _anchor_inputs(self.task)[3].data
         wide = np.float64 if filters.dtype == np.float64 else np.float32
         channels = filters.shape[-1]
         taps = filters.astype(wide).reshape(-1, channels)
@@ -136,6 +145,7 @@ class Depthwise(Tactic):
             "rows_per_block": rows_per_block,
             "channel_blocks": channel_blocks,
             "channels_per_block": channels_per_block,
+            "zero": _zero_point(task),
         }
         return [
             Launch(
@@ -182,10 +192,19 @@ def _two(numbers: Sequence[int]) -> tuple[int, int]:
     return (1, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
-def _conv(task: Task) -> Conv:
+def _conv(task: Task) -> Conv | ConvInteger:
     assert task.anchor is not None
-    assert isinstance(task.anchor.op, Conv)
+    assert isinstance(task.anchor.op, Conv | ConvInteger)
     return task.anchor.op
+
+
+def _zero_point(task: Task) -> int:
+    """The zero point of bytes; 0 for floats."""
+    if isinstance(_conv(task), Conv):
+        return 0
+    zero = _anchor_inputs(task)[2].data
+    assert zero is not None
+    return int(zero.reshape(()))
 
 
 def _anchor_inputs(task: Task) -> tuple[Value, ...]:
@@ -199,11 +218,15 @@ def _output_shape(task: Task, binding: Binding) -> tuple[int, ...]:
 
 
 def _understood(task: Task) -> bool:
-    if task.anchor is None or not isinstance(task.anchor.op, Conv) or task.prologue is not None:
+    if task.anchor is None or not isinstance(task.anchor.op, Conv | ConvInteger):
         return False
-    op, (x, w) = task.anchor.op, task.anchor.inputs
+    op, (x, w, *zeros) = task.anchor.op, task.anchor.inputs
+    exact = not zeros or math.prod(map(int, w.shape[:-2])) < EXACT_TAPS  # type: ignore[arg-type]
     return (
-        x.dtype.is_float
+        task.prologue is None
+        and (x.dtype.is_float or bool(zeros))
+        and exact
+        and all(zero.is_constant for zero in zeros)
         and len(op.strides) in (1, 2)
         and w.is_constant
         and w.shape[-2] == 1

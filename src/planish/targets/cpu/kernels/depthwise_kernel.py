@@ -12,24 +12,33 @@ to. Weights are packed ``[channel block][tap][16]``, so that a tile finds them s
 Borders: an input row outside the image is jumped over. Which columns lie outside is known when
 generating, if the width is (`Edges`): the first and the last tile of a row get code of their own
 without any check. Otherwise tiles at the border select a pointer to zeros for such columns.
+
+Bytes are multiplied as float32, their zero point taken out: sums of fewer than `EXACT_TAPS` products
+of bytes are exact. What a depthwise convolution costs is its memory, of which bytes need a quarter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
 import llvmlite.ir as ir
 
-from planish.fusion.expression import Expression
+from planish.fusion.expression import Expression, Leaf
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import I32, KernelBuilder
+from planish.ops.elementwise import Cast
+from planish.ops.quantization import Dequantize
+from planish.targets.cpu.codegen.builder import I32, KernelBuilder, register_type
+from planish.targets.cpu.codegen.casts import cast
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, apply, for_spans
 
 BLOCK = 16
 """Channels per block of packed weights: a multiple of the lanes of every machine."""
+EXACT_TAPS = 258
+"""So many products of numbers up to 255 are below 2 ** 24, and exact in float32."""
+_BYTES = (DType.INT8, DType.UINT8)
 _UNROLLED = 512
 """Multiply-adds a tile may have before the loop over window rows is a real one."""
 
@@ -47,6 +56,7 @@ PARAMS = (
     "rows_per_block",
     "channel_blocks",
     "channels_per_block",
+    "zero",  # the zero point of bytes
 )
 
 
@@ -120,6 +130,9 @@ class _Writer:
         )
         area = kernel.window[0] * kernel.window[1]
         self.rolled = area * kernel.columns * kernel.vectors > _UNROLLED and kernel.rows == 1
+        self.bytes = kernel.dtype in _BYTES
+        self.zero = k.b.sitofp(self.p["zero"], register_type(self.wide))
+        self.expression = _of_floats(kernel.expression) if self.bytes else kernel.expression
         pairs = k.b.udiv(k.add(self.p["channels"], 2 * BLOCK - 1), k.i64(2 * BLOCK))
         self.zeros = k.offset(self.weights, k.mul(pairs, 2 * BLOCK * area), self.wide)
 
@@ -354,7 +367,16 @@ class _Writer:
         place = k.offset(place, span.start, kernel.dtype)
         if inside is not True:
             place = k.b.select(inside, place, self.zeros)
-        return k.load(place, kernel.dtype, k.lanes, mask=span.mask)
+        return self._widened(k.load(place, kernel.dtype, k.lanes, mask=span.mask), k.lanes, inside)
+
+    def _widened(self, x: ir.Value, lanes: int, inside: Flag) -> ir.Value:
+        """An input vector as it is multiplied; zeros where it is outside the image."""
+        if not self.bytes:
+            return x
+        k = self.k
+        wide = cast(k, x, self.kernel.dtype, self.wide, lanes)
+        wide = k.b.fsub(wide, k.splat(self.zero, lanes))
+        return wide if inside is True else k.b.select(inside, wide, k.zero(self.wide, lanes))
 
     def _load_repeated(self, row: ir.Value, span: Span, inside: Flag) -> ir.Value:
         """The inputs of consecutive output channels: each channel as often as it has outputs."""
@@ -366,8 +388,8 @@ class _Writer:
                 place = k.b.select(inside, place, self.zeros)
             few = lanes // many
             if few == 1:
-                return k.splat(k.load(place, kernel.dtype), lanes)
-            x = k.load(place, kernel.dtype, few)
+                return k.splat(self._widened(k.load(place, kernel.dtype), 1, inside), lanes)
+            x = self._widened(k.load(place, kernel.dtype, few), few, inside)
             order = ir.Constant(
                 ir.VectorType(I32, lanes), [I32(lane // many) for lane in range(lanes)]
             )
@@ -379,7 +401,8 @@ class _Writer:
             place = k.offset(row, k.b.udiv(k.i64(channel), k.i64(many)), kernel.dtype)
             if inside is not True:
                 place = k.b.select(inside, place, self.zeros)
-            x = k.b.insert_element(x, k.load(place, kernel.dtype), I32(lane))
+            element = self._widened(k.load(place, kernel.dtype), 1, inside)
+            x = k.b.insert_element(x, element, I32(lane))
         return x
 
     def _store(
@@ -388,8 +411,26 @@ class _Writer:
         k, kernel = self.k, self.kernel
         for v, span in enumerate(self.spans):
             loaded = self.reads.load(reads, span, fixed[v])
-            results = apply(k, kernel.expression, loaded, [sums[v]], kernel.accesses, k.lanes)
+            total = sums[v]
+            if self.bytes and self.expression is kernel.expression:
+                total = k.b.fptosi(total, register_type(DType.INT32, k.lanes))
+            results = apply(k, self.expression, loaded, [total], kernel.accesses, k.lanes)
             self.writes.store(writes, span, results)
+
+
+def _of_floats(expression: Expression) -> Expression:
+    """The expression for sums that are floats already, where all it does with integer ones is to
+    make floats of them.
+    """
+    slot = next(
+        i for i, leaf in enumerate(expression.leaves) if leaf.dtype is DType.INT32 and leaf.constant is None
+    )
+    readers = [step.op for step in expression.instructions if slot in step.args]
+    if slot in expression.results or not all(op in (Cast(DType.FLOAT32), Dequantize()) for op in readers):
+        return expression
+    leaves = list(expression.leaves)
+    leaves[slot] = Leaf(DType.FLOAT32)
+    return replace(expression, leaves=tuple(leaves))
 
 
 def _taps(
