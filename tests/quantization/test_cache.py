@@ -43,6 +43,12 @@ def test_people_can_read_it() -> None:
     ]
 
 
+def test_means_are_kept() -> None:
+    ranges = Ranges({"x": (-1.0, 2.0)}, "n", "c", means={"x": (0.12345, -1e-30, 3.0)})
+    assert b'"x" 0.12345 -1e-30 3.0\n' in encode(ranges)
+    assert decode(encode(ranges)) == ranges
+
+
 def test_order_is_kept() -> None:
     assert list(decode(TEXT).tensors) == list(RANGES.tensors)
     assert encode(decode(TEXT)) == TEXT
@@ -70,6 +76,9 @@ def test_every_cut_is_noticed(cut: int) -> None:
         (b'"x"', b'""', "line 5 has no name"),
         (b'"x"', b"[" * 9000, "line 5 is not two numbers and a name"),
         (b'"x"', b'"tiny"', "line 7 names a tensor that another line names"),
+        (b'"x"', b'"x" 1.5 inf', "line 5 has means that are not finite"),
+        (b'"x"', b'"x" one', "line 5 is not two numbers and a name"),
+        (b'"x"', b'"x"1.5', "line 5 has no name"),
         (b"tensors 3", b"tensors 4", "line 4 says 4 tensors, and 3 follow"),
         (b"tensors 3", b"tensors 9999999", "line 4 says '9999999' tensors"),
         (b"tensors 3", b"tensors -3", "line 4 says '-3' tensors"),

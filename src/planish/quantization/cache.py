@@ -4,8 +4,8 @@
     network 5d41402abc4b2a76                          the fingerprint of the float32 network
     calibrator entropy-2
     tensors 3
-    -6.25 6.25 "conv1/Relu"                           least, greatest, name (a JSON string)
-    …
+    -6.25 6.25 "conv1/Relu" 0.5 1.25                  least, greatest, name (a JSON string); then
+    …                                                 the means of channels, if a product reads it
 
 Nothing in it depends on a device, a batch size or a tuned kernel. It is read as untrusted input.
 """
@@ -40,7 +40,8 @@ def encode(ranges: Ranges) -> bytes:
         f"tensors {len(ranges.tensors)}",
     ]
     for name, (least, greatest) in ranges.tensors.items():
-        lines.append(f"{_number(least)} {_number(greatest)} {json.dumps(name)}")
+        means = "".join(f" {mean!r}" for mean in ranges.means.get(name, ()))
+        lines.append(f"{_number(least)} {_number(greatest)} {json.dumps(name)}{means}")
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -92,12 +93,15 @@ def decode(data: bytes, source: str = "calibration cache") -> Ranges:
     if len(lines) != int(count) + 5 or lines[-1]:
         _damaged(source, f"line 4 says {int(count)} tensors, and {max(len(lines) - 5, 0)} follow")
     tensors: dict[str, tuple[float, float]] = {}
+    means: dict[str, tuple[float, ...]] = {}
     for number, line in enumerate(lines[4:-1], 5):
-        name, limits = _tensor(line, number, source)
+        name, limits, channels = _tensor(line, number, source)
         if name in tensors:
             _damaged(source, f"line {number} names a tensor that another line names")
         tensors[name] = limits
-    return Ranges(tensors, network, calibrator)
+        if channels:
+            means[name] = channels
+    return Ranges(tensors, network, calibrator, means=means)
 
 
 def check_network(ranges: Ranges, graph: Graph, source: str = "calibration cache") -> None:
@@ -138,19 +142,26 @@ def _field(lines: list[str], index: int, name: str, source: str) -> str:
     return line[len(name) + 1 :]
 
 
-def _tensor(line: str, number: int, source: str) -> tuple[str, tuple[float, float]]:
+def _tensor(
+    line: str, number: int, source: str
+) -> tuple[str, tuple[float, float], tuple[float, ...]]:
     parts = line.split(" ", 2)
     try:
         with np.errstate(over="ignore"):
             least, greatest = (float(np.float32(float(part))) for part in parts[:2])
-        name = json.loads(parts[2]) if len(parts[2]) <= LONGEST_NAME else None
+        name, end = json.JSONDecoder().raw_decode(parts[2])
+        means = tuple(float(part) for part in parts[2][end:].split(" ")[1:])
+        if parts[2][end : end + 1].strip() or end > LONGEST_NAME:
+            name = None
     except (ValueError, IndexError, RecursionError):
         _damaged(source, f"line {number} is not two numbers and a name")
     if not isinstance(name, str) or not name:
         _damaged(source, f"line {number} has no name")
     if not (math.isfinite(least) and math.isfinite(greatest) and least <= 0 <= greatest):
         _damaged(source, f"line {number} has no range around zero")
-    return name, (least, greatest)
+    if not all(map(math.isfinite, means)):
+        _damaged(source, f"line {number} has means that are not finite")
+    return name, (least, greatest), means
 
 
 def _damaged(source: str, why: str) -> NoReturn:

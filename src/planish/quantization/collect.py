@@ -21,6 +21,7 @@ from planish.quantization.batches import Batches, no_data
 from planish.quantization.calibrator import Calibrator
 from planish.quantization.fingerprint import fingerprint
 from planish.quantization.histogram import Histogram
+from planish.quantization.means import Means, averaged
 from planish.quantization.observe import Observer, quantizable
 from planish.quantization.ranges import Ranges
 from planish.targets.devices import find_target
@@ -109,6 +110,7 @@ class Collector:
         self._graph = graph
         self._values = quantizable(graph) if values is None else list(values)
         self.histograms = {value.name: Histogram() for value in self._values}
+        self._means = {v.name: Means() for v in averaged(graph) if v.name in self.histograms}
         self._batches = 0
         self._exit = ExitStack()
         self._observer = self._exit.enter_context(Observer(graph, self._values, target, threads))
@@ -164,12 +166,19 @@ class Collector:
         self._refuse_unfit()
         _warn_of_constant(self.histograms)
         ranges = {name: calibrator.range(h) for name, h in self.histograms.items()}
-        return Ranges(ranges, fingerprint(self._graph), calibrator.algorithm)
+        means = {name: mean.rounded() for name, mean in self._means.items()}
+        return Ranges(ranges, fingerprint(self._graph), calibrator.algorithm, means=means)
 
     def _count(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Counts arrays on several threads, the largest first."""
+
+        def add(name: str) -> None:
+            self.histograms[name].add(arrays[name])
+            if name in self._means:
+                self._means[name].add(arrays[name])
+
         order = sorted(arrays, key=lambda name: -arrays[name].size)
-        for _ in self._pool.map(lambda name: self.histograms[name].add(arrays[name]), order):
+        for _ in self._pool.map(add, order):
             pass
 
     def _refuse_unfit(self) -> None:

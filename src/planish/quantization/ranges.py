@@ -7,7 +7,7 @@ so that the same ranges serve every target.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 VERSION = 1
 """What ranges mean: which values they are named after. Caches of another version are refused."""
@@ -32,6 +32,9 @@ class Ranges:
         `VERSION` of the release that found them.
     dummy : frozenset of str
         The tensors whose ranges were made up, for trials of speed: results are worthless.
+    means : mapping of str to tuple of float
+        By the name of a tensor that products read, the mean of each channel (the last axis); with
+        few digits. Rounding weights shifts results by multiples of them.
     """
 
     tensors: Mapping[str, tuple[float, float]]
@@ -39,3 +42,4 @@ class Ranges:
     calibrator: str = ""
     version: int = VERSION
     dummy: frozenset[str] = frozenset()
+    means: Mapping[str, tuple[float, ...]] = field(default_factory=dict)

@@ -12,7 +12,7 @@ so that floats between two quantized layers exist in registers alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,9 +39,12 @@ from planish.ops import (
     Slice,
     Tile,
     Transpose,
+    ew,
 )
+from planish.quantization.ranges import Ranges
 from planish.quantization.requantize import fold_scales
-from planish.quantization.scheme import Levels, Scheme, quantize_weights
+from planish.quantization.scheme import Levels, Scheme
+from planish.quantization.weights import mean_shift, quantize_weights
 
 SUFFIX = "int8"
 """What the names of levels end in."""
@@ -133,9 +136,8 @@ def quantized_values(graph: Graph, products: Iterable[Node]) -> list[list[Value]
 def quantize(
     graph: Graph,
     products: Iterable[Node],
-    ranges: Mapping[str, tuple[float, float]],
+    ranges: Ranges,
     scheme: Scheme,
-    weights: Mapping[Node, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Quantized:
     """Quantizes products, in place.
 
@@ -145,17 +147,10 @@ def quantize(
         An optimised graph, before `planish.plan.views.insert_copies`.
     products : iterable of Node
         Nodes of `is_product`.
-    ranges : mapping of str to (float, float)
-        By name of a value its least and greatest number.
+    ranges : Ranges
+        Of one tensor at least of each of `quantized_values`' groups: see `missing_ranges`.
     scheme : Scheme
         The target's.
-    weights : mapping of Node to (levels, scales), optional
-        Weights that are quantized already; others are by `quantize_weights`.
-
-    Raises
-    ------
-    KeyError
-        A tensor that must be quantized has no range (`missing_ranges` finds them).
     """
     chosen = set(products)
     wanted = [node for node in graph.nodes if node in chosen]
@@ -163,13 +158,11 @@ def quantize(
         return Quantized((), {})
     levels: dict[Value, Levels] = {}
     for group in quantized_values(graph, wanted):
-        known = [ranges[v.name] for v in group if v.name in ranges]
-        if not known:
-            raise KeyError(group[0].name)
+        known = [ranges.tensors[v.name] for v in group if v.name in ranges.tensors]
         own = scheme.levels(min(low for low, _ in known), max(high for _, high in known))
         levels.update(dict.fromkeys(group, own))
     named = {value.name: own for value, own in levels.items()}
-    _Rewrite(graph, levels, weights or {}).run(wanted)
+    _Rewrite(graph, levels, ranges.means).run(wanted)
     graph.tidy()
     fold_scales(graph)
     graph.tidy()
@@ -177,12 +170,10 @@ def quantize(
     return Quantized(tuple(node.name for node in wanted), named)
 
 
-def missing_ranges(
-    graph: Graph, products: Iterable[Node], ranges: Mapping[str, tuple[float, float]]
-) -> list[str]:
+def missing_ranges(graph: Graph, products: Iterable[Node], ranges: Ranges) -> list[Value]:
     """The tensors without a range that quantizing these nodes needs, one of each group."""
     groups = quantized_values(graph, products)
-    return [g[0].name for g in groups if not any(v.name in ranges for v in g)]
+    return [g[0] for g in groups if not any(v.name in ranges.tensors for v in g)]
 
 
 class _Groups:
@@ -216,9 +207,11 @@ class _Rewrite:
         self,
         graph: Graph,
         levels: dict[Value, Levels],
-        weights: Mapping[Node, tuple[np.ndarray, np.ndarray]],
+        means: Mapping[str, Sequence[float]],
     ) -> None:
-        self._graph, self._levels, self._weights = graph, levels, weights
+        self._graph, self._levels = graph, levels
+        known = {v: means[v.name] for v in levels if v.name in means}
+        self._means = {v: m for v, m in known.items() if len(m) == v.shape[-1]}
         self._integers: dict[Value, Value] = {}
 
     def run(self, products: list[Node]) -> None:
@@ -296,7 +289,9 @@ class _Rewrite:
         data = weights.data
         if isinstance(op, MatMul) and op.transpose_b:
             data = np.swapaxes(data, -1, -2)
-        integers, scales = self._weights.get(node) or quantize_weights(data)
+        groups = op.groups if isinstance(op, Conv) else 1
+        is_depthwise = groups > 1 and data.shape[-2] == 1
+        integers, scales = quantize_weights(data, keep_sums=is_depthwise)
         inputs = (
             self._integers[x],
             graph.constant(np.ascontiguousarray(integers), f"{weights.name}/{SUFFIX}"),
@@ -322,6 +317,19 @@ class _Rewrite:
             origin=node.origin,
         )
         graph.replace(sums, result)
+        if x in self._means:
+            shift = mean_shift(data, integers, scales, np.asarray(self._means[x]), groups)
+            wanted = graph.add(
+                ew.Add(),
+                result,
+                graph.constant(shift, f"{weights.name}/shift"),
+                name=f"{node.name}/corrected",
+                origin=node.origin,
+            )
+            graph.replace(result, wanted)
+            result = wanted
         if sums in self._levels:
             self._levels[result] = self._levels.pop(sums)
+            if sums in self._means:
+                self._means[result] = self._means.pop(sums)
             self._integers[result] = self._quantize(result, node.origin or node.name)

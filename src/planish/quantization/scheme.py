@@ -1,8 +1,9 @@
-"""Levels: which integers stand for which numbers, from ranges (activations) or values (weights).
+"""Levels: which integers stand for which numbers.
 
 A level q of scale s and zero point z stands for ``(q - z) * s``. Activations have one scale per
-tensor, weights one per output channel and the zero point 0. What activations are quantized to is
-the target's: CPUs multiply unsigned by signed bytes, GPUs signed by signed.
+tensor, which follows from its range; weights have one per output channel (`weights`). What
+activations are quantized to is the target's: CPUs multiply unsigned by signed bytes, GPUs signed by
+signed.
 
 Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference", arXiv:1712.05877, section 2.1; Wu et al., "Integer Quantization for Deep Learning
@@ -17,10 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from planish.graph.types import DType
-
-WEIGHT_LEVEL = 127
-"""The outermost level of weights: -128 is not used, so that they are symmetric."""
-
 
 @dataclass(frozen=True)
 class Levels:
@@ -72,8 +69,8 @@ class Scheme:
         info = np.iinfo(self.dtype.numpy)
         if self.symmetric:
             zero = (int(info.max) + int(info.min) + 1) // 2
-            return Levels(self.dtype, _scale(max(-least, greatest), int(info.max) - zero), zero)
-        scale = _scale(greatest - least, int(info.max) - int(info.min))
+            return Levels(self.dtype, scale_of(max(-least, greatest), int(info.max) - zero), zero)
+        scale = scale_of(greatest - least, int(info.max) - int(info.min))
         zero = int(info.min) + round(-least / scale)
         return Levels(self.dtype, scale, min(max(zero, int(info.min)), int(info.max)))
 
@@ -85,23 +82,7 @@ SCHEMES: Mapping[str, Scheme] = {
 """By device."""
 
 
-def _scale(extent: float, levels: int) -> float:
-    """A float32 distance; 1 for tensors that are 0 throughout."""
+def scale_of(extent: float, levels: int) -> float:
+    """The distance of so many levels, a float32; 1 for tensors that are 0 throughout."""
     scale = float(np.float32(extent / levels))
     return scale if scale >= float(np.finfo(np.float32).tiny) else 1.0
-
-
-def quantize_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights as symmetric int8, each output channel (the last axis) with a scale of its own.
-
-    Returns
-    -------
-    levels : array of int8
-        Of the weights' shape, from -127 to 127.
-    scales : array of float32, ``[channels]``
-    """
-    axes = tuple(range(weights.ndim - 1))
-    largest = np.abs(weights).max(axis=axes, initial=0.0)
-    scales = np.array([_scale(float(m), WEIGHT_LEVEL) for m in largest], np.float32)
-    levels = np.rint(weights.astype(np.float64) / scales)
-    return np.clip(levels, -WEIGHT_LEVEL, WEIGHT_LEVEL).astype(np.int8), scales

@@ -1,0 +1,41 @@
+"""The mean of each channel of a tensor, batch by batch; for `planish.quantization.weights`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from planish.graph.graph import Graph, Value
+from planish.graph.types import DType
+from planish.precision.kinds import Kind, kind_of
+
+DIGITS = 5
+"""A mean has so many digits: enough to correct a bias by, and the order of batches does not show."""
+
+
+def averaged(graph: Graph) -> Iterable[Value]:
+    """The tensors whose means are wanted: float32, read by a product, channels of a known number."""
+    read = (node.inputs[0] for node in graph.nodes if kind_of(node) is Kind.PRODUCT)
+    return (
+        v for v in dict.fromkeys(read) if v.dtype is DType.FLOAT32 and isinstance(v.shape[-1], int)
+    )
+
+
+class Means:
+    """Means over all axes but the last one."""
+
+    def __init__(self) -> None:
+        self._sum: np.ndarray | float = 0.0
+        self._count = 0
+
+    def add(self, array: np.ndarray) -> None:
+        """Adds a batch ``[..., channels]``."""
+        rows = array.reshape(-1, array.shape[-1])
+        self._sum = self._sum + rows.sum(axis=0, dtype=np.float64)
+        self._count += len(rows)
+
+    def rounded(self) -> tuple[float, ...]:
+        """The means so far, of which there must be some."""
+        means = np.atleast_1d(self._sum / max(self._count, 1))
+        return tuple(float(f"{mean:.{DIGITS - 1}e}") for mean in means)
