@@ -18,11 +18,15 @@ from planish.passes import optimize
 from planish.passes.counted import settle_counts
 from planish.plan.plan import Plan
 from planish.plan.views import insert_copies, place
-from planish.precision.layers import all_names, check_layer_precision
-from planish.precision.permissions import FP32, Permissions, parse_precision
+from planish.precision.layers import all_names, check_layer_precision, match_layers
+from planish.precision.permissions import BEST, FP32, INT8, Permissions, parse_precision
 from planish.precision.settle import settle_precision
 from planish.profile import settle_ranges, tuning_points
 from planish.progress import ProgressEvent, console_progress
+from planish.quantization.budget import Kept
+from planish.quantization.calibration import calibrate
+from planish.quantization.choose import Attempt, Chooser, Outcome
+from planish.quantization.settle import candidates
 from planish.runtime.engine import Engine
 from planish.targets.base import Target
 from planish.targets.devices import find_target
@@ -47,8 +51,15 @@ class BuildReport:
     nodes_imported, nodes_optimized, layers : int
     lowered : int
         Nodes that compute in a lower precision than FP32.
+    quantized : list of str
+        The layers that compute in INT8.
     kept_in_fp32 : dict
         Where lower precisions are permitted, the nodes that stay in FP32, with the reason.
+    accuracy : dict
+        The metric of ``evaluate=`` in "fp32", with every layer in INT8 that is faster so ("int8"),
+        and as "chosen" within the budget.
+    bought : list of Kept
+        The layers that the accuracy budget keeps in FP32: what each costs, and what it gains.
     fallbacks : dict
         Host steps by layer name, with the reason.
     tuning : TuningReport
@@ -60,7 +71,10 @@ class BuildReport:
     nodes_optimized: int = 0
     layers: int = 0
     lowered: int = 0
+    quantized: list[str] = field(default_factory=list)
     kept_in_fp32: dict[str, str] = field(default_factory=dict)
+    accuracy: dict[str, float] = field(default_factory=dict)
+    bought: list[Kept] = field(default_factory=list)
     fallbacks: dict[str, str] = field(default_factory=dict)
     tuning: TuningReport = field(default_factory=TuningReport)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -99,16 +113,21 @@ def build(
     device : str
         "cpu".
     precision : str or set
-        Permitted precisions: "fp32", "tf32", "fp16", "bf16", or "best" for all that the device
-        has. FP32 is always permitted, and stands in where the device lacks another; a line in the
-        log says so.
+        Permitted precisions: "fp32", "tf32", "fp16", "bf16", "int8", or "best" for all that the
+        device has. FP32 is always permitted, and stands in where the device lacks another; a line
+        in the log says so. INT8 needs `calibration`; "best" leaves it out without.
     layer_precision : mapping of str to str, optional
         Precisions by the names of layers, or patterns of them ("head/*"), in place of what Planish
         chooses; of those that `precision` permits.
     strict_types : bool
         Whether a layer that cannot have the precision asked for is an error.
-    calibration, evaluate, accuracy_budget
-        Concern INT8, which this version does not have.
+    calibration : optional
+        For INT8: representative inputs, a calibrator, or a calibration cache; see
+        `planish.quantization.calibrate`.
+    evaluate : callable, optional
+        From an engine to its accuracy, a number, larger is better: its value is reported.
+    accuracy_budget : float, optional
+        What INT8 may cost, in the unit of `evaluate`: as many layers stay in FP32 as it takes.
     allow_fallback : bool
         Whether an op without a kernel may run by its NumPy reference; False makes it an error.
     max_workspace_size : int, optional
@@ -124,14 +143,17 @@ def build(
 
     Raises
     ------
-    ModelError, UnsupportedOpError, ShapeError, InputError, PrecisionError, DeviceError
+    ModelError, UnsupportedOpError, ShapeError, InputError, PrecisionError, CalibrationError,
+    DeviceError
     """
     from planish.frontends import import_model
 
     target = find_target(device)
     asked = parse_precision(precision, device, target.precisions)
+    if precision == BEST and calibration is None:
+        asked -= {INT8}
     layer_precision = check_layer_precision(layer_precision, strict_types, asked)
-    _refuse_unused(calibration, evaluate, accuracy_budget)
+    _refuse_unused(asked, calibration, evaluate, accuracy_budget)
     inputs, outputs = checked_inputs(inputs), checked_outputs(outputs)
     check_limits(
         threads=threads,
@@ -155,6 +177,9 @@ def build(
         precision=asked,
         layer_precision=layer_precision,
         strict_types=strict_types,
+        calibration=calibration,
+        evaluate=evaluate,
+        accuracy_budget=accuracy_budget,
         allow_fallback=allow_fallback,
         max_workspace_size=max_workspace_size,
         threads=threads,
@@ -171,6 +196,9 @@ def build_graph(
     precision: frozenset[str] = frozenset({FP32}),
     layer_precision: Mapping[str, str] | None = None,
     strict_types: bool = False,
+    calibration: Any = None,
+    evaluate: Callable[[Engine], float] | None = None,
+    accuracy_budget: float | None = None,
     allow_fallback: bool = True,
     max_workspace_size: int | None = None,
     threads: int | None = None,
@@ -186,6 +214,12 @@ def build_graph(
         before = all_names(graph)
         optimize(graph)
         report.nodes_optimized = len(graph.nodes)
+
+    # in INT8 the network is tuned twice, and then what was measured is put together
+    split = tuning_seconds is not None and INT8 in precision
+    budget = tuning_seconds / 2 if split and tuning_seconds else tuning_seconds
+
+    def finish(graph: Graph) -> Attempt:
         permissions, decision = settle_precision(
             graph,
             precision,
@@ -197,19 +231,40 @@ def build_graph(
         )
         insert_copies(graph)
         verify(graph)
+        with clock.stage("tune"):
+            plan, tuning = tune_graph(
+                graph,
+                target,
+                clock=clock,
+                max_workspace_size=max_workspace_size,
+                threads=threads,
+                tuning_seconds=budget,
+                timing_cache=timing_cache,
+                permissions=permissions,
+            )
+        return Attempt(plan, (decision, tuning))
+
+    if INT8 in precision:
+        asked = match_layers(graph, layer_precision or {}, strict=strict_types, before=before)
+        found = candidates(graph, asked, strict=strict_types)
+        with clock.stage("calibrate"):
+            ranges = calibrate(
+                graph, calibration, device=target.device, threads=threads, report=clock.report
+            )
+        chooser = Chooser(graph, found, ranges, target.device, finish)
+        outcome = chooser.by_time(tuning_points(graph)[0])
+        if evaluate is not None:
+            outcome = chooser.by_metric(
+                outcome, lambda plan: evaluate(Engine(plan, target)), accuracy_budget
+            )
+        _tell(report, outcome, found.kept)
+        attempt = outcome.attempt
+    else:
+        attempt = finish(graph)
+    plan = attempt.plan
+    decision, report.tuning = attempt.notes
     report.lowered = len(decision.lowered)
-    report.kept_in_fp32 = {node.name: why for node, why in decision.kept.items()}
-    with clock.stage("tune"):
-        plan, report.tuning = tune_graph(
-            graph,
-            target,
-            clock=clock,
-            max_workspace_size=max_workspace_size,
-            threads=threads,
-            tuning_seconds=tuning_seconds,
-            timing_cache=timing_cache,
-            permissions=permissions,
-        )
+    report.kept_in_fp32.update({node.name: why for node, why in decision.kept.items()})
     report.layers = len(plan.steps)
     report.seconds = clock.seconds
     by_name = {step.task.name: step.task for step in plan.steps}
@@ -230,7 +285,7 @@ def build_graph(
         try:
             engine.bind_usual()
         except ShapeError as error:
-            if not graph.symbols():
+            if not plan.graph.symbols():
                 raise
             log.debug("nothing is made ready for the usual sizes, which are none: %s", error)
     clock.close()
@@ -285,21 +340,40 @@ def default_budget(tasks: int) -> float:
     return min(max(SECONDS_PER_TASK * tasks, LEAST_BUDGET), MOST_BUDGET)
 
 
-def _refuse_unused(calibration: Any, evaluate: Any, budget: Any) -> None:
+def _tell(report: BuildReport, outcome: Outcome, kept: Mapping[str, str]) -> None:
+    """Puts down what was quantized and why."""
+    report.quantized = sorted(outcome.layers)
+    report.kept_in_fp32.update({**kept, **outcome.kept})
+    report.accuracy = outcome.scores
+    report.bought = list(outcome.bought)
+
+
+def _refuse_unused(asked: frozenset[str], calibration: Any, evaluate: Any, budget: Any) -> None:
     if budget is not None and evaluate is None:
         raise InputError(
             "accuracy_budget needs evaluate",
             why="the budget is in the unit of your metric",
             cure="pass evaluate=, a function of an engine that gives a number, larger is better",
         )
-    for name, given in (("calibration", calibration), ("accuracy_budget", budget)):
-        if given is not None:
+    for name, given in (
+        ("calibration", calibration),
+        ("evaluate", evaluate),
+        ("accuracy_budget", budget),
+    ):
+        if given is not None and INT8 not in asked:
             raise PrecisionError(
                 f"{name}= has no effect",
                 where=f"{name}=",
-                why="it steers INT8, which this version does not have yet",
-                cure="leave it out",
+                why="it steers INT8, which is not permitted",
+                cure='leave it out, or pass precision="int8"',
             )
+    if budget is not None and not (isinstance(budget, int | float) and budget >= 0):
+        raise InputError(
+            f"accuracy_budget= must be a number from 0 on, not {budget!r}"[:200],
+            where="accuracy_budget=",
+            why="it is how much less than in FP32 the metric may be",
+            cure="pass 0.2, say, for 0.2 points of a metric in percent",
+        )
 
 
 def _about(target: Target, precision: str, layers: int, threads: int | None) -> dict[str, Any]:
@@ -350,6 +424,7 @@ class _Stage:
         self._clock.report(self._name, 0, 1)
 
     def __exit__(self, kind: object, *rest: object) -> None:
-        self._clock.seconds[self._name] = time.monotonic() - self._start
+        spent = time.monotonic() - self._start
+        self._clock.seconds[self._name] = self._clock.seconds.get(self._name, 0.0) + spent
         if kind is not None:
             self._clock.close()

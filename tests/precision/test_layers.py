@@ -157,7 +157,7 @@ def test_what_is_no_mapping(wrong: object) -> None:
         (None, True, {"fp32"}, "strict_types= has no effect"),
         (None, True, ASKED, "strict_types= has no effect without"),
         ({"a": "bf16"}, False, ASKED, "'bf16' is not permitted"),
-        ({"a": "int8"}, False, ASKED, "no precision 'int8'"),
+        ({"a": "int4"}, False, ASKED, "no precision 'int4'"),
     ],
 )
 def test_what_cannot_be_asked_for(layers, strict, asked, message: str) -> None:

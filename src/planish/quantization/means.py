@@ -11,11 +11,11 @@ from planish.graph.types import DType
 from planish.precision.kinds import Kind, kind_of
 
 DIGITS = 5
-"""A mean has so many digits: enough to correct a bias by, and the order of batches does not show."""
+"""Digits of a mean: enough to correct a bias by, and the order of batches does not show."""
 
 
 def averaged(graph: Graph) -> Iterable[Value]:
-    """The tensors whose means are wanted: float32, read by a product, channels of a known number."""
+    """The tensors whose means are wanted: float32, read by a product, of a known width."""
     read = (node.inputs[0] for node in graph.nodes if kind_of(node) is Kind.PRODUCT)
     return (
         v for v in dict.fromkeys(read) if v.dtype is DType.FLOAT32 and isinstance(v.shape[-1], int)

@@ -57,6 +57,7 @@ class _Chain:
         op, (_, scale, zero) = self.last.op, self.last.inputs
         assert isinstance(op, Quantize)
         channels = self.sums.shape[-1]
+        assert isinstance(channels, int)
         step, level = _number(scale), _number(zero)
 
         def vector(values: np.ndarray, name: str) -> Value:

@@ -121,11 +121,11 @@ def quantized_values(graph: Graph, products: Iterable[Node]) -> list[list[Value]
         seen.add(value)
         groups.add(value)
         producer = value.producer
-        if producer is not None and moves_levels(producer):
-            if not any(v.is_constant for v in moved(producer)):
-                for source in moved(producer):
-                    groups.join(value, source)
-                    work.append(source)
+        sources = moved(producer) if producer is not None and moves_levels(producer) else ()
+        if not any(v.is_constant for v in sources):
+            for source in sources:
+                groups.join(value, source)
+                work.append(source)
         for user in value.users:
             if moves_levels(user) and not isinstance(user.op, Concat) and user.inputs[0] is value:
                 groups.join(value, user.output)

@@ -19,6 +19,7 @@ import numpy as np
 
 from planish.graph.types import DType
 
+
 @dataclass(frozen=True)
 class Levels:
     """What the integers of a tensor stand for.

@@ -2,9 +2,9 @@
 
 Rounding shifts the mean of what a layer gives: every weight's error meets the mean of its input,
 and in a depthwise convolution after ReLU6 these few errors do not cancel. Two remedies cost nothing
-when the network runs: errors of a filter's taps are made to cancel, and what is left of the shift on
-calibration data goes into the bias. On MobileNetV2, weights alone quantized, they take the ratio of
-signal to error at the output from 16.6 to 33.4 dB.
+when the network runs: errors of a filter's taps are made to cancel, and what is left of the shift
+on calibration data goes into the bias. On MobileNetV2, weights alone quantized, they take the ratio
+of signal to error at the output from 16.6 to 33.4 dB.
 
 Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
 arXiv:1906.04721, section 4.2.

@@ -37,9 +37,7 @@ class Sample:
         Whether bytes are levels of quantized tensors, and take all values.
     """
 
-    def __init__(
-        self, layout: Layout, dtype: np.dtype, number: int, levels: bool = False
-    ) -> None:
+    def __init__(self, layout: Layout, dtype: np.dtype, number: int, levels: bool = False) -> None:
         self._layout = layout
         reach = _reach(layout.shape, layout.strides)
         start = APART * number % PERIOD

@@ -43,9 +43,9 @@ def precision(folder: Path) -> None:
     quick_engine(addition(), precision="fp12")
 
 
-@case('`precision="int8"`')
+@case('`precision="fp8"`')
 def precision_without_kernels(folder: Path) -> None:
-    quick_engine(addition(), precision="int8")
+    quick_engine(addition(), precision="fp8")
 
 
 @case("A precision that the device has no kernels for")
@@ -89,7 +89,7 @@ def strict_types(folder: Path) -> None:
     quick_engine(addition(), precision="fp16", layer_precision=layers, strict_types=True)
 
 
-@case("`calibration=`")
+@case("`calibration=` where INT8 is not permitted")
 def calibration(folder: Path) -> None:
     quick_engine(addition(), calibration=ONES)
 

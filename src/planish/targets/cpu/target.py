@@ -32,6 +32,8 @@ from planish.targets.workers import CompilerPool
 class CpuTarget(Target):
     """Kernels generated as LLVM IR, run by the C executor on a pool of threads."""
 
+    precisions = frozenset({"fp32", "int8"})
+
     def __init__(self, machine: Machine | None = None) -> None:
         self.machine = machine or host()
         self.device = "cpu"

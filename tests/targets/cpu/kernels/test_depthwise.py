@@ -170,7 +170,9 @@ BYTES = {
     "unknown width": dict(
         shape=(1, 6, 11, 16), window=(3, 3), source=DType.UINT8, zero=200, width=symbol("w")
     ),
-    "multiplied": dict(shape=(1, 6, 7, 16), window=(3, 3), source=DType.UINT8, zero=1, multiplier=2),
+    "multiplied": dict(
+        shape=(1, 6, 7, 16), window=(3, 3), source=DType.UINT8, zero=1, multiplier=2
+    ),
 }
 
 

@@ -54,7 +54,10 @@ def conv_task(
         info = np.iinfo(source.numpy)
         scale = graph.constant(np.float32(0.013))
         x = graph.add(
-            Quantize(source, int(info.min), int(info.max)), x, scale, graph.constant(np.float32(zero))
+            Quantize(source, int(info.min), int(info.max)),
+            x,
+            scale,
+            graph.constant(np.float32(zero)),
         )
         nodes.append(x.producer)
     w = graph.constant(bytes_of(rng, weights, window, window, shape[-1] // groups, filters))
@@ -200,7 +203,7 @@ VNNI = [
 ]
 
 
-@pytest.mark.parametrize("machine, feature, register", VNNI)
+@pytest.mark.parametrize(("machine", "feature", "register"), VNNI)
 def test_vnni_multiplies_bytes(machine, feature, register) -> None:
     """Four products a lane and step, of what was packed and of what lies in place."""
     machine = replace(machine, features=tuple(sorted((*machine.features, feature))))

@@ -31,9 +31,7 @@ class Dot:
     left: DType
     right: DType
 
-    def add(
-        self, k: KernelBuilder, sums: ir.Value, left: ir.Value, right: ir.Value
-    ) -> ir.Value:
+    def add(self, k: KernelBuilder, sums: ir.Value, left: ir.Value, right: ir.Value) -> ir.Value:
         """``sums[i] + left[i, 0] * right[i, 0] + left[i, 1] * right[i, 1] + …``.
 
         Parameters

@@ -65,7 +65,9 @@ class Depthwise(Tactic):
         filters = _anchor_inputs(self.task)[1].data
         assert filters is not None
         if isinstance(_conv(self.task), ConvInteger):
-            filters = filters.astype(np.int32) - _anchor_inputs(self.task)[3].data
+            zero = _anchor_inputs(self.task)[3].data
+            assert zero is not None
+            filters = filters.astype(np.int32) - zero
         wide = np.float64 if filters.dtype == np.float64 else np.float32
         channels = filters.shape[-1]
         taps = filters.astype(wide).reshape(-1, channels)

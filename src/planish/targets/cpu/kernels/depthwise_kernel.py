@@ -13,8 +13,9 @@ Borders: an input row outside the image is jumped over. Which columns lie outsid
 generating, if the width is (`Edges`): the first and the last tile of a row get code of their own
 without any check. Otherwise tiles at the border select a pointer to zeros for such columns.
 
-Bytes are multiplied as float32, their zero point taken out: sums of fewer than `EXACT_TAPS` products
-of bytes are exact. What a depthwise convolution costs is its memory, of which bytes need a quarter.
+Bytes are multiplied as float32, their zero point taken out: sums of fewer than `EXACT_TAPS`
+products of bytes are exact. What a depthwise convolution costs is its memory, of which bytes need a
+quarter.
 """
 
 from __future__ import annotations
@@ -422,15 +423,15 @@ def _of_floats(expression: Expression) -> Expression:
     """The expression for sums that are floats already, where all it does with integer ones is to
     make floats of them.
     """
-    slot = next(
-        i for i, leaf in enumerate(expression.leaves) if leaf.dtype is DType.INT32 and leaf.constant is None
-    )
+    leaves = enumerate(expression.leaves)
+    slot = next(i for i, x in leaves if x.dtype is DType.INT32 and x.constant is None)
     readers = [step.op for step in expression.instructions if slot in step.args]
-    if slot in expression.results or not all(op in (Cast(DType.FLOAT32), Dequantize()) for op in readers):
+    conversions = (Cast(DType.FLOAT32), Dequantize())
+    if slot in expression.results or not all(op in conversions for op in readers):
         return expression
-    leaves = list(expression.leaves)
-    leaves[slot] = Leaf(DType.FLOAT32)
-    return replace(expression, leaves=tuple(leaves))
+    new = list(expression.leaves)
+    new[slot] = Leaf(DType.FLOAT32)
+    return replace(expression, leaves=tuple(new))
 
 
 def _taps(

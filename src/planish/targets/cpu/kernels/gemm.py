@@ -225,9 +225,7 @@ class GemmWriter:
             pixels, kernel.vectors, kernel.run, kernel.pixel_step, kernel.unroll, kernel.prefetch
         )
 
-    def _begin(
-        self, tile: RegisterTile, weights: ir.Value
-    ) -> tuple[list[ir.Value], ir.Value]:
+    def _begin(self, tile: RegisterTile, weights: ir.Value) -> tuple[list[ir.Value], ir.Value]:
         """What sums begin with, ``[pixel x vectors]``, and where a block's weights begin."""
         return tile.zeros(self.k), weights
 

@@ -66,7 +66,9 @@ class _Writer(GemmWriter):
 
     def _packer(self, params: dict[str, ir.Value], arguments: Arguments) -> RowPacker | None:
         pack = self.kernel.pack
-        return pack and LevelPacker(self.k, pack, params, arguments, self.dot, self.kernel.source)
+        if pack is None:
+            return None
+        return LevelPacker(self.k, pack, params, arguments, self.dot, self.kernel.source)
 
     def _register_tile(self, pixels: int) -> RegisterTile:
         kernel = self.kernel
@@ -80,9 +82,7 @@ class _Writer(GemmWriter):
             self.dot,
         )
 
-    def _begin(
-        self, tile: RegisterTile, weights: ir.Value
-    ) -> tuple[list[ir.Value], ir.Value]:
+    def _begin(self, tile: RegisterTile, weights: ir.Value) -> tuple[list[ir.Value], ir.Value]:
         k = self.k
         if self.dot != BYTES:
             return tile.zeros(k), weights
@@ -210,9 +210,8 @@ class LevelPacker(RowPacker):
                 value = k.load(k.offset(source, at, pack.dtype), pack.dtype, lanes)
             else:
                 value = self._prologue(pack.prologue, source, at, lanes, y, x, region)
-            k.store(
-                self._as_factor(value, lanes), k.offset(target, at, self.element), self.element, lanes
-            )
+            factor = self._as_factor(value, lanes)
+            k.store(factor, k.offset(target, at, self.element), self.element, lanes)
 
         _pieces(k, count, convert)
 

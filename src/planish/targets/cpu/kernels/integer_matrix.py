@@ -58,7 +58,8 @@ class IntegerMatrixTactic(MatrixTactic):
         assert data is not None
         weights = _centred_weights(self.task)
         if isinstance(op, MatMulInteger):
-            window, groups, merged = (1, 1), 1, True
+            window: tuple[int, ...] = (1, 1)
+            groups, merged = 1, True
         else:
             assert isinstance(op, ConvInteger)
             window = (1,) * (2 - len(op.strides)) + data.shape[:-2]

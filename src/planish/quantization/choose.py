@@ -1,0 +1,185 @@
+"""The quantized plan of a network: which layers, by time and by the user's metric.
+
+Every attempt is the whole pipeline after the passes, on a copy of the graph: the rewrite, and
+tuning, which finds in the timing cache what an earlier attempt measured.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from planish.errors import InputError
+from planish.graph.duplicate import duplicate
+from planish.graph.graph import Graph
+from planish.plan.plan import Plan
+from planish.quantization.budget import Kept, keep_within
+from planish.quantization.policy import (
+    faster_as_integers,
+    seconds_of_layers,
+    seconds_of_plan,
+    tensors_between,
+)
+from planish.quantization.ranges import Ranges
+from planish.quantization.settle import Candidates, quantize_layers
+
+log = logging.getLogger("planish")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A plan, and whatever the builder wants to know about how it came about."""
+
+    plan: Plan
+    notes: Any = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was chosen.
+
+    Attributes
+    ----------
+    attempt : Attempt
+    layers : frozenset of str
+        The quantized layers.
+    kept : dict of str to str
+        The others that could have been, with the reason.
+    scores : dict of str to float
+        The user's metric in "fp32", with all of it that is faster in "int8", and as "chosen".
+    bought : tuple of Kept
+        What the accuracy budget took.
+    """
+
+    attempt: Attempt
+    layers: frozenset[str]
+    kept: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    bought: tuple[Kept, ...] = ()
+
+
+class Chooser:
+    """Chooses among quantized forms of a network.
+
+    Parameters
+    ----------
+    graph : Graph
+        The optimised float32 graph; it is not changed.
+    found : Candidates
+    ranges : Ranges
+    device : str
+    build : callable
+        From a graph, which it may change, to an `Attempt`.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        found: Candidates,
+        ranges: Ranges,
+        device: str,
+        build: Callable[[Graph], Attempt],
+    ) -> None:
+        self._graph, self._found, self._ranges = graph, found, ranges
+        self._device, self._build = device, build
+        self._attempts: dict[frozenset[str], Attempt] = {}
+        self._losses: dict[str, float] = {}
+
+    def by_time(self, sizes: Mapping[str, int]) -> Outcome:
+        """The fastest plan by what was measured, at these sizes of the dimensions.
+
+        Without measurements everything is quantized.
+        """
+        found = self._found
+        everything = frozenset((*found.free, *found.forced))
+        whole, plain = self._attempt(everything), self._attempt(frozenset(found.forced))
+        integers = seconds_of_layers(whole.plan, everything)
+        floats = seconds_of_layers(plain.plan, found.free)
+        floats.update({name: integers[name] for name in found.forced if name in integers})
+        common = floats.keys() & integers.keys()
+        self._losses = {name: floats[name] - integers[name] for name in common}
+        if seconds_of_plan(whole.plan) == math.inf or seconds_of_plan(plain.plan) == math.inf:
+            return Outcome(whole, everything)
+        chosen = everything - common
+        chosen |= faster_as_integers(
+            {name: floats[name] for name in common},
+            {name: integers[name] for name in common},
+            tensors_between(self._graph, sizes),
+            found.forced,
+        )
+        ways = (frozenset(chosen), everything, frozenset(found.forced))
+        layers = min(ways, key=lambda way: seconds_of_plan(self._attempt(way).plan))
+        kept = {
+            name: f"as fast or faster in fp32 ({floats[name] * 1e6:.0f} µs; "
+            f"int8 {integers[name] * 1e6:.0f} µs, conversions not counted)"
+            for name in sorted(everything - layers)
+        }
+        return Outcome(self._attempt(layers), layers, kept)
+
+    def by_metric(
+        self, outcome: Outcome, score: Callable[[Plan], float], budget: float | None
+    ) -> Outcome:
+        """Scores an outcome against float32; with a budget keeps layers in float32 to stay in it.
+
+        Parameters
+        ----------
+        outcome : Outcome
+            What is fastest.
+        score : callable
+            The user's metric of a plan.
+        budget : float, optional
+            How much less than in float32 it may be; None: only the scores are wanted.
+        """
+        scores = {"fp32": self._score(score, frozenset())}
+        scores["int8"] = scores["chosen"] = self._score(score, outcome.layers)
+        least = scores["fp32"] - (budget or 0.0)
+        if budget is None or scores["int8"] >= least:
+            return Outcome(outcome.attempt, outcome.layers, outcome.kept, scores)
+        free = [name for name in self._found.free if name in outcome.layers]
+        order = sorted(free, key=lambda name: self._losses.get(name, 0.0))
+        found = keep_within(
+            order,
+            self._losses,
+            lambda kept: self._score(score, outcome.layers - kept),
+            least,
+        )
+        layers = outcome.layers - {k.layer for k in found.kept}
+        if found.score < least:
+            log.warning(
+                "accuracy_budget=%g is exceeded: the metric is %g in fp32, and %g with the layers "
+                "quantized that layer_precision asks for",
+                budget,
+                scores["fp32"],
+                found.score,
+            )
+        reasons = {k.layer: f"accuracy: worth {k.gain:g} of the metric" for k in found.kept}
+        scores["chosen"] = found.score
+        kept = {**outcome.kept, **reasons}
+        return Outcome(self._attempt(layers), layers, kept, scores, found.kept)
+
+    def _attempt(self, layers: Collection[str]) -> Attempt:
+        key = frozenset(layers)
+        if key not in self._attempts:
+            graph, _ = duplicate(self._graph)
+            if key:
+                quantize_layers(graph, key, self._ranges, self._device)
+            self._attempts[key] = self._build(graph)
+        return self._attempts[key]
+
+    def _score(self, score: Callable[[Plan], float], layers: frozenset[str]) -> float:
+        value = score(self._attempt(layers).plan)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(
+                "evaluate= gave no number",
+                where="evaluate=",
+                why=f"it gave {value!r}"[:200],
+                cure="return a finite number, larger is better",
+            )
+        return number

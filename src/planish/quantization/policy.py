@@ -1,0 +1,121 @@
+"""Which layers are quantized: those that are faster so, what conversions cost counted.
+
+Every layer was measured in float32 and as integers, with what is fused around it. Between a layer
+of one kind and one of the other a tensor is converted. The choice of least total time is a cheapest
+cut: layers on the sink's side are integers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from planish.graph.dims import evaluate
+from planish.graph.graph import Graph, Node, Value
+from planish.passes.min_cut import INFINITE, Network
+from planish.plan.plan import Plan
+from planish.quantization.rewrite import is_product
+
+BYTES_PER_SECOND = 10e9
+"""What a conversion that nothing hides is taken to move."""
+
+_TICK = 1e-9
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor between layers.
+
+    Attributes
+    ----------
+    makers, readers : tuple of str
+        Layers whose results are in it, and that read it, by name.
+    seconds : float
+        What its conversion costs.
+    """
+
+    makers: tuple[str, ...]
+    readers: tuple[str, ...]
+    seconds: float
+
+
+def seconds_of_layers(plan: Plan, layers: Iterable[str]) -> dict[str, float]:
+    """The measured time of each layer's step at the usual sizes, where there is one."""
+    wanted = set(layers)
+    found: dict[str, float] = {}
+    for step in plan.steps:
+        seconds = step.choices[0].seconds if step.choices else None
+        for node in step.task.nodes:
+            if node.name in wanted and seconds is not None:
+                found[node.name] = seconds
+    return found
+
+
+def seconds_of_plan(plan: Plan) -> float:
+    """The measured times of all steps; infinite where one was not measured."""
+    times = [step.choices[0].seconds if step.choices else None for step in plan.steps]
+    known = [seconds for seconds in times if seconds is not None]
+    return sum(known) if len(known) == len(times) else math.inf
+
+
+def tensors_between(graph: Graph, sizes: Mapping[str, int]) -> list[Tensor]:
+    """The tensors that products read, with the products that they come from."""
+    sources: dict[Value, frozenset[Node]] = {}
+    for node in graph.nodes:
+        behind = frozenset().union(*(sources.get(v, frozenset()) for v in node.inputs))
+        own = frozenset({node}) if is_product(node) else behind
+        sources.update(dict.fromkeys(node.outputs, own))
+    readers: dict[Value, list[str]] = {}
+    for node in graph.nodes:
+        if is_product(node):
+            readers.setdefault(node.inputs[0], []).append(node.name)
+    found = []
+    for value, names in readers.items():
+        elements = math.prod(evaluate(d, sizes) for d in value.shape)
+        moved = (value.dtype.size + 1) * elements
+        makers = sorted(node.name for node in sources.get(value, ()))
+        found.append(Tensor(tuple(makers), tuple(names), moved / BYTES_PER_SECOND))
+    return found
+
+
+def faster_as_integers(
+    floats: Mapping[str, float],
+    integers: Mapping[str, float],
+    tensors: Iterable[Tensor],
+    forced: Iterable[str] = (),
+) -> set[str]:
+    """The layers to quantize.
+
+    Parameters
+    ----------
+    floats, integers : mapping of str to float
+        Seconds of each layer, both ways, by the same names.
+    tensors : iterable of Tensor
+    forced : iterable of str
+        Layers that are quantized in any case.
+
+    Returns
+    -------
+    set of str
+        Layers that are as fast both ways stay in float32.
+    """
+    network = Network()
+    vertex = {name: network.vertex() for name in floats}
+    always = set(forced)
+    for name, place in vertex.items():
+        # on the source's side a layer is computed in floats, on the sink's in integers
+        network.edge(place, 1, INFINITE if name in always else _ticks(floats[name]))
+        network.edge(0, place, _ticks(integers[name]))
+    for tensor in tensors:
+        makers = [vertex[n] for n in tensor.makers if n in vertex] or [0]
+        for maker in makers:
+            for reader in (vertex[n] for n in tensor.readers if n in vertex):
+                network.edge(maker, reader, _ticks(tensor.seconds))
+                network.edge(reader, maker, _ticks(tensor.seconds))
+    _, sink = network.cut()
+    return {name for name, place in vertex.items() if place in sink}
+
+
+def _ticks(seconds: float) -> int:
+    return round(seconds / _TICK)

@@ -1,0 +1,34 @@
+"""From ranges to levels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planish.graph.types import DType
+from planish.quantization.scheme import SCHEMES, Levels
+
+numbers = st.floats(0, 2.0**99, allow_nan=False, width=32)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@given(numbers, numbers)
+def test_ranges_are_held(device: str, below: float, above: float) -> None:
+    levels = SCHEMES[device].levels(-below, above)
+    assert levels.low <= levels.zero <= levels.high
+    least = (levels.low - levels.zero) * levels.scale
+    greatest = (levels.high - levels.zero) * levels.scale
+    assert least <= -below + 0.51 * levels.scale
+    assert greatest >= above - 0.51 * levels.scale
+    assert levels.scale == np.float32(levels.scale) > 0
+
+
+def test_known_ranges() -> None:
+    assert SCHEMES["cpu"].levels(0, 255) == Levels(DType.UINT8, 1.0, 0)
+    assert SCHEMES["cpu"].levels(-127.5, 127.5).zero == 128
+    assert SCHEMES["cpu"].levels(2, 255) == Levels(DType.UINT8, 1.0, 0)
+    assert SCHEMES["cpu"].levels(-255, 0) == Levels(DType.UINT8, 1.0, 255)
+    assert SCHEMES["cuda"].levels(-3, 254) == Levels(DType.INT8, 2.0, 0)
+    assert SCHEMES["cuda"].levels(0, 0) == Levels(DType.INT8, 1.0, 0)
