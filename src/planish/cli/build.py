@@ -95,6 +95,22 @@ def engine_as_dict(engine: Engine) -> dict[str, Any]:
     }
 
 
+def show_precisions(report: Any) -> None:
+    """Prints what INT8 became of, where it was permitted."""
+    if not (report.quantized or report.accuracy):
+        return
+    kept = len(report.kept_in_fp32)
+    typer.echo(f"{len(report.quantized)} layers compute in INT8, {kept} stay in FP32")
+    if report.accuracy:
+        scores = ", ".join(f"{name} {score:g}" for name, score in report.accuracy.items())
+        typer.echo(f"accuracy: {scores}")
+    if report.bought:
+        table(
+            ["kept in FP32 for accuracy", ">microseconds", ">gain"],
+            [(k.layer, f"{1e6 * k.seconds:.1f}", f"{k.gain:g}") for k in report.bought],
+        )
+
+
 def show_report(report: Any) -> None:
     """Prints what a build did."""
     tuning = report.tuning
@@ -106,6 +122,7 @@ def show_report(report: Any) -> None:
         f"{report.nodes_imported} nodes became {report.nodes_optimized}, run as {report.layers} "
         f"layers; {tuning.measured} tactics measured, {tuning.cached} known from the timing cache"
     )
+    show_precisions(report)
     if not tuning.complete:
         note("not everything was measured: --tuning-seconds gives it more time")
     for name, reason in report.fallbacks.items():

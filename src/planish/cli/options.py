@@ -56,7 +56,8 @@ def _flags(
     precision: Annotated[
         str,
         typer.Option(
-            help="Permitted precisions: fp32, tf32, fp16, bf16, best, or several with commas.",
+            help="Permitted precisions: fp32, tf32, fp16, bf16, int8, best, or several with "
+            "commas. INT8 needs --calibration.",
             rich_help_panel=PANEL,
         ),
     ] = "fp32",
@@ -94,7 +95,7 @@ def _flags(
     accuracy_budget: Annotated[
         float | None,
         typer.Option(
-            help="What lower precisions may cost, in the unit of --evaluate.",
+            help="What INT8 may cost, in the unit of --evaluate.",
             rich_help_panel=PANEL,
         ),
     ] = None,
