@@ -52,6 +52,7 @@ def test_layers_compute_in_integers(built) -> None:
     engine = built()
     assert len(engine.report.quantized) == 4
     assert engine.precision == "int8"
+    assert [row["precision"] for row in engine.layers()].count("int8") == 4
     exact, have = reference(), engine(X)
     assert 0 < np.square(exact - have).sum() < 10**-2.5 * np.square(exact).sum()
 
@@ -68,17 +69,6 @@ def test_any_batch(built) -> None:
     engine = built()
     rows = [engine(X[i : i + 1]) for i in range(len(X))]
     np.testing.assert_array_equal(np.concatenate(rows), engine(X))
-
-
-def test_measured_layers_are_at_least_as_fast(built) -> None:
-    """Whatever is chosen, the plan is not slower than the one in float32."""
-    from planish.quantization.policy import seconds_of_plan
-
-    engine = built(tuning_seconds=12)
-    plain = built(tuning_seconds=6, precision=frozenset({"fp32"}), calibration=None)
-    assert seconds_of_plan(engine.plan) <= seconds_of_plan(plain.plan)
-    products = set(engine.report.quantized) | set(engine.report.kept_in_fp32)
-    assert len(products) == 4
 
 
 def test_layer_precision_is_obeyed(built) -> None:
@@ -143,7 +133,8 @@ def dense() -> onnx.ModelProto:
 
 
 def test_best_needs_no_calibration() -> None:
-    assert quick_engine(dense(), precision="best").precision == "fp32"
+    for best in ("best", {"best", "fp32"}):
+        assert quick_engine(dense(), precision=best).precision == "fp32"
     x = np.random.default_rng(1).standard_normal((40, 6)).astype(np.float32)
     engine = quick_engine(dense(), precision="best", calibration=x)
     assert engine.report.quantized == ["dense"]

@@ -19,7 +19,7 @@ from planish.passes.counted import settle_counts
 from planish.plan.plan import Plan
 from planish.plan.views import insert_copies, place
 from planish.precision.layers import all_names, check_layer_precision, match_layers
-from planish.precision.permissions import BEST, FP32, INT8, Permissions, parse_precision
+from planish.precision.permissions import FP32, INT8, Permissions, parse_precision
 from planish.precision.settle import settle_precision
 from planish.profile import settle_ranges, tuning_points
 from planish.progress import ProgressEvent, console_progress
@@ -150,7 +150,7 @@ def build(
 
     target = find_target(device)
     asked = parse_precision(precision, device, target.precisions)
-    if precision == BEST and calibration is None:
+    if calibration is None and not _names(precision, INT8):  # "best" is what can be had
         asked -= {INT8}
     layer_precision = check_layer_precision(layer_precision, strict_types, asked)
     _refuse_unused(asked, calibration, evaluate, accuracy_budget)
@@ -338,6 +338,12 @@ def default_timing_cache() -> Path:
 def default_budget(tasks: int) -> float:
     """Seconds of tuning for a network of so many candidate tasks."""
     return min(max(SECONDS_PER_TASK * tasks, LEAST_BUDGET), MOST_BUDGET)
+
+
+def _names(precision: Any, name: str) -> bool:
+    """Whether the argument `precision=`, which has been checked, names one."""
+    given = [precision] if isinstance(precision, str) else precision
+    return any(one.strip().lower() == name for one in given)
 
 
 def _tell(report: BuildReport, outcome: Outcome, kept: Mapping[str, str]) -> None:

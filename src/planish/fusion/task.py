@@ -25,6 +25,7 @@ from planish.graph.graph import Node, Value
 from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast
+from planish.ops.quantization import ConvInteger, MatMulInteger
 
 __all__ = ["ACCUMULATOR", "PRECISIONS", "Fused", "Task", "make_task"]
 
@@ -108,6 +109,8 @@ class Task:
     @cached_property
     def precision(self) -> str:
         """The precision it computes in, by its dtypes: "fp32", "fp16", "int8", "bool", …."""
+        if self.anchor is not None and isinstance(self.anchor.op, ConvInteger | MatMulInteger):
+            return "int8"
         for node in (self.anchor, *self.nodes):
             if node is None or (isinstance(node.op, Cast) and node is not self.nodes[-1]):
                 continue
