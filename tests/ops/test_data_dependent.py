@@ -164,3 +164,14 @@ def test_filling_up_is_row_wise_where_a_select_discards_the_rest(limit, expected
     assert is_row_wise(filled.producer, "n", limit) is expected
     graph.add(ew.Neg(), filled)
     assert not is_row_wise(filled.producer, "n", limit)
+
+
+@pytest.mark.parametrize("wrong", [dict(rows=2 * n), dict(mode="edge")], ids=str)
+def test_other_padding_is_not_row_wise_whatever_selects(wrong) -> None:
+    rows = wrong.get("rows", n)
+    graph = Graph()
+    x = graph.input("x", TensorType((rows, 3), DType.FLOAT32))
+    inside = graph.input("inside", TensorType((20, 1), DType.BOOL))
+    filled = graph.add(Pad(((0, 20 - rows), (0, 0)), wrong.get("mode", "constant")), x)
+    graph.add(Select(), inside, filled, graph.constant(np.float32(0)))
+    assert not is_row_wise(filled.producer, "n", 8)

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from planish.graph.dims import DimLike, symbol
+from planish.graph.dims import DimLike
 from planish.graph.graph import Graph, Node, Value
 from planish.graph.types import DType
 from planish.ops.base import Op
 from planish.ops.elementwise import Cast, Select, ew
+from planish.ops.row_wise import is_filled_up
 from planish.ops.shape import Dims, Pad, Reshape, Slice
-
-MOST_ROWS = 1 << 20
-"""Up to how many rows padding is put in by numbers: they are a constant of the model."""
 
 _DEPTH = 4
 """How far back values are compared."""
@@ -60,24 +58,24 @@ def refilled(graph: Graph, value: Value) -> Value:
     count them before (see `planish.ops.row_wise`). Any other value is given back as it is.
     """
     node = value.producer
-    if node is None or not isinstance(node.op, Pad) or node.op.mode != "constant":
+    if node is None or not isinstance(node.op, Pad):
         return value
-    (x,), op = node.inputs, node.op
+    (x,), filler = node.inputs, np.asarray(node.op.value)
 
     def add(op: Op, *inputs: Value) -> Value:
         return graph.add(op, *inputs, name=f"{node.name}/{op.name}", origin=node.origin)
 
-    for axis, (length, (before, _)) in enumerate(zip(value.shape, op.padding, strict=True)):
-        counted = [s for s in graph.counts if x.shape[axis] == symbol(s)]
-        if not counted or not isinstance(length, int) or length > MOST_ROWS:
+    for axis, (length, (before, _)) in enumerate(zip(value.shape, node.op.padding, strict=True)):
+        counted = [s for s in graph.counts if is_filled_up(node, axis, s)]
+        if not counted:
             continue
         end = add(Reshape(()), add(Cast(DType.INT64), graph.counted(counted[0])))
         if before != 0:
             end = add(ew.Add(), end, add(Dims(before)))
         places = np.arange(length).reshape(-1, *(1 for _ in x.shape[axis + 1 :]))
         inside = add(ew.Less(), graph.constant(places, f"{node.name}/places"), end)
-        filler = np.asarray(op.value).astype(x.dtype.numpy)
-        value = add(Select(), inside, value, graph.constant(filler, f"{node.name}/value"))
+        constant = graph.constant(filler.astype(x.dtype.numpy), f"{node.name}/value")
+        value = add(Select(), inside, value, constant)
     return value
 
 

@@ -28,6 +28,9 @@ from planish.ops.spatial import Resize
 COSTLY = (MatMul, Conv, MaxPool, AvgPool, Resize, TopK, RoiAlign, CropAndResize)
 """Ops that take so long for a row that rows past the count are a waste."""
 
+MOST_FILLED = 1 << 20
+"""Up to how many rows are filled up by their numbers, which are a constant of the model."""
+
 ANY_SIZE = (0, 1 << 62)
 """Where a dimension lies of which nothing is known."""
 
@@ -173,6 +176,8 @@ def _concat(node: Node, rows: _Rows) -> bool:
 def _pad(node: Node, rows: _Rows) -> bool:
     """It pads other axes, or to a fixed number of rows, of which a `Select` takes those that are
     meant: then all that it gives past the count may be anything.
+
+    Whoever makes such a `Pad` adds the `Select` (`planish.frontends.counting.refilled`).
     """
     op, (x,) = node.op, node.inputs
     assert isinstance(op, Pad)
@@ -183,12 +188,19 @@ def _pad(node: Node, rows: _Rows) -> bool:
         elif (before, after) != (0, 0):
             room = rows.at_limit(after)
             least, _ = bounds(room, dict.fromkeys(symbols(room), ANY_SIZE))
-            if rows.inside(before) or rows.axes(node.output) or least < 0:
+            if rows.inside(before) or least < 0 or not is_filled_up(node, axis, rows.name):
                 return False
             users = node.output.users
             if not users or not all(_selects(user, node.output) for user in users):
                 return False
     return True
+
+
+def is_filled_up(node: Node, axis: int, name: str) -> bool:
+    """Whether a `Pad` puts constants around `name` rows, so that they become a fixed number."""
+    (x,), length = node.inputs, node.output.shape[axis]
+    fixed = isinstance(length, int) and length <= MOST_FILLED
+    return fixed and x.shape[axis] == symbol(name) and getattr(node.op, "mode", "") == "constant"
 
 
 def _selects(node: Node, value: Value) -> bool:
