@@ -67,7 +67,7 @@ def refilled(graph: Graph, value: Value) -> Value:
 
     for axis, (length, (before, _)) in enumerate(zip(value.shape, node.op.padding, strict=True)):
         counted = [s for s in graph.counts if is_filled_up(node, axis, s)]
-        if not counted:
+        if not counted or not isinstance(length, int):
             continue
         end = add(Reshape(()), add(Cast(DType.INT64), graph.counted(counted[0])))
         if before != 0:
