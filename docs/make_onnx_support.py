@@ -59,7 +59,9 @@ constant here ({bound} tests of single operators).
 
 Integers of 2 and 4 bits are held in 8 bits, floats of 4 to 8 bits in float32: every number is
 exact in the wider type, and a cast to the narrow one rounds and saturates as ONNX defines. Inputs
-and outputs of such a type have the wider one. Strings and complex numbers are refused.
+and outputs of such a type have the wider one. Strings and complex numbers are refused: an engine
+computes with numbers. Do what a model does with strings before it, and cut it behind that
+(`onnx.utils.extract_model`).
 
 ## Control flow, sequences, functions
 
@@ -68,7 +70,8 @@ and outputs of such a type have the wider one. Strings and complex numbers are r
 - `Loop`, `Scan`: unrolled where the number of rounds is known and at most 256. Where the data
   decide when a loop ends, it runs its greatest number of rounds, if that is small.
 - Sequences and optionals exist while a model is converted, so lengths and positions must be known.
-  As inputs and outputs of a model, sequences are refused.
+  A model's output that is a sequence becomes an output for each of its tensors: `y_0`, `y_1`, ….
+  An input that is a sequence is refused, and so is an output whose length the data decide.
 - Functions of the model, and operators that ONNX defines by others, are expanded.
 
 ## Where the rule is another

@@ -245,12 +245,18 @@ def run_case(case: Case) -> Outcome:
 
 
 def _parameters(case: Case) -> tuple[str, ...]:
-    node = case.model.graph.node[0]
-    places = PARAMETERS.get(case.op_type, ())
     declared = [info.name for info in case.model.graph.input]
-    if node.op_type != case.op_type:  # a function body: its inputs are those of the operator
-        return tuple(declared[i] for i in places if i < len(declared))
-    return tuple(node.input[i] for i in places if i < len(node.input) and node.input[i])
+    nodes = case.model.graph.node
+    if case.op_type in PARAMETERS and nodes[0].op_type != case.op_type:
+        # a function body: its inputs are those of the operator
+        return tuple(declared[i] for i in PARAMETERS[case.op_type] if i < len(declared))
+    read = [
+        name
+        for node in (nodes[:1] if case.op_type in PARAMETERS else nodes)
+        for place, name in enumerate(node.input)
+        if place in PARAMETERS.get(node.op_type, ())
+    ]
+    return tuple(dict.fromkeys(name for name in read if name in declared))
 
 
 def _attempt(case: Case, bound: tuple[str, ...]) -> Outcome:
@@ -265,7 +271,7 @@ def _attempt(case: Case, bound: tuple[str, ...]) -> Outcome:
         for name in bound:
             model.graph.initializer.append(numpy_helper.from_array(feeds[name], name))
         try:
-            engine = _built(model)
+            engine = _built(model, feeds)
         except PlanishError as error:
             return outcome("refused" if _is_clear(error) else "crash", str(error))
         except Exception as error:
@@ -278,7 +284,7 @@ def _attempt(case: Case, bound: tuple[str, ...]) -> Outcome:
         except Exception as error:
             return outcome("crash", f"{type(error).__name__} while running: {error}")
     for outputs, expected in results:
-        wide = [widened(a) if isinstance(a, np.ndarray) else a for a in map(_array, expected)]
+        wide = [widened(a) if isinstance(a, np.ndarray) else a for a in _flat(expected)]
         if problem := difference(outputs, wide, case.rtol, case.atol):
             return outcome("wrong", problem)
     if hosts := _host_ops(engine):
@@ -308,9 +314,19 @@ def _timing_folder() -> TemporaryDirectory[str]:
     return TemporaryDirectory()
 
 
-def _built(model: onnx.ModelProto) -> planish.Engine:
+def _built(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> planish.Engine:
+    """Unknown dimensions begin with 1, so that what is given without elements is declared so."""
     timing = Path(_timing_folder().name) / "timing.sqlite"
-    return planish.build(model, tuning_seconds=0, timing_cache=timing, progress=False, threads=1)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    given = {n: a.shape for n, a in feeds.items() if isinstance(a, np.ndarray) and not a.size}
+    return planish.build(
+        model,
+        inputs={name: shape for name, shape in given.items() if name not in stored},
+        tuning_seconds=0,
+        timing_cache=timing,
+        progress=False,
+        threads=1,
+    )
 
 
 def _poisoned_run(engine: planish.Engine, feeds: Mapping[str, Any]) -> list[np.ndarray]:
@@ -359,6 +375,12 @@ def _array(value: Any) -> Any:
     if isinstance(value, onnx.TensorProto):
         return numpy_helper.to_array(value)
     return np.asarray(value) if isinstance(value, np.generic | float | int) else value
+
+
+def _flat(values: Sequence[Any]) -> list[Any]:
+    """Sequences as their tensors, which is how an engine gives them."""
+    parts = [value if isinstance(value, list) else [value] for value in values]
+    return [_array(part) for each in parts for part in each]
 
 
 def difference(

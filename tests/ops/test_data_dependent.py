@@ -16,8 +16,10 @@ from planish.ops import (
     GatherNd,
     MatMul,
     NonZero,
+    Pad,
     ReduceSum,
     Reshape,
+    Select,
     SelectBoxes,
     Slice,
     Softmax,
@@ -106,6 +108,9 @@ ROW_WISE = [
     (CumSum(0, reverse=True), [(n, 3)], False),
     (Concat(1), [(n, 3), (n, 2)], True),
     (Concat(0), [(n, 3), (2, 3)], False),
+    (Pad(((0, 0), (1, 2))), [(n, 3)], True),
+    (Pad(((1, 0), (0, 0))), [(n, 3)], False),
+    (Pad(((0, 10 - n), (0, 0))), [(n, 3)], False),
     (Tile((1, 2)), [(n, 3)], True),
     (Tile((2, 1)), [(n, 3)], False),
     (Gather(0), [(5, 3), (n,)], True),
@@ -147,3 +152,26 @@ def test_row_wise(op, shapes, expected) -> None:
     (exact,) = bind(op, {"n": 5}).reference(*small)
     cut = padded[tuple(map(slice, node.output.type.bind({"n": 5})))]
     np.testing.assert_allclose(cut, exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(8, True), (10, True), (11, False)])
+def test_filling_up_is_row_wise_where_a_select_discards_the_rest(limit, expected) -> None:
+    graph = Graph()
+    x = graph.input("x", TensorType((n, 3), DType.FLOAT32))
+    inside = graph.input("inside", TensorType((10, 1), DType.BOOL))
+    filled = graph.add(Pad(((0, 10 - n), (0, 0))), x)
+    graph.add(Select(), inside, filled, graph.constant(np.float32(0)))
+    assert is_row_wise(filled.producer, "n", limit) is expected
+    graph.add(ew.Neg(), filled)
+    assert not is_row_wise(filled.producer, "n", limit)
+
+
+@pytest.mark.parametrize("wrong", [dict(rows=2 * n), dict(mode="edge")], ids=str)
+def test_other_padding_is_not_row_wise_whatever_selects(wrong) -> None:
+    rows = wrong.get("rows", n)
+    graph = Graph()
+    x = graph.input("x", TensorType((rows, 3), DType.FLOAT32))
+    inside = graph.input("inside", TensorType((20, 1), DType.BOOL))
+    filled = graph.add(Pad(((0, 20 - rows), (0, 0)), wrong.get("mode", "constant")), x)
+    graph.add(Select(), inside, filled, graph.constant(np.float32(0)))
+    assert not is_row_wise(filled.producer, "n", 8)

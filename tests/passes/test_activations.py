@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from planish.graph.dims import symbol
+from planish.graph.types import DType
 from planish.ops.elementwise import Clip, Select, ew
 from planish.passes.activations import recognize_activations
 from planish.passes.canonical import canonicalize
@@ -128,3 +130,10 @@ def test_a_shared_sigmoid_stays(net, check):
     gate = s.sigmoid(s.x)
     net.output(s.mul(s.x, gate), gate)
     assert check(net, recognize) == ["sigmoid", "mul"]
+
+
+def test_integers_between_bounds_are_no_hard_sigmoid(net, check):
+    x = net.input(N, 5, dtype=DType.INT32)
+    shifted = net.add(ew.Add(), x, net.constant(1, np.int32))
+    net.output(net.add(Clip(0.0, 1.0), shifted))
+    assert check(net, recognize) == ["add", "clip"]

@@ -12,6 +12,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
+from planish.tensorflow import report  # noqa: E402
 from planish.tensorflow import trt_convert as trt  # noqa: E402
 
 
@@ -92,6 +93,60 @@ def test_what_combines_rows_is_another_engine(compare, rng):
     ops, engines, *_ = compare(serve, MASKED, mask_runs(rng))
     assert "Where" not in ops
     assert len(engines) == 2
+
+
+@pytest.mark.parametrize("before", [0, 2])
+@pytest.mark.parametrize("value", [None, -3.0, "given"])
+def test_rows_filled_up_to_a_fixed_number_are_one_engine(compare, rng, before, value):
+    """As detectors do with their proposals."""
+
+    def serve(x, mask, filler):
+        rows = tf.boolean_mask(tf.nn.relu(x) + 1.0, mask)
+        paddings = [[before, 12 - before - tf.shape(rows)[0]], [0, 1]]
+        if value is None:
+            rows = tf.pad(rows, paddings)
+        else:
+            rows = tf.pad(rows, paddings, constant_values=filler if value == "given" else value)
+        return {"rows": rows, "sum": tf.reduce_sum(rows, 0)}
+
+    specs = [
+        tf.TensorSpec([9, 4], name="x"),
+        tf.TensorSpec([9], tf.bool, name="mask"),
+        tf.TensorSpec([], name="filler"),
+    ]
+    runs = [(x, m, np.float32(7.5)) for x, m in mask_runs(rng)]
+    ops, engines, *_ = compare(serve, specs, runs)
+    assert not {"Pad", "PadV2", "Where"} & ops
+    assert len(engines) == 1
+
+
+def test_a_padding_that_may_become_negative_is_another_engine(compare, rng):
+    """More rows may be found than there is room for: TensorFlow says so then."""
+
+    def serve(x, mask):
+        rows = tf.boolean_mask(tf.nn.relu(x) + 1.0, mask)
+        return {"rows": tf.pad(rows, [[0, 9 - tf.shape(rows)[0]], [0, 0]]) * 2.0}
+
+    ops, *_, function = compare(serve, MASKED, mask_runs(rng))
+    assert "Where" not in ops
+    with pytest.raises(tf.errors.OpError):
+        function(x=tf.zeros([10, 4]), mask=tf.ones([10], tf.bool))
+
+
+def test_what_follows_rows_put_together_is_one_engine_more(compare, rng):
+    """Crops of several levels in one list, in an order that is computed from all of them."""
+
+    def serve(x, mask):
+        parts = [tf.boolean_mask(tf.nn.relu(x) + 1.0, m) for m in (mask, tf.logical_not(mask))]
+        rows = tf.concat(parts, 0)
+        order = tf.math.top_k(-rows[:, 0], 5).indices
+        return {"rows": tf.gather(rows, order) * 2.0}
+
+    ops, _, converter, _ = compare(serve, MASKED, mask_runs(rng))
+    assert not {"Where", "ConcatV2", "Neg", "TopKV2"} & ops
+    assert len(converter.converted.engines) == 2
+    told = report.text(converter.converted)
+    assert "engines begin where a size is needed that the data decide: ConcatV2 (1x)" in told
 
 
 def test_suppression_with_dense_layers(compare, layers, rng):

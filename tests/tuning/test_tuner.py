@@ -232,6 +232,18 @@ class TestCache:
         _, report = tune(one_op(), target, cache, budget=0.6)
         assert report.measured
 
+    def test_a_budget_that_passed_before_anything_was_measured_is_no_spent_one(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on a machine too busy to compile."""
+        target, cache = HostTarget({}, {"delay": 0.2}), TimingCache(None)
+        with monkeypatch.context() as busy:
+            busy.setattr(HostTarget, "prepare", lambda *_: time.sleep(0.2))
+            _, report = tune(one_op(), target, cache, budget=0.1)
+        assert (report.measured, report.complete) == (0, False)
+        _, report = tune(one_op(), target, cache, budget=0.1)
+        assert report.measured
+
     def test_equal_tasks_are_measured_once(self) -> None:
         def chain(length: int) -> Graph:
             net = Net()

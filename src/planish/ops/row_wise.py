@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from planish.graph.dims import DimLike, floordiv, product, substitute, symbol, symbols
+from planish.graph.dims import DimLike, bounds, floordiv, product, substitute, symbol, symbols
 from planish.graph.graph import Node, Value, mentions
 from planish.ops.base import Op, normalize_axis
 from planish.ops.conv import Conv
-from planish.ops.elementwise import Elementwise
+from planish.ops.elementwise import Elementwise, Select
 from planish.ops.indexing import Gather, GatherNd, OneHot
 from planish.ops.matmul import MatMul
 from planish.ops.normalization import LayerNorm, LogSoftmax, Softmax
@@ -27,6 +27,12 @@ from planish.ops.spatial import Resize
 
 COSTLY = (MatMul, Conv, MaxPool, AvgPool, Resize, TopK, RoiAlign, CropAndResize)
 """Ops that take so long for a row that rows past the count are a waste."""
+
+MOST_FILLED = 1 << 20
+"""Up to how many rows are filled up by their numbers, which are a constant of the model."""
+
+ANY_SIZE = (0, 1 << 62)
+"""Where a dimension lies of which nothing is known."""
 
 
 def is_row_wise(node: Node, name: str, limit: DimLike) -> bool:
@@ -168,9 +174,38 @@ def _concat(node: Node, rows: _Rows) -> bool:
 
 
 def _pad(node: Node, rows: _Rows) -> bool:
+    """It pads other axes, or to a fixed number of rows, of which a `Select` takes those that are
+    meant: then all that it gives past the count may be anything.
+
+    Whoever makes such a `Pad` adds the `Select` (`planish.frontends.counting.refilled`).
+    """
     op, (x,) = node.op, node.inputs
     assert isinstance(op, Pad)
-    return not rows.inside(op.padding) and all(op.padding[a] == (0, 0) for a in rows.axes(x))
+    for axis, (before, after) in enumerate(op.padding):
+        if axis not in rows.axes(x):
+            if rows.inside((before, after)):
+                return False
+        elif (before, after) != (0, 0):
+            room = rows.at_limit(after)
+            least, _ = bounds(room, dict.fromkeys(symbols(room), ANY_SIZE))
+            if rows.inside(before) or least < 0 or not is_filled_up(node, axis, rows.name):
+                return False
+            users = node.output.users
+            if not users or not all(_selects(user, node.output) for user in users):
+                return False
+    return True
+
+
+def is_filled_up(node: Node, axis: int, name: str) -> bool:
+    """Whether a `Pad` puts constants around `name` rows, so that they become a fixed number."""
+    (x,), length = node.inputs, node.output.shape[axis]
+    fixed = isinstance(length, int) and length <= MOST_FILLED
+    return fixed and x.shape[axis] == symbol(name) and getattr(node.op, "mode", "") == "constant"
+
+
+def _selects(node: Node, value: Value) -> bool:
+    condition, *branches = node.inputs if isinstance(node.op, Select) else (None, None)
+    return condition is not value and value in branches
 
 
 def _tile(node: Node, rows: _Rows) -> bool:

@@ -63,7 +63,7 @@ def _hard_sigmoid(m: Match) -> Value | None:
     scale = scalar(m["scale"]) if "scale" in m.values else 1.0
     alpha = scalar(m["alpha"]) if "alpha" in m.values else 1.0
     beta = scalar(m["beta"])
-    if clip.low != 0 or not _close(clip.high * scale, 1):
+    if clip.low != 0 or not _close(clip.high * scale, 1) or not m["x"].dtype.is_float:
         return None
     alpha, beta = alpha * scale, beta * scale
     if _close(alpha, 1 / 6) and _close(beta, 0.5):

@@ -72,7 +72,7 @@ def convert_graph_def(
     arrays = weights or {}
     found = find_segments(graph_def, ends, settings, types, arrays)
     nodes = graphdef.nodes_by_name(graph_def)
-    result = Converted(graph_def, graph_def, arrays, reasons=found.reasons)
+    result = Converted(graph_def, graph_def, arrays, reasons=found.reasons, cuts=found.cuts)
     plans: Any = type(graph_def)()
     segments = name_segments(graph_def, found.segments)
     if calibrate is not None:

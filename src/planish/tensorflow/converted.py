@@ -12,6 +12,7 @@ from planish.frontends.tensorflow.graphdef import Tensor
 from planish.frontends.tensorflow.weights import Weights
 from planish.quantization.ranges import Ranges
 from planish.runtime.engine import Engine
+from planish.tensorflow.counted import Edge
 from planish.tensorflow.rewrite import EngineNode
 
 
@@ -32,6 +33,9 @@ class Converted:
         By the name of the engine's node.
     reasons : dict of str to str
         Why each other node stayed in TensorFlow.
+    cuts : frozenset of pairs of str
+        The edges at which the graph was cut because the reader needs to know how large a result
+        is, which the data decide.
     ranges : dict of str to Ranges
         By the name of the engine's node, where ranges were calibrated.
     moved : mapping of Tensor to Tensor
@@ -44,6 +48,7 @@ class Converted:
     engines: list[EngineNode] = field(default_factory=list)
     built: dict[str, Engine] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    cuts: frozenset[Edge] = frozenset()
     ranges: dict[str, Ranges] = field(default_factory=dict)
     moved: Mapping[Tensor, Tensor] = field(default_factory=dict)
 

@@ -7,7 +7,7 @@ result, cut: the edge between the two is treated as if a native node stood there
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from planish.frontends.tensorflow import graphdef
@@ -23,12 +23,36 @@ COSTLY_ROWS = 128
 number of rows, costs more than they do."""
 
 
-def with_cuts(
-    producers: Mapping[str, list[str]], nodes: Mapping[str, Any], analysis: Analysis
-) -> dict[str, list[str]]:
-    """The producers of each node, with a node of no model on each edge that must be cut."""
+Edge = tuple[str, str]
+"""Two nodes, the second of which reads what the first one gives."""
+
+
+def cuts(nodes: Mapping[str, Any], analysis: Analysis) -> set[Edge]:
+    """The edges to cut. What comes after a cut is given the size, and need not be cut again."""
+    graph = analysis.graph
+    if not graph.counts:
+        return set()
+    readers = {graphdef.origin_of(node): node for node in nodes.values()}
+    found: set[Edge] = set()
+    given: dict[Value, set[str]] = {}
+    for node in graph.nodes:
+        strict = {s for s in graph.counts if not _can_be_padded(graph, node, s)}
+        known = strict.union(*(given.get(value, ()) for value in node.inputs))
+        given.update((value, known) for value in node.outputs)
+        reader = readers.get(node.origin)
+        if not strict or reader is None:
+            continue
+        for tensor in graphdef.data_inputs(reader):
+            value = analysis.tensors.get(tensor)
+            if value is not None and _mentioned(value) & strict - given.get(value, set()):
+                found.add((tensor[0], reader.name))
+    return found
+
+
+def with_cuts(producers: Mapping[str, list[str]], cut: Iterable[Edge]) -> dict[str, list[str]]:
+    """The producers of each node, with a node of no model on each edge that is cut."""
     linked = {name: list(sources) for name, sources in producers.items()}
-    for source, reader in _cuts(nodes, analysis):
+    for source, reader in cut:
         if source in producers and reader in producers:
             between = f"cut after {source}"
             linked[between] = [source]
@@ -48,24 +72,6 @@ def unsettled(graph: Graph, nodes: Mapping[str, Any]) -> dict[str, str]:
                 "the size of its result depends on the data, and what reads it needs to know it"
             )
     return refused
-
-
-def _cuts(nodes: Mapping[str, Any], analysis: Analysis) -> set[tuple[str, str]]:
-    graph = analysis.graph
-    if not graph.counts:
-        return set()
-    readers = {graphdef.origin_of(node): node for node in nodes.values()}
-    found: set[tuple[str, str]] = set()
-    for node in graph.nodes:
-        strict = {s for s in graph.counts if not _can_be_padded(graph, node, s)}
-        reader = readers.get(node.origin)
-        if not strict or reader is None:
-            continue
-        for tensor in graphdef.data_inputs(reader):
-            value = analysis.tensors.get(tensor)
-            if value is not None and not _mentioned(value).isdisjoint(strict):
-                found.add((tensor[0], reader.name))
-    return found
 
 
 def _can_be_padded(graph: Graph, node: Node, name: str) -> bool:

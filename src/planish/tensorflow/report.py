@@ -39,6 +39,20 @@ def splitting_nodes(converted: Converted) -> list[tuple[str, str]]:
     return [(name, op) for name, op, _ in native_nodes(converted) if above[name] and below[name]]
 
 
+def counting_nodes(converted: Converted) -> list[tuple[str, str]]:
+    """Name and op of the nodes of engines that begin another one than what they read, because they
+    need to know how large that is, which the data decide.
+    """
+    home = {n: e.name for e in converted.engines for n in e.segment.nodes}
+    ops = {n.name: n.op for n in converted.source.node}
+    apart = {
+        reader
+        for source, reader in converted.cuts
+        if source in home and reader in home and home[source] != home[reader]
+    }
+    return [(name, ops[name]) for name in ops if name in apart]
+
+
 def _engines_beyond(graph_def: Any, home: Mapping[str, str], forward: bool) -> dict[str, set[str]]:
     """For each node the engines among its descendants (or ancestors)."""
     nodes = graphdef.nodes_by_name(graph_def)
@@ -65,15 +79,21 @@ def text(converted: Converted) -> str:
     for (op, reason), names in sorted(groups.items(), key=lambda g: -len(g[1])):
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         lines.append(f"  {len(names):4} x {op}: {reason} ({shown})")
-    splits = splitting_nodes(converted)
-    if splits:
-        counts = Counter(op for _, op in splits)
-        listed = ", ".join(f"{op} ({count}x)" for op, count in counts.most_common())
-        lines.append(f"  between engines stand: {listed}")
+    if splits := splitting_nodes(converted):
+        lines.append(f"  between engines stand: {_by_op(splits)}")
+    if counting := counting_nodes(converted):
+        lines.append(
+            f"  engines begin where a size is needed that the data decide: {_by_op(counting)}"
+        )
     guarded = [e.name for e in converted.engines if not e.segment.covered]
     if guarded:
         lines.append(f"  with a native segment beside them: {', '.join(guarded)}")
     return "\n".join(lines)
+
+
+def _by_op(nodes: Iterable[tuple[str, str]]) -> str:
+    counts = Counter(op for _, op in nodes)
+    return ", ".join(f"{op} ({count}x)" for op, count in counts.most_common())
 
 
 def tell(converted: Converted, where: str) -> None:

@@ -86,10 +86,13 @@ class Segment:
 
 @dataclass
 class Segmentation:
-    """The segments of a graph, and why each other node stays in TensorFlow."""
+    """The segments of a graph, why each other node stays in TensorFlow, and the edges at which
+    the graph was cut because what follows needs to know how large a result is.
+    """
 
     segments: list[Segment]
     reasons: dict[str, str]
+    cuts: frozenset[counted.Edge] = frozenset()
 
 
 class _Refused(Exception):
@@ -160,7 +163,8 @@ class _Search:
             for name, node in self._nodes.items()
             if not self._is_constant(name)
         }
-        linked = counted.with_cuts(producers, self._nodes, self._analysis)
+        cuts = counted.cuts(self._nodes, self._analysis)
+        linked = counted.with_cuts(producers, cuts)
         switches = [name for name, node in self._nodes.items() if node.op in _SWITCHES]
         known: dict[tuple[str, ...], Segment] = {}
         refused: dict[str, str] | None = None
@@ -179,7 +183,7 @@ class _Search:
         for name in producers:  # what is in a loop is never grouped
             if name not in converted:
                 reasons.setdefault(name, "it is in a loop of TensorFlow 1")
-        return Segmentation(kept, reasons)
+        return Segmentation(kept, reasons, frozenset(cuts))
 
     def _producers(self, node: Any) -> list[str]:
         """The nodes that a node waits for. Constants wait for those that control them."""

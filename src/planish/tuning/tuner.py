@@ -155,9 +155,14 @@ class Tuner:
         return len({bool(entry.tactics) for entry in entries}) == 1
 
     def _settle(self) -> None:
-        """Remembers what this budget bought: the same build again has nothing left to measure."""
-        keys = [entry.settled_key for entry in self._entries.values()]
-        if self._budget > 0:
+        """Remembers what this budget bought: the same build again has nothing left to measure.
+
+        A budget that bought nothing, on a machine too busy even to compile within it, is no reason
+        not to try again.
+        """
+        entries = self._entries.values()
+        keys = [entry.settled_key for entry in entries]
+        if self._budget > 0 and any(entry.times or entry.rejected for entry in entries):
             self._cache.put_largest((key, self._budget) for key in keys)
 
     # ---- measuring ------------------------------------------------------------------------

@@ -124,6 +124,27 @@ def boxes(rng, images: int, count: int, center: bool) -> np.ndarray:
     return np.concatenate([corners, np.full_like(corners, 0.3) + (0 if center else corners)], -1)
 
 
+@pytest.mark.parametrize("filler", [None, -1.5])
+def test_rows_filled_up_to_a_fixed_number(rng, filler) -> None:
+    """One stage: padding is put in by numbers, and rows past the count may be anything before."""
+    nodes = [
+        node("Compress", "x c", "rows", axis=0),
+        node("Shape", "rows", "n", start=0, end=1),
+        constant("most", ints(8)),
+        node("Sub", "most n", "after"),
+        constant("none", ints(0)),
+        constant("one", ints(1)),
+        node("Concat", "one none after none", "pads", axis=0),
+        constant("filler", np.float32(filler or 0)),
+        node("Pad", "rows pads" + (" filler" if filler else ""), "filled"),
+        node("ReduceSum", "filled", "z", keepdims=0),
+        node("Neg", "filled"),
+    ]
+    x = rng.standard_normal((6, 3)).astype(np.float32)
+    runs = [{"x": x, "c": m} for m in masks(rng, 6)]
+    check(nodes, runs, ["y", "z"], stages=1, symbolic=False)
+
+
 @pytest.mark.parametrize("center", [0, 1])
 @pytest.mark.parametrize(("images", "classes"), [(1, 1), (2, 3), (1, 20)])
 @pytest.mark.parametrize("threshold", [None, 0.4])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from helpers.onnx_graph import compare, model, node
+import planish
+from helpers.onnx_graph import compare, model, node, runtime
 from helpers.refusal import refused
 from planish.errors import PlanishError, UnsupportedOpError
 from planish.frontends.onnx import import_model
@@ -93,10 +94,32 @@ def test_optionals() -> None:
     check(nodes)
 
 
-def test_sequences_as_inputs_and_outputs_are_refused() -> None:
-    proto = model([node("SequenceConstruct", "x x", "s")], {"x": (np.float32, [2])}, ["s"])
-    with refused(UnsupportedOpError, "Output 's' is not a tensor", "sequence of 2 tensor(s)"):
+def test_a_sequence_is_an_output_for_each_of_its_tensors() -> None:
+    nodes = [node("SplitToSequence", "x n", "s", axis=0), node("Neg", "x", "y")]
+    proto = model(nodes, {"x": (np.float32, ["N", 4])}, ["s", "y"], {"n": np.array([1, 2, 3])})
+    proto.graph.output[0].type.sequence_type.elem_type.tensor_type.elem_type = TensorProto.FLOAT
+    parts, negative = runtime(proto, {"x": X})
+    results = planish.build(proto, tuning_seconds=0)(X)
+    assert list(results) == ["s_0", "s_1", "s_2", "y"]
+    for result, expected in zip(results.values(), [*parts, negative], strict=True):
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_a_sequence_whose_tensors_have_the_name_of_another_output() -> None:
+    nodes = [node("SequenceConstruct", "x x", "s"), node("Neg", "x", "s_1")]
+    for outputs in (["s", "s_1"], ["s_1", "s"]):
+        proto = model(nodes, {"x": (np.float32, [2])}, outputs)
+        with refused(UnsupportedOpError, "Output 's' is a sequence", "'s_1' is an output, too"):
+            import_model(proto)
+
+
+def test_a_sequence_of_nothing_is_no_output() -> None:
+    proto = model([node("SequenceEmpty", "", "s")], {"x": (np.float32, [2])}, ["s"])
+    with refused(UnsupportedOpError, "Output 's' is not a tensor", "sequence of 0 tensor(s)"):
         import_model(proto)
+
+
+def test_sequences_as_inputs_are_refused() -> None:
     proto = model([node("SequenceAt", "s p", "y")], {"p": (np.int64, [])}, ["y"])
     proto.graph.input.append(helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, [None]))
     with refused(UnsupportedOpError, "Input 's' is not a tensor", "sequence"):

@@ -58,6 +58,7 @@ class Tally:
     graphs: int = 0
     nodes: int = 0
     tactics: int = 0
+    offered: int = 0
     onnx_nodes: int = 0
     elements: int = 0
     compared: int = 0
@@ -68,8 +69,8 @@ class Tally:
         share = self.compared / max(self.elements, 1)
         return (
             f"{self.graphs} graphs, {self.nodes} ops of {len(self.ops)} kinds, {self.tactics} "
-            f"tactics of {len(self.families)} families, {self.onnx_nodes} ops by ONNX Runtime, "
-            f"{share:.2%} of elements comparable"
+            f"tactics of {len(self.families)} families ({self.offered} offered), "
+            f"{self.onnx_nodes} ops by ONNX Runtime, {share:.2%} of elements comparable"
         )
 
 
@@ -166,6 +167,7 @@ class Checker:
         self.target.share, self.target.known_only = 1.0, False
         symbols = recipe.points[-1]
         graph, found = _offered(self.target, recipe, seed)
+        self.tally.offered += len(found)
         arrays = recipe.arrays(symbols)
         known = {v: arrays[v.name] for v in graph.inputs}
         evaluate(graph.nodes, known, symbols)
@@ -226,7 +228,7 @@ class Checker:
         tried = dict(self.tally.families)
         while rest and len(compiled) < budget:
             turn = 0
-            if len(chosen) % 2:
+            if (self.tally.graphs + len(chosen)) % 2:
                 turn = min(range(len(rest)), key=lambda i: tried.get(rest[i][0][0].family, 0))
             offer, symbols = rest.pop(turn)
             chosen.append(offer)

@@ -24,6 +24,11 @@ SLACK = 4e-6
 """Share of the largest element that ONNX Runtime's approximations (erf, tanh, exp) may be off by.
 """
 
+CLAMPED = {"sigmoid": 2e-8, "silu": 3e-7}
+"""What ONNX Runtime's results may be off by besides: its Sigmoid looks no further than 18, where
+1.5e-8 is left (and 18 times that of x * sigmoid(x)).
+"""
+
 
 def onnx_difference(
     recipe: Recipe,
@@ -65,8 +70,9 @@ def onnx_difference(
         return "", 0
     for value, result in zip(exporter.outputs, results, strict=True):
         result = np.asarray(result)
-        if wrong := bounds[value].difference(result, SLACK):
-            assert value.producer is not None
+        assert value.producer is not None
+        least = CLAMPED.get(value.producer.op.name, 0.0)
+        if wrong := bounds[value].difference(result, SLACK, least):
             inputs = ", ".join(str(v.type) for v in value.producer.inputs)
             return f"{value.producer.op} of {inputs}: {wrong}", 0
     return "", exporter.count

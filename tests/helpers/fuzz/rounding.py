@@ -147,10 +147,11 @@ class Bounds:
             least = 2.0**-24
         self._limit = FACTOR * (spread + usual + rounding) + least
 
-    def difference(self, got: np.ndarray, slack: float = 0.0) -> str:
+    def difference(self, got: np.ndarray, slack: float = 0.0, least: float = 0.0) -> str:
         """What is wrong with a result; empty if nothing is.
 
-        `slack` is a share of the largest element that it may be off by besides.
+        `slack` is a share of the largest element that it may be off by besides, `least` what any
+        element may.
         """
         if got.shape != self.exact.shape or got.dtype != self.exact.dtype:
             return f"{got.dtype}{got.shape} instead of {self.exact.dtype}{self.exact.shape}"
@@ -160,7 +161,7 @@ class Bounds:
             a, b = got.astype(np.float64), self.exact.astype(np.float64)
             with np.errstate(all="ignore"):
                 near = (
-                    (np.abs(a - b) <= self._limit + slack * self._scale)
+                    (np.abs(a - b) <= self._limit + slack * self._scale + least)
                     | (a == b)
                     | (np.isnan(a) & np.isnan(b))
                 )

@@ -162,6 +162,26 @@ def no_fallback(folder: Path) -> None:
     quick_engine(proto, allow_fallback=False)
 
 
+@case("An ONNX input of strings")
+def strings(folder: Path) -> None:
+    proto = relu()
+    proto.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+    quick_engine(proto)
+
+
+@case("An ONNX input that is a sequence")
+def sequence(folder: Path) -> None:
+    proto = relu()
+    proto.graph.input[0].type.sequence_type.elem_type.tensor_type.elem_type = TensorProto.FLOAT
+    quick_engine(proto)
+
+
+@case("An ONNX output that is a sequence, whose tensors cannot be named")
+def named_sequence(folder: Path) -> None:
+    nodes = [node("SequenceConstruct", "x x", "s"), node("Neg", "x", "s_0")]
+    quick_engine(model(nodes, {"x": (FLOAT, [2])}, ["s", "s_0"]))
+
+
 @case("An unknown TensorFlow op")
 def unknown_tensorflow_op(folder: Path) -> None:
     graph_def = frozen()

@@ -85,7 +85,8 @@ def import_model(
         name (as an identifier), an unnamed batch dimension is ``N``, any other unnamed one
         ``<input>_<axis>``; `Graph.ranges` has the range of each, narrowed where the model itself
         demands it (see `limits`). Inputs and outputs of element types of less than 8 bits are
-        8-bit integers, those of 8-bit floats are float32 (see `narrow`).
+        8-bit integers, those of 8-bit floats are float32 (see `narrow`). An output that is a
+        sequence becomes an output for each of its tensors: ``<output>_0``, ``<output>_1``, ….
 
     Raises
     ------
@@ -189,8 +190,8 @@ class _Importer:
             self.narrow.mark(value, tensor_type(info).elem_type)
         wanted = self._wanted(outputs, scope)
         self.convert_nodes(list(main.node), wanted, scope, self.opened.opsets, "")
-        for name in wanted:
-            self.graph.mark_output(_tensor(scope.find(name), f"output {name!r}"), name)
+        for name, value in _named(wanted, scope):
+            self.graph.mark_output(value, name)
         self.graph.tidy()
         return self.graph
 
@@ -426,6 +427,25 @@ class _Nesting:
 
     def __exit__(self, *_: object) -> None:
         self._importer.depth -= 1
+
+
+def _named(outputs: Sequence[str], scope: _Scope) -> list[tuple[str, Value]]:
+    """The graph's outputs by name; a sequence is one for each of its tensors."""
+    found: dict[str, Value] = {}
+    for name in outputs:
+        item = scope.find(name)
+        parts = {name: item}
+        if isinstance(item, TensorSequence) and item.values:
+            parts = {f"{name}_{i}": value for i, value in enumerate(item.values)}
+            if taken := sorted(parts.keys() & {*outputs, *found}):
+                raise UnsupportedOpError(
+                    f"Output {name!r} is a sequence, whose tensors cannot be named",
+                    where=f"output {name!r}",
+                    why=f"they are called {name}_0 and so on, and {taken[0]!r} is an output, too",
+                    cure="rename one of the outputs in the model",
+                )
+        found |= {part: _tensor(value, f"output {part!r}") for part, value in parts.items()}
+    return list(found.items())
 
 
 def _tensor(item: Item, what: str, where: str = "") -> Value:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from planish.frontends.counting import refilled
 from planish.frontends.tensorflow.context import MOST_NUMBERS, Context, converter, small_array
 from planish.frontends.tensorflow.layout import from_channels_last, main_part, to_channels_last
 from planish.graph.dims import DimLike, ceildiv, product
@@ -212,7 +213,7 @@ def _padding(ctx: Context, paddings: Value) -> tuple[tuple[DimLike, DimLike], ..
 
 @converter("Pad")
 def _pad(ctx: Context, x: Value, paddings: Value) -> Value:
-    return ctx.add(Pad(_padding(ctx, paddings)), x)
+    return refilled(ctx.graph, ctx.add(Pad(_padding(ctx, paddings)), x))
 
 
 @converter("PadV2")
@@ -220,10 +221,11 @@ def _pad_v2(ctx: Context, x: Value, paddings: Value, value: Value) -> Value:
     padding = _padding(ctx, paddings)
     known = small_array(value)
     if known is not None and not _is_rounded(known):
-        return ctx.add(Pad(padding, "constant", float(known.reshape(())[()])), x)
+        op = Pad(padding, "constant", float(known.reshape(())[()]))
+        return refilled(ctx.graph, ctx.add(op, x))
     padded = ctx.add(Pad(padding), x, part="pad")
     everywhere = ctx.add(BroadcastTo(x.shape), ctx.constant(True), part="inside")
-    inside = ctx.add(Pad(padding), everywhere, part="mask")
+    inside = refilled(ctx.graph, ctx.add(Pad(padding), everywhere, part="mask"))
     return ctx.add(Select(), inside, padded, value)
 
 

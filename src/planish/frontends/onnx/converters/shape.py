@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from planish.frontends.counting import refilled
 from planish.frontends.onnx.context import Conversion
 from planish.frontends.onnx.converters.layout import broadcast, reshaped
 from planish.frontends.onnx.converters.sizes import items, reshape_target, size, sizes
@@ -159,10 +160,10 @@ def _padded(
     if mode == "wrap":
         return _wrapped(c, x, grown)
     if isinstance(value, Value):
-        inside = c.aux(Pad(grown), broadcast(c, c.constant(True), x.shape))
+        inside = refilled(c.graph, c.aux(Pad(grown), broadcast(c, c.constant(True), x.shape)))
         filler = reshaped(c, value, ())
         return c.add(Select(), inside, c.aux(Pad(grown), x), filler)
-    return c.add(Pad(grown, mode, value), x)
+    return refilled(c.graph, c.add(Pad(grown, mode, value), x))
 
 
 def _wrapped(c: Conversion, x: Value, padding: Sequence[tuple[DimLike, DimLike]]) -> Value:
