@@ -218,6 +218,22 @@ def test_converter_of_tensorflow_2(network, save, images, int8, close):
     assert int8 == before
 
 
+def test_engines_in_int8(network, save, images, close, tmp_path):
+    """From the user's data to a SavedModel whose engines compute in INT8."""
+    folder, function = save(network, tf.TensorSpec([None, None, None, 3], tf.float32, "x"))
+    converter = trt.TrtGraphConverterV2(folder, precision_mode="INT8", minimum_segment_size=2)
+    converter.convert(calibration_input_fn=lambda: ([x] for x in images))
+    built = converter.converted.built
+    assert len(built) == 2
+    assert {engine.precision for engine in built.values()} == {"int8"}
+    converter.save(str(tmp_path / "int8"))
+    loaded = tf.saved_model.load(str(tmp_path / "int8")).signatures["serving_default"]
+    for x in images:
+        (got,), (want,) = (f(tf.constant(x)).values() for f in (loaded, function))
+        scale = np.abs(want.numpy()).max()
+        assert 0 < np.abs(got.numpy() - want.numpy()).max() < 0.05 * scale
+
+
 @pytest.mark.parametrize("batch", [np.zeros((0, 8, 8, 3), np.float32), None])
 def test_converter_without_data(network, save, int8, batch):
     folder, _ = save(network, tf.TensorSpec([None, None, None, 3], tf.float32, "x"))

@@ -13,7 +13,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import planish  # noqa: E402
-from planish.errors import ModelError, PlanishError, PrecisionError  # noqa: E402
+from planish.errors import CalibrationError, ModelError, PlanishError  # noqa: E402
 from planish.tensorflow import trt_convert as trt  # noqa: E402
 
 IMAGE = tf.TensorSpec([None, 32, 32, 3], name="image")
@@ -341,7 +341,7 @@ def test_int8(network):
     converter = trt.TrtGraphConverterV2(folder, precision_mode="INT8")
     with pytest.raises(ValueError, match="Should specify calibration_input_fn"):
         converter.convert()
-    with pytest.raises(PrecisionError):
+    with pytest.raises(CalibrationError, match="no calibration data"):
         converter.convert(calibration_input_fn=lambda: [])
 
 

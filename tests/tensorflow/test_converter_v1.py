@@ -140,7 +140,7 @@ def test_wrong_arguments_and_order(frozen, tmp_path):
     with pytest.raises(InputError, match="no node 'absent'"):
         trt.create_inference_graph(frozen, ["absent"])
     with pytest.raises(PrecisionError):
-        trt.create_inference_graph(frozen, ["logits"], precision_mode="INT8")
+        trt.create_inference_graph(frozen, ["logits"], precision_mode="FP8")
     with pytest.raises(InputError, match="no engines"):
         trt.calib_graph_to_infer_graph(frozen)
     converter = trt.TrtGraphConverter(input_graph_def=frozen)

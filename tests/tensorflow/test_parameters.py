@@ -58,12 +58,20 @@ def test_wrong_values(change, message):
     assert isinstance(caught.value, PlanishError)
 
 
-@pytest.mark.parametrize("mode", ["INT8", "int8", "fp8"])
-def test_precisions_without_kernels(mode):
-    params = trt.DEFAULT_TRT_CONVERSION_PARAMS._replace(precision_mode=mode)
+def test_a_precision_without_kernels():
+    params = trt.DEFAULT_TRT_CONVERSION_PARAMS._replace(precision_mode="fp8")
     parameters.check_params(params)
     with pytest.raises(PrecisionError, match="no kernels"):
         parameters.settle_precision(params, "cpu")
+
+
+@pytest.mark.parametrize("mode", ["INT8", "int8"])
+def test_int8_needs_calibration(mode):
+    params = trt.DEFAULT_TRT_CONVERSION_PARAMS._replace(precision_mode=mode)
+    parameters.check_params(params)
+    assert parameters.settle_precision(params, "cpu") == {"int8", "fp32"}
+    with pytest.raises(PrecisionError, match="not available without calibration"):
+        parameters.settle_precision(params._replace(use_calibration=False), "cpu")
 
 
 @pytest.mark.parametrize("mode", ["FP16", "bf16"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from planish.errors import InputError, PrecisionError
-from planish.precision.permissions import parse_precision, permit
+from planish.precision.permissions import INT8, parse_precision, permit
 from planish.targets.devices import find_target
 
 DEFAULT_TRT_MAX_WORKSPACE_SIZE_BYTES = 1 << 30
@@ -173,21 +173,30 @@ def needs_calibration(params: Any) -> bool:
 def settle_precision(params: Any, device: str) -> frozenset[str]:
     """The precisions that engines may have on a device.
 
-    A precision is a permission: where the kernels for it are missing, FP32 serves.
+    A precision is a permission: where the kernels for FP16 or BF16 are missing, FP32 serves.
 
     Raises
     ------
     PrecisionError
-        The precision changes the results in a way that the user relies on (INT8, FP8).
+        INT8 or FP8 is asked for and cannot be had: users rely on what these change.
     """
     mode = params.precision_mode.upper()
-    if mode in (TrtPrecisionMode.INT8, TrtPrecisionMode.FP8):
+    target = find_target(device)
+    missing = mode == TrtPrecisionMode.INT8 and INT8 not in target.precisions
+    if missing or mode == TrtPrecisionMode.FP8:
         raise PrecisionError(
             f"Precision {mode} is not available",
             where="precision_mode=",
-            why="this version has no kernels for it",
+            why=f"this version has no kernels for it on {target.device}",
             cure='pass precision_mode="FP32"',
         )
-    target = find_target(device)
+    if mode == TrtPrecisionMode.INT8 and not needs_calibration(params):
+        raise PrecisionError(
+            "INT8 is not available without calibration",
+            where="use_calibration=",
+            why="scales that a model brings along (FakeQuant, QuantizeAndDequantize) are computed "
+            "in FP32 in this version",
+            cure="leave use_calibration out, and give convert() a calibration_input_fn",
+        )
     asked = parse_precision(mode.lower(), target.device, target.precisions)
     return permit(asked, target.device, target.precisions)

@@ -106,7 +106,7 @@ def precision(folder: Path) -> None:
     converter(folder, precision_mode="FP12")
 
 
-@case('`precision_mode="INT8"`')
+@case('`precision_mode="INT8"` without calibration')
 def int8(folder: Path) -> None:
     converter(folder, precision_mode="INT8", use_calibration=False).convert()
 

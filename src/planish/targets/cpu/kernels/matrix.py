@@ -298,12 +298,14 @@ class MatrixTactic(Tactic):
 
 def _understood(task: Task) -> bool:
     """Whether a task is of the kernel's kind; shapes and layouts decide the rest (`_geometry`)."""
-    if task.anchor is None or task.anchor.inputs[0].dtype is not DType.FLOAT32:
+    if task.anchor is None or not isinstance(task.anchor.op, Conv | MatMul):
         return False
-    op, weights = task.anchor.op, task.anchor.inputs[1:2]
+    op, (x, weights) = task.anchor.op, task.anchor.inputs
+    if x.dtype is not DType.FLOAT32:
+        return False
     if isinstance(op, Conv):
-        return len(op.strides) in (1, 2) and weights[0].is_constant
-    return isinstance(op, MatMul) and not op.transpose_a and task.prologue is None
+        return len(op.strides) in (1, 2) and weights.is_constant
+    return not op.transpose_a and task.prologue is None
 
 
 @dataclass(frozen=True)
