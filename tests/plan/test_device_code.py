@@ -40,6 +40,8 @@ def network() -> Graph:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     patch = pytest.MonkeyPatch()
     patch.setenv("PLANISH_CACHE", str(tmp_path_factory.mktemp("cache")))
+    # what was compiled by an installation elsewhere names other files for its lines
+    patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
     made = build_graph(network(), SimulatedTarget(), tuning_seconds=0)
     patch.undo()
     return made

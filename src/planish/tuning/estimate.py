@@ -15,6 +15,8 @@ from planish.targets.base import Binding
 FLOPS = 100e9
 BYTES = 10e9
 LAUNCH = 1.5e-6
+PAIR = 2.0
+"""Two convolutions in one kernel move less and compute more slowly: only measuring tells."""
 
 
 def estimate(task: Task, binding: Binding) -> float:
@@ -22,7 +24,7 @@ def estimate(task: Task, binding: Binding) -> float:
     moved = sum(math.prod(binding.shape(v)) * v.dtype.size for v in (*task.inputs, *task.outputs))
     seconds = LAUNCH + max(operations(task, binding) / FLOPS, moved / BYTES)
     # work on an input is done again by every task that reads it; on an output it is done once
-    return seconds * (1.1 if task.prologue else 1.0)
+    return seconds * (1.1 if task.prologue else PAIR if task.pair else 1.0)
 
 
 def operations(task: Task, binding: Binding) -> float:

@@ -1,10 +1,10 @@
 """Tuning: measures tactics of candidate tasks within a time budget, and chooses among them.
 
-An estimate says which tasks of one product will likely be chosen. A few tactics of each are
-measured first, then one of every other task, which may show that another cover is cheaper; then the
-rest, the tasks of the cheapest cover before others and costly ones before cheap ones, until the
-budget is spent. What was measured before (timing cache) costs nothing. The exact cheapest cover of
-what was measured is chosen at the usual sizes; its tasks are then tuned at the other sizes too.
+An estimate says which tasks will likely be chosen. A few tactics of each are measured first, then
+one of every other task, which may show that another cover is cheaper; then the rest, the tasks of
+the cheapest cover before others and costly ones before cheap ones, until the budget is spent. What
+was measured before (timing cache) costs nothing. The exact cheapest cover of what was measured is
+chosen at the usual sizes; its tasks are then tuned at the other sizes too.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Tuner:
         entries = [self._entry(task, self._occupied(task, usual)) for task in tasks]
         share = USUAL_SHARE if len(points) > 1 else 1.0
         found = dict(zip(tasks, entries, strict=True))
-        likely = self._choose({task: e for task, e in found.items() if not task.pattern})
+        likely = self._choose(found)
         deadline = start + share * self._budget
         if self._measure_some([found[t] for t in likely], entries, "tuning", deadline):
             cheapest = [found[t] for t in self._choose_known(found, likely)]

@@ -21,14 +21,18 @@ from planish.fusion.task import Task, make_task
 from planish.graph.graph import Graph
 from planish.graph.types import DType, TensorType
 from planish.ops.base import Op
-from planish.ops.conv import Conv, ConvTranspose
+from planish.ops.conv import Conv, ConvTranspose, Fold
+from planish.ops.data_dependent import NonZero, Unique
+from planish.ops.detection import CombinedNonMaxSuppression, NonMaxSuppression
 from planish.ops.elementwise import Elementwise, ew
 from planish.ops.indexing import Gather, ScatterNd
 from planish.ops.matmul import MatMul
 from planish.ops.normalization import LayerNorm, Lrn, Softmax
-from planish.ops.pool import AvgPool, MaxPool
+from planish.ops.pool import AvgPool, MaxPool, MaxPoolIndices
 from planish.ops.quantization import MatMulInteger
-from planish.ops.reduce import CumSum, ReduceSum
+from planish.ops.recurrent import Lstm
+from planish.ops.reduce import CumSum, ReduceSum, TopK
+from planish.ops.sampling import GridSample
 from planish.ops.shape import Concat, Transpose
 from planish.ops.spatial import Resize
 from planish.targets.base import Binding, Family
@@ -84,6 +88,28 @@ def with_data(task: Task) -> tuple[Task, list[np.ndarray]]:
     return task, arrays
 
 
+def alone(op: Op, *inputs: np.ndarray) -> tuple[Task, list[np.ndarray]]:
+    """A task of an op alone, of any number of results, and its inputs."""
+    graph = Graph("case")
+    values = [
+        graph.input(f"x{i}", TensorType(a.shape, DType.of(a.dtype))) for i, a in enumerate(inputs)
+    ]
+    node = graph.add_node(op, values)
+    return make_task([node], node), list(inputs)
+
+
+def boxes(*shape: int) -> np.ndarray:
+    """Boxes by their corners."""
+    corner, size = RNG.random((*shape, 2)), RNG.random((*shape, 2)) * 0.4
+    return np.concatenate([corner, corner + size], -1).astype(np.float32)
+
+
+def scores(*shape: int) -> np.ndarray:
+    """Scores from 0 to 1, some of them equal."""
+    return (np.round(RNG.random(shape) * 20) / 20).astype(np.float32)
+
+
+ACTIVATIONS = (("sigmoid", 0.0, 0.0), ("tanh", 0.0, 0.0), ("tanh", 0.0, 0.0))
 HALF = DType.FLOAT16
 
 CASES = {
@@ -134,6 +160,27 @@ CASES = {
     "attention": with_data(attention_task(attention(Form(mask="keys"), dtype=HALF))),
     "depthwise and pointwise": with_data(pair_task(PairNet((1, 6, 7, 24), 20))),
     "two pointwise": with_data(pair_task(PointwiseNet((1, 46, 46, 24), 72, 20))),
+    "fold": alone(Fold((7, 6), (3, 2), (2, 3), (1, 0), (1, 2)), floats(1, 4, 2, 6, 5)),
+    "places of maxima": alone(MaxPoolIndices((3, 3), (2, 2), PAD, (1, 1)), floats(2, 7, 6, 5)),
+    "best of rows": alone(TopK(5), floats(3, 70)),
+    "indices of what is not zero": alone(NonZero(), np.maximum(floats(5, 40), 0)),
+    "different elements": alone(Unique(), random_array(RNG, (300,), DType.INT32)),
+    "grid": alone(
+        GridSample("linear", "zeros", False),
+        floats(2, 5, 6, 3),
+        RNG.uniform(-1.5, 1.5, (2, 3, 4, 2)).astype(np.float32),
+    ),
+    "suppression": alone(
+        CombinedNonMaxSuppression(10, 9, 0.3, 0.4, False, True), boxes(2, 20, 1), scores(2, 20, 2)
+    ),
+    "soft suppression": alone(NonMaxSuppression(5, 0.5, 0.1, 0.5), boxes(9), scores(9)),
+    "recurrent": alone(
+        Lstm((False,), ACTIVATIONS),
+        floats(3, 2, 1, 4, 5),
+        floats(1, 5, 4, 5),
+        floats(1, 2, 5),
+        floats(1, 2, 5),
+    ),
     "bytes": case(
         MatMulInteger(),
         random_array(RNG, (9, 32), DType.INT8),
