@@ -149,7 +149,7 @@ def pass_drops_a_residual(patch: Patch) -> None:
     )
 
 
-@bug(WHOLE, 60, 40)
+@bug(WHOLE, 90, 80)
 def folded_padding_forgets_the_end(patch: Patch) -> None:
     """Padding that moves into a convolution is taken over only before the image."""
     patch.setattr(
@@ -190,7 +190,7 @@ def concatenation_from_behind(patch: Patch) -> None:
     patch.setattr(views, "_place_parts", wrong)
 
 
-@bug(WHOLE, 60, 40)
+@bug(WHOLE, 90, 80)
 def saved_plan_forgets_an_attribute(patch: Patch) -> None:
     """A stride of a slice that goes backwards is read as one that goes forwards."""
     right = codec._decode
