@@ -111,7 +111,7 @@ def build(
     outputs : iterable of str, optional
         Names of the tensors to give back, also middle ones; None: the model's own.
     device : str
-        "cpu".
+        "cpu", or a GPU: "cuda:0".
     precision : str or set
         Permitted precisions: "fp32", "tf32", "fp16", "bf16", "int8", or "best" for all that the
         device has. FP32 is always permitted, and stands in where the device lacks another; a line
