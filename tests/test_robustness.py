@@ -399,21 +399,18 @@ class TestInterrupts:
             self.check(model, before)
 
     def test_at_any_time(self, model: Path) -> None:
-        before = children()
+        """Later and later, until a build ends before its interrupt comes."""
+        before, seconds = children(), 0.002
         self.build(model, False)  # compiles: the next ones are shorter
-        model.with_name("timing.sqlite").unlink()
-        whole = time.monotonic()
-        self.build(model, False)
-        whole = time.monotonic() - whole
-        interrupts = 0
-        for part in range(1, 7):
+        while seconds < 20:
             model.with_name("timing.sqlite").unlink(missing_ok=True)
             try:
-                with interrupted_after(part / 7 * whole):
+                with interrupted_after(seconds):
                     self.build(model, False)
+                break
             except KeyboardInterrupt:
-                interrupts += 1
-        assert interrupts
+                seconds *= 1.7
+        assert 0.002 < seconds < 20
         self.check(model, before)
 
     def test_an_engine_that_binds(self) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -10,8 +13,8 @@ from planish.errors import TuningError
 from planish.targets.base import Kernel
 from planish.targets.cpu.codegen.compile import Library
 from planish.targets.cpu.kernels.pack_matrix import PackMatrixKernel
-from planish.targets.cpu.machine import host
-from planish.targets.workers import CompilerPool, compile_kernels
+from planish.targets.cpu.machine import Machine, host
+from planish.targets.workers import CompilerPool, _Worker, compile_kernels
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,35 @@ def test_worker_that_dies_is_a_tuning_error(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("planish.targets.workers.sys.executable", "/bin/false")
     with pytest.raises(TuningError, match="ended unexpectedly"):
         compile_all([PackMatrixKernel(v, True) for v in (1, 2, 3, 4)], 2)
+
+
+def test_no_worker_outlives_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is ended while it compiles is not replaced, nor are those begun that wait for it."""
+    at_work, started = threading.Event(), []
+
+    class Stuck(_Worker):
+        def __init__(self, machine: Machine) -> None:
+            super().__init__(machine)
+            started.append(self)
+
+        def compile(self, kernel: Kernel) -> bytes:
+            at_work.set()
+            self._process.wait(60)
+            raise TuningError("It has ended")
+
+    monkeypatch.setattr("planish.targets.workers._Worker", Stuck)
+    pool, kernels = CompilerPool(host(), 1, apart=True), [PackMatrixKernel(v, True) for v in (1, 2)]
+    with ThreadPoolExecutor(2) as threads:
+        ends = [threads.submit(pool.compile, [k], lambda *_: None) for k in kernels]
+        assert at_work.wait(60)
+        while not pool._changed._waiters:
+            time.sleep(0.001)
+        pool.close()
+        for end in ends:
+            with pytest.raises(TuningError, match="ended"):
+                end.result(60)
+    assert not any(worker.is_alive for worker in started)
+    assert len(started) == 1
 
 
 def test_apart_nothing_is_compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from queue import SimpleQueue
 from typing import Any, BinaryIO
 
 from planish.errors import PlanishError, TuningError
@@ -50,9 +49,10 @@ class CompilerPool:
 
     def __init__(self, machine: Any, processes: int, apart: bool = False) -> None:
         self._machine, self._processes, self._apart = machine, processes, apart
-        self._idle: SimpleQueue[_Worker] = SimpleQueue()
         self._workers: list[_Worker] = []
-        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._closings = 0
+        self._changed = threading.Condition()
 
     def compile(self, kernels: Sequence[Kernel], done: Callable[[Kernel, bytes], None]) -> None:
         """See `compile_kernels`. A kernel that does not compile keeps none of the others back."""
@@ -74,8 +74,10 @@ class CompilerPool:
     ) -> list[TuningError]:
         failed: list[TuningError] = []
         pool = ThreadPoolExecutor(min(self._processes, len(kernels)))
+        closings = self._closings
         try:
-            for future in as_completed([pool.submit(self._run, kernel) for kernel in kernels]):
+            jobs = [pool.submit(self._run, kernel, closings) for kernel in kernels]
+            for future in as_completed(jobs):
                 try:
                     done(*future.result())
                 except TuningError as error:
@@ -87,33 +89,48 @@ class CompilerPool:
             pool.shutdown(wait=False, cancel_futures=True)
         return failed
 
-    def _run(self, kernel: Kernel) -> tuple[Kernel, bytes]:
-        worker = self._free()
+    def _run(self, kernel: Kernel, closings: int) -> tuple[Kernel, bytes]:
+        worker = self._taken(closings)
         try:
             return kernel, worker.compile(kernel)
         finally:
-            self._idle.put(worker if worker.is_alive else self._replaced(worker))
+            self._give_back(worker)
 
-    def _free(self) -> _Worker:
-        """A worker that has nothing to do; a new one as long as there may be more."""
-        with self._lock:
-            if self._idle.empty() and len(self._workers) < self._processes:
-                self._workers.append(_Worker(self._machine))
-                return self._workers[-1]
-        return self._idle.get()
+    def _taken(self, closings: int) -> _Worker:
+        """A worker that has nothing to do; a new one as long as there may be more.
 
-    def _replaced(self, worker: _Worker) -> _Worker:
-        worker.close()
-        with self._lock:
-            fresh = _Worker(self._machine)
-            self._workers = [fresh if w is worker else w for w in self._workers]
-        return fresh
+        Raises
+        ------
+        TuningError
+            The pool has been closed more than `closings` times: nobody would end the worker.
+        """
+        with self._changed:
+            while not self._idle and len(self._workers) >= self._processes:
+                self._changed.wait()
+            if self._closings != closings:
+                raise TuningError("Compiling was ended")
+            if self._idle:
+                return self._idle.pop()
+            self._workers.append(_Worker(self._machine))
+            return self._workers[-1]
+
+    def _give_back(self, worker: _Worker) -> None:
+        with self._changed:
+            if worker not in self._workers:
+                return  # the pool was closed meanwhile, and the worker with it
+            if worker.is_alive:
+                self._idle.append(worker)
+            else:
+                worker.close()
+                self._workers.remove(worker)
+            self._changed.notify()
 
     def close(self) -> None:
         """Ends the workers; the next kernels get new ones."""
-        with self._lock:
-            workers, self._workers = self._workers, []
-            self._idle = SimpleQueue()
+        with self._changed:
+            workers, self._workers, self._idle = self._workers, [], []
+            self._closings += 1
+            self._changed.notify_all()
         for worker in workers:
             worker.close()
 
