@@ -11,7 +11,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
@@ -161,10 +161,10 @@ class Binding:
         return any(d <= 0 for v in (*task.inputs, *task.outputs) for d in self.shape(v))
 
 
+@dataclass(frozen=True, eq=False)  # which tactics are equal, each class says itself
 class Tactic(ABC):
-    """One way to run a task: a frozen dataclass whose fields are `task` and its parameters.
-
-    `parameters` is what a plan stores; the family makes the same tactic from it again.
+    """One way to run a task: a frozen dataclass whose fields are `task`, its parameters, and
+    `machine` where it depends on that.
     """
 
     family: ClassVar[str]
@@ -189,9 +189,10 @@ class Tactic(ABC):
         return 0.0
 
     @property
-    @abstractmethod
     def parameters(self) -> dict[str, Any]:
-        """The parameters, as JSON can hold them."""
+        """What a plan stores, as JSON can hold it; the family makes the same tactic of it again."""
+        names = (f.name for f in fields(self))
+        return {name: getattr(self, name) for name in names if name not in ("task", "machine")}
 
     def constants(self) -> list[np.ndarray]:
         """Arrays derived from the task's constants (packed weights); made once per engine."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from planish.fusion.task import Task
@@ -29,18 +29,12 @@ class AttentionTactic(Tactic):
     """The attention kernel with a register tile, queries of a task, and keys of a block."""
 
     family: ClassVar[str] = "attention"
-    task: Task
     machine: Machine
     rows: int
     vectors: int
     groups: int
     block: int
     packed: bool
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        given = (f.name for f in fields(self) if f.name not in ("task", "machine"))
-        return {name: getattr(self, name) for name in given}
 
     def accepts(self, binding: Binding) -> bool:
         return _readable(self.task, binding) is not None

@@ -53,23 +53,12 @@ class MatrixTactic(Tactic):
     """The matrix kernel with a given register tile, loop order and packing."""
 
     family: ClassVar[str] = "matrix"
-    task: Task
     machine: Machine
     pixels: int
     vectors: int
     tail: int
     pixels_outer: bool
     packed: bool
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {
-            "pixels": self.pixels,
-            "vectors": self.vectors,
-            "tail": self.tail,
-            "pixels_outer": self.pixels_outer,
-            "packed": self.packed,
-        }
 
     @cached_property
     def _weights(self) -> Value | None:

@@ -405,13 +405,7 @@ class MovementTactic(Tactic):
     """The launches that `PLANS` has for the anchor."""
 
     family = "movement"
-
-    task: Task
     unroll: int = 4
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"unroll": self.unroll}
 
     def accepts(self, binding: Binding) -> bool:
         anchor = self.task.anchor

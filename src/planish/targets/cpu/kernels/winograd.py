@@ -56,21 +56,11 @@ class WinogradTactic(Tactic):
     """
 
     family: ClassVar[str] = "winograd"
-    task: Task
     machine: Machine
     results: int
     pixels: int
     vectors: int
     halves: int
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {
-            "results": self.results,
-            "pixels": self.pixels,
-            "vectors": self.vectors,
-            "halves": self.halves,
-        }
 
     @property
     def _filters(self) -> np.ndarray:

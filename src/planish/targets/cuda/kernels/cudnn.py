@@ -54,15 +54,6 @@ class CudnnTactic(AnchoredTactic):
     machine: CudaMachine = field(default=H200, compare=False)
 
     @property
-    def parameters(self) -> dict[str, Any]:
-        return {
-            "version": self.version,
-            "plan": self.plan,
-            "tf32": self.tf32,
-            "residual_first": self.residual_first,
-        }
-
-    @property
     def extra_seconds(self) -> float:
         return LIBRARY_SECONDS
 

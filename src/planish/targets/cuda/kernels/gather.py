@@ -105,14 +105,8 @@ class GatherTactic(Tactic):
     """One launch, with tiles of so many elements."""
 
     family = "gather"
-
-    task: Task
     elements: int = 1024
     warps: int = 4
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"elements": self.elements, "warps": self.warps}
 
     def accepts(self, binding: Binding) -> bool:
         return fits(self.task, binding)
@@ -164,15 +158,9 @@ class ScatterTactic(Tactic):
     """
 
     family = "scatter"
-
-    task: Task
     elements: int = 1024
     warps: int = 4
     marked: bool = False
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"elements": self.elements, "warps": self.warps, "marked": self.marked}
 
     def accepts(self, binding: Binding) -> bool:
         if not fits(self.task, binding):

@@ -240,14 +240,8 @@ class MovementTactic(Tactic):
     """The launches that `PLANS` has for the anchor, with tiles of so many elements."""
 
     family = "movement"
-
-    task: Task
     elements: int = 1024
     warps: int = 4
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"elements": self.elements, "warps": self.warps}
 
     def accepts(self, binding: Binding) -> bool:
         return fits(self.task, binding)

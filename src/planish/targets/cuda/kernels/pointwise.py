@@ -114,14 +114,8 @@ class PointwiseTactic(Tactic):
     """One kernel over the elements of the outputs."""
 
     family = "pointwise"
-
-    task: Task
     block: int = 1024
     warps: int = 4
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"block": self.block, "warps": self.warps}
 
     def accepts(self, binding: Binding) -> bool:
         shapes = {binding.shape(v) for v in self.task.outputs}
