@@ -13,8 +13,9 @@ from planish.targets.attention import Place, Problem, problem_of
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.kernels.attention_kernel import AttentionKernel, scratch_floats
 from planish.targets.cpu.kernels.blocking import ceil
+from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.fused import Bound, bind_leaves
-from planish.targets.cpu.machine import Machine, host
+from planish.targets.cpu.machine import Machine
 from planish.targets.restoring import FLAG, checked_parameters
 
 GROUPS = (1, 2, 4, 8, 16)
@@ -111,21 +112,17 @@ def _readable(task: Task, binding: Binding) -> Problem | None:
 
 
 @dataclass(frozen=True)
-class AttentionFamily(Family):
+class AttentionFamily(MachineFamily):
     """Attention of float32, for this or another machine."""
 
     name: ClassVar[str] = "attention"
     pattern: ClassVar[str] = "attention"
-    machine: Machine | None = None
-
-    def on(self, machine: Machine) -> Family:
-        return AttentionFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         problem = _readable(task, binding)
         if problem is None:
             return
-        machine = self.machine or host()
+        machine = self.machine
         ranked = sorted(_candidates(problem, machine), key=lambda c: estimate(problem, c, machine))
         for candidate in ranked[:TRIED]:
             yield AttentionTactic(task, machine, *candidate)
@@ -142,7 +139,7 @@ class AttentionFamily(Family):
             block=BLOCKS,
             packed=FLAG,
         )
-        return AttentionTactic(task, self.machine or host(), **values)
+        return AttentionTactic(task, self.machine, **values)
 
 
 Candidate = tuple[int, int, int, int, bool]

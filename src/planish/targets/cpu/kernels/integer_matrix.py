@@ -15,15 +15,16 @@ import numpy as np
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.quantization import ConvInteger, MatMulInteger
-from planish.targets.base import Binding, Family, Launch, Tactic
+from planish.targets.base import Binding, Launch, Tactic
 from planish.targets.cpu.codegen.dot import BYTES, Dot, dot_of
 from planish.targets.cpu.kernels.blocking import ceil
+from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.gemm import GemmKernel
 from planish.targets.cpu.kernels.geometry import Geometry, conv_geometry, matmul_geometry
 from planish.targets.cpu.kernels.integer_gemm import IntegerGemmKernel, groups_of
 from planish.targets.cpu.kernels.matrix import LARGEST_TILE, MatrixTactic, pixel_tiles
 from planish.targets.cpu.kernels.register_tile import unrolled
-from planish.targets.cpu.machine import Machine, host
+from planish.targets.cpu.machine import Machine
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 MARGIN = 64
@@ -180,17 +181,13 @@ def _geometry(task: Task, binding: Binding) -> Geometry | None:
 
 
 @dataclass(frozen=True)
-class IntegerMatrixFamily(Family):
+class IntegerMatrixFamily(MachineFamily):
     """Convolutions (not depthwise) and matrix products of bytes."""
 
     name: ClassVar[str] = "integer_matrix"
-    machine: Machine | None = None
-
-    def on(self, machine: Machine) -> Family:
-        return IntegerMatrixFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        machine = self.machine or host()
+        machine = self.machine
         if not _understood(task, machine):
             return
         g = _geometry(task, binding)
@@ -202,7 +199,7 @@ class IntegerMatrixFamily(Family):
                 yield tactic
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        machine = self.machine or host()
+        machine = self.machine
         values = checked_parameters(
             self.name,
             task,

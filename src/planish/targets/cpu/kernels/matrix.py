@@ -17,7 +17,6 @@ from planish.ops.matmul import MatMul
 from planish.targets.base import (
     Binding,
     Constant,
-    Family,
     Launch,
     Pointer,
     Tactic,
@@ -25,6 +24,7 @@ from planish.targets.base import (
 )
 from planish.targets.cpu.kernels.blocking import ceil, choose_blocking
 from planish.targets.cpu.kernels.epilogue import Operand
+from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.gemm import GemmKernel
 from planish.targets.cpu.kernels.geometry import (
     Geometry,
@@ -38,7 +38,7 @@ from planish.targets.cpu.kernels.geometry import (
 from planish.targets.cpu.kernels.pack_matrix import PackMatrixKernel
 from planish.targets.cpu.kernels.pack_rows import Pack
 from planish.targets.cpu.kernels.register_tile import PREFETCH, unrolled
-from planish.targets.cpu.machine import Machine, host
+from planish.targets.cpu.machine import Machine
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 LARGEST_TILE = 64
@@ -298,20 +298,16 @@ def _understood(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class MatrixFamily(Family):
+class MatrixFamily(MachineFamily):
     """Convolutions (not depthwise) and matrix products in float32, for this or another machine."""
 
     name: ClassVar[str] = "matrix"
-    machine: Machine | None = None
-
-    def on(self, machine: Machine) -> Family:
-        return MatrixFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         g = _geometry(task, binding)
         if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
             return
-        machine = self.machine or host()
+        machine = self.machine
         candidates = sorted(_candidates(g, task, machine), key=lambda c: estimate(g, c, machine))
         for tile in candidates:
             tactic = MatrixTactic(task, machine, *tile)
@@ -334,7 +330,7 @@ class MatrixFamily(Family):
         if pixels * vectors > LARGEST_TILE or 0 < pixels <= tail:
             why = f"no tile has {pixels} pixels, {vectors} vectors and a tail of {tail}"
             raise impossible(self.name, task, why)
-        return MatrixTactic(task, self.machine or host(), **values)
+        return MatrixTactic(task, self.machine, **values)
 
 
 Tile = tuple[int, int, int, bool, bool]

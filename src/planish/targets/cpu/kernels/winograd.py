@@ -17,13 +17,14 @@ import numpy as np
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.conv import Conv
-from planish.targets.base import Binding, Constant, Family, Launch, Pointer, Tactic
+from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic
 from planish.targets.cpu.kernels.blocking import ceil
+from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.geometry import Geometry, conv_geometry, operand_kinds
 from planish.targets.cpu.kernels.register_tile import PREFETCH, unrolled
 from planish.targets.cpu.kernels.winograd_kernel import WinogradKernel
 from planish.targets.cpu.kernels.winograd_transform import Transform, transform_filters
-from planish.targets.cpu.machine import Machine, host
+from planish.targets.cpu.machine import Machine
 from planish.targets.restoring import checked_parameters, impossible
 
 LEAST_CHANNELS = 16
@@ -215,14 +216,10 @@ class _Cut:
 
 
 @dataclass(frozen=True)
-class WinogradFamily(Family):
+class WinogradFamily(MachineFamily):
     """Winograd convolutions in float32, for this or another machine."""
 
     name: ClassVar[str] = "winograd"
-    machine: Machine | None = None
-
-    def on(self, machine: Machine) -> Family:
-        return WinogradFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _understood(task):
@@ -230,7 +227,7 @@ class WinogradFamily(Family):
         g = conv_geometry(task, binding)
         if g is None or min(g.depth, g.channels) < LEAST_CHANNELS:
             return
-        machine = self.machine or host()
+        machine = self.machine
         found: dict[tuple, tuple[float, Tactic]] = {}
         for results, pixels, vectors, halves in _candidates(g, machine):
             tactic = WinogradTactic(task, machine, results, pixels, vectors, halves)
@@ -256,7 +253,7 @@ class WinogradFamily(Family):
             raise impossible(self.name, task, f"tiles of {results} pixels do not suit its window")
         if values["pixels"] * values["vectors"] > 32:
             raise impossible(self.name, task, "no register tile is that large")
-        return WinogradTactic(task, self.machine or host(), **values)
+        return WinogradTactic(task, self.machine, **values)
 
 
 def _understood(task: Task) -> bool:

@@ -18,6 +18,7 @@ from planish.graph.graph import Value
 from planish.ops import indexing
 from planish.ops.base import normalize_axis
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import WIDE
 from planish.targets.cuda.kernels.gather_kernel import FillKernel, MarkKernel, ScatterKernel
 from planish.targets.cuda.kernels.movement_kernel import Picked
@@ -42,7 +43,6 @@ from planish.targets.cuda.kernels.nest import (
     values_of,
     work_of,
 )
-from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 SEARCHED = 1 << 33
@@ -117,15 +117,10 @@ class GatherTactic(Tactic):
 
 
 @dataclass(frozen=True)
-class GatherFamily(Family):
+class GatherFamily(MachineFamily):
     """Gathers, with elementwise work before and after."""
 
     name = "gather"
-
-    machine: CudaMachine = H200
-
-    def on(self, machine: Any) -> Family:
-        return GatherFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _is_gather(task) or not fits(task, binding):
@@ -243,15 +238,10 @@ def _last_wins(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class ScatterFamily(Family):
+class ScatterFamily(MachineFamily):
     """`ScatterNd`; not of so many updates to be combined that looking for them takes too long."""
 
     name = "scatter"
-
-    machine: CudaMachine = H200
-
-    def on(self, machine: Any) -> Family:
-        return ScatterFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _is_scatter(task):

@@ -17,7 +17,6 @@ from planish.targets.base import (
     ZEROED_BYTES,
     Binding,
     Constant,
-    Family,
     Launch,
     Pointer,
     Tactic,
@@ -25,6 +24,7 @@ from planish.targets.base import (
     Zeroed,
 )
 from planish.targets.cuda.kernels import matrix_cost as cost
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.matrix_image import (
     BLOCK,
@@ -45,7 +45,6 @@ from planish.targets.cuda.kernels.matrix_problem import (
     problem_of,
     understood,
 )
-from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 _LIMITS = {0: 5, 1: 12, 3: 7}
@@ -176,14 +175,10 @@ class MatrixTactic(AnchoredTactic):
 
 
 @dataclass(frozen=True)
-class MatrixFamily(Family):
+class MatrixFamily(MachineFamily):
     """Convolutions without groups and matrix products, for this or another machine."""
 
     name: ClassVar[str] = "matrix"
-    machine: CudaMachine = H200
-
-    def on(self, machine: CudaMachine) -> Family:
-        return MatrixFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         problem = problem_of(task, binding)

@@ -30,6 +30,7 @@ from planish.ops.reduce import (
 )
 from planish.targets.anchored import AnchoredTactic, outputs_follow
 from planish.targets.base import Binding, Family, Launch, Pointer, Tactic, Workspace
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import WIDE
 from planish.targets.cuda.kernels.nest import (
     Space,
@@ -46,7 +47,7 @@ from planish.targets.cuda.kernels.reduction_kernel import (
     ReductionKernel,
     RunningSumKernel,
 )
-from planish.targets.cuda.machine import H200, CudaMachine
+from planish.targets.cuda.machine import CudaMachine
 from planish.targets.restoring import checked_parameters
 
 NAMES: dict[type, str] = {
@@ -267,15 +268,10 @@ def _is_reduction(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class ReductionFamily(Family):
+class ReductionFamily(MachineFamily):
     """Reductions and arg max."""
 
     name: ClassVar[str] = "reduction"
-
-    machine: CudaMachine = H200
-
-    def on(self, machine: Any) -> Family:
-        return ReductionFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _is_reduction(task) or not fits(task, binding):
@@ -341,15 +337,10 @@ def _is_running_sum(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class RunningSumFamily(Family):
+class RunningSumFamily(MachineFamily):
     """`CumSum`."""
 
     name: ClassVar[str] = "running_sum"
-
-    machine: CudaMachine = H200
-
-    def on(self, machine: Any) -> Family:
-        return RunningSumFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _is_running_sum(task) or not fits(task, binding):
