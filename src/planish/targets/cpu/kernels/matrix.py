@@ -163,7 +163,7 @@ class MatrixTactic(Tactic):
             pack=pack,
             prefetch=PREFETCH if 8 * block > self.machine.l1 else 0,
         )
-        params = [
+        params = (
             g.channels,
             blocks,
             cut.blocks,
@@ -183,25 +183,17 @@ class MatrixTactic(Tactic):
             g.weights[1] * blocks * block,
             block,
             *pack_params,
-        ]
-        pointers: list[Pointer] = [task.inputs[0], Constant(0) if self._weights else Workspace()]
-        pointers += task.outputs
-        for output in g.outputs:
-            params += [output.batch, output.group, output.row, output.column]
-        for source, place in zip(task.epilogue.sources, g.operands, strict=True):
-            if place:
-                assert source is not None
-                pointers.append(task.inputs[source])
-                params += [place.batch, place.group, place.row, place.column]
-        if pack and task.prologue:
-            for value, place in self._prologue_places(g, binding):
-                assert place is not None
-                pointers.append(value)
-                params += [place.batch, place.group, place.row, place.column]
+        )
+        values, places = g.epilogue_arguments(task)
+        for value, place in self._prologue_places(g, binding):
+            assert place is not None
+            values, places = (*values, value), (*places, *place.params)
+        weights: Pointer = Constant(0) if self._weights else Workspace()
         tasks = g.batch * g.groups * cut.row_tasks * cut.column_tasks * cut.channel_tasks
         if g.pixels == 0:
             tasks = 0
-        return Launch(kernel, tuple(pointers), tuple(params), tasks, scratch=scratch)
+        pointers = (task.inputs[0], weights, *values)
+        return Launch(kernel, pointers, (*params, *places), tasks, scratch=scratch)
 
     def _merges_taps(self, g: Geometry, pitch: int) -> bool:
         """Whether a row of taps is read as one run of depth."""

@@ -17,7 +17,7 @@ import numpy as np
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.conv import Conv
-from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic
+from planish.targets.base import Binding, Constant, Launch, Tactic
 from planish.targets.cpu.kernels.blocking import ceil
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.geometry import Geometry, conv_geometry, operand_kinds
@@ -116,7 +116,7 @@ class WinogradTactic(Tactic):
         products = positions * source_position
         patch = products + positions * product_position
         edge = patch + positions * cut.pitch
-        params = [
+        params = (
             g.channels,
             cut.all_blocks,
             cut.blocks,
@@ -139,23 +139,15 @@ class WinogradTactic(Tactic):
             source_position,
             product_position,
             cut.blocks * width,
-        ]
-        pointers: list[Pointer] = [task.inputs[0], Constant(0), *task.outputs]
-        for output in g.outputs:
-            params += [output.batch, output.group, output.row, output.column]
-        for source, place in zip(task.epilogue.sources, g.operands, strict=True):
-            if place:
-                assert source is not None
-                pointers.append(task.inputs[source])
-                params += [place.batch, place.group, place.row, place.column]
-        scratch = 4 * (edge + down.results * along.results * lanes)
+        )
+        values, places = g.epilogue_arguments(task)
         return [
             Launch(
                 kernel,
-                tuple(pointers),
-                tuple(params),
+                (task.inputs[0], Constant(0), *values),
+                (*params, *places),
                 tasks=cut.tile_tasks * cut.channel_tasks,
-                scratch=scratch,
+                scratch=4 * (edge + down.results * along.results * lanes),
             )
         ]
 
