@@ -39,6 +39,7 @@ from planish.targets.cpu.kernels.direct_kernel import DirectKernel, HaloKernel, 
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.fused import access, bind_window
 from planish.targets.cpu.kernels.geometry import conv_geometry
+from planish.targets.cpu.kernels.register_tile import most_pixels, step_cycles
 from planish.targets.restoring import checked_parameters
 
 _TASKS = 64
@@ -356,11 +357,10 @@ class DirectFamily(MachineFamily):
         offered = []
         for vectors in (1, 2, 3, 4):
             if vectors <= needed:
-                positions = min((machine.registers - vectors - 1) // vectors, 12)
+                positions = min(most_pixels(vectors, machine), 12)
                 waste = -(-needed // vectors) * vectors / needed
-                # cycles of a step of depth: multiply-adds, loads, the chain of sums
-                steps = max(positions * vectors / 2, (positions + vectors) / 1.7, 4.0)
-                offered.append((waste * steps / (positions * vectors), vectors, positions))
+                cycles = waste * step_cycles(positions, vectors)
+                offered.append((cycles / (positions * vectors), vectors, positions))
         for _, vectors, positions in sorted(offered)[:3]:
             yield Direct(task, positions, vectors, lanes)
 

@@ -21,7 +21,7 @@ from planish.targets.base import Binding, Constant, Launch, Tactic
 from planish.targets.cpu.kernels.blocking import ceil
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.geometry import Geometry, conv_geometry, operand_kinds
-from planish.targets.cpu.kernels.register_tile import PREFETCH, unrolled
+from planish.targets.cpu.kernels.register_tile import PREFETCH, most_pixels, step_cycles, unrolled
 from planish.targets.cpu.kernels.winograd_kernel import WinogradKernel
 from planish.targets.cpu.kernels.winograd_transform import Transform, transform_filters
 from planish.targets.cpu.machine import Machine
@@ -283,7 +283,7 @@ def _candidates(g: Geometry, machine: Machine) -> Iterator[tuple[int, int, int, 
     """results, pixels, vectors, halves."""
     for results in _results(g.window):
         for vectors in range(1, min(ceil(g.channels, machine.lanes), 4) + 1):
-            most = (machine.registers - vectors - 1) // vectors
+            most = most_pixels(vectors, machine)
             for pixels in range(most, most * 2 // 3, -1):
                 for halves in HALVES:
                     yield results, pixels, vectors, halves
@@ -300,9 +300,7 @@ def _estimate(g: Geometry, tactic: WinogradTactic, cut: _Cut) -> float:
     down, along = _transforms(g.window, tactic.results)
     positions = down.size * along.size
     width = tactic.vectors * machine.lanes
-    # cycles of a step of depth: arithmetic, loads, or the latency of the sums' chain
-    tile = tactic.pixels * tactic.vectors
-    step = max(tile / 2, (tactic.pixels + tactic.vectors) / 1.7, 5.0)
+    step = step_cycles(tactic.pixels, tactic.vectors, 5.0)
     steps = cut.tile_tasks * ceil(cut.tiles, tactic.pixels) * cut.all_blocks
     products = steps * positions * g.depth * step * 2 * machine.lanes
     # per element of a tile: loads, stores, and what the matrices cost, along both axes
