@@ -29,8 +29,8 @@ from planish.targets.cuda.kernels.fused import (
     is_wide,
     pointer_of,
 )
-from planish.targets.cuda.kernels.matrix_kernel import Tile, Window, ceil
 from planish.targets.cuda.kernels.matrix_problem import pack
+from planish.targets.cuda.kernels.matrix_tile import Tile, Window, ceil
 from planish.targets.restoring import checked_parameters, impossible
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16)

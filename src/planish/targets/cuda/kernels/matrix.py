@@ -36,7 +36,7 @@ from planish.targets.cuda.kernels.matrix_image import (
     may_copy,
     on_copy,
 )
-from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel, Tile, Walk, ceil
+from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel
 from planish.targets.cuda.kernels.matrix_problem import (
     Problem,
     filters,
@@ -45,6 +45,7 @@ from planish.targets.cuda.kernels.matrix_problem import (
     problem_of,
     understood,
 )
+from planish.targets.cuda.kernels.matrix_tile import Tile, Walk, ceil
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 _LIMITS = {0: 5, 1: 12, 3: 7}

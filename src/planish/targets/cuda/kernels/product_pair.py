@@ -15,8 +15,8 @@ from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic
 from planish.targets.cuda.kernels.family import MachineFamily
-from planish.targets.cuda.kernels.matrix_kernel import Tile, ceil
 from planish.targets.cuda.kernels.matrix_problem import Problem, pack, problem_of
+from planish.targets.cuda.kernels.matrix_tile import Tile, ceil
 from planish.targets.cuda.kernels.product_pair_kernel import ProductPairKernel
 from planish.targets.restoring import checked_parameters, impossible
 
