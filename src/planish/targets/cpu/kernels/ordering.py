@@ -21,8 +21,9 @@ from planish.ops.base import normalize_axis
 from planish.ops.reduce import CumSum, TopK
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
-from planish.targets.cpu.codegen.builder import I64, KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.elementwise import emit
+from planish.targets.cpu.codegen.types import I64, register_type
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.axes import prologue_of, task_box, unravel
 from planish.targets.cpu.kernels.fused import (

@@ -23,8 +23,9 @@ from planish.graph.types import DType
 from planish.ops.spatial import Resize
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Pointer, Tactic, Workspace, dense_strides
-from planish.targets.cpu.codegen.builder import F32, F64, I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.floats import Floats
+from planish.targets.cpu.codegen.types import F32, F64, I64
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import (
     Access,

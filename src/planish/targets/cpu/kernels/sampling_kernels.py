@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import llvmlite.ir as ir
 import numpy as np
 
-from planish.targets.cpu.codegen.builder import I64
 from planish.targets.cpu.codegen.floats import Floats
+from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernels.fused import Span
 from planish.targets.cpu.kernels.overlaps import pick
 from planish.targets.cpu.kernels.sampling_kernel import SampleKernel, Sampler, interpolate

@@ -13,7 +13,8 @@ from planish.graph.types import DType
 from planish.ops.data_dependent import SelectBoxes
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
-from planish.targets.cpu.codegen.builder import I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.detection import SuppressionSizes
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values

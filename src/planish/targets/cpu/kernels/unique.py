@@ -17,7 +17,8 @@ from planish.graph.types import DType
 from planish.ops.data_dependent import Unique
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
-from planish.targets.cpu.codegen.builder import I8, I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import I8, I64
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values
 from planish.targets.cpu.kernels.sorting import (
