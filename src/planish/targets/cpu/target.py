@@ -12,20 +12,14 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from planish import native
-from planish.targets.base import (
-    Executable,
-    Family,
-    Kernel,
-    Layout,
-    Schedule,
-    ScheduledLaunch,
-    Target,
-)
+from planish.targets.base import Family, Kernel, Layout
 from planish.targets.cache import KernelCache, generator_version
 from planish.targets.cpu.codegen.compile import Library
 from planish.targets.cpu.kernels import FAMILIES
 from planish.targets.cpu.machine import Machine, host
 from planish.targets.cpu.pool import ConstantPool, HostTensor
+from planish.targets.execution import Executable, Schedule, ScheduledLaunch
+from planish.targets.target import Target
 from planish.targets.workers import CompilerPool
 
 

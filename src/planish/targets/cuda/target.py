@@ -19,17 +19,7 @@ import numpy as np
 
 from planish.errors import DeviceError, PlanError, PlanishError
 from planish.fusion.task import Task
-from planish.targets.base import (
-    Binding,
-    Executable,
-    Family,
-    ForeignArray,
-    Kernel,
-    Layout,
-    Schedule,
-    Tactic,
-    Target,
-)
+from planish.targets.base import Binding, Family, Kernel, Layout, Tactic
 from planish.targets.cache import KernelCache, generator_version
 from planish.targets.cuda import foreign
 from planish.targets.cuda.codegen.compile import DeviceCode
@@ -41,6 +31,8 @@ from planish.targets.cuda.machine import CudaMachine
 from planish.targets.cuda.memory import ConstantPool, CudaArena, CudaTensor, DeviceArray
 from planish.targets.cuda.tensor_cores import why_not
 from planish.targets.cuda.torch_tensors import Tensors
+from planish.targets.execution import Executable, ForeignArray, Schedule
+from planish.targets.target import Target
 from planish.targets.workers import CompilerPool
 
 log = logging.getLogger("planish")

@@ -13,16 +13,7 @@ from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.targets.anchored import AnchoredTactic
-from planish.targets.base import (
-    ZEROED_BYTES,
-    Binding,
-    Constant,
-    Launch,
-    Pointer,
-    Tactic,
-    Workspace,
-    Zeroed,
-)
+from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic, Workspace, Zeroed
 from planish.targets.cuda.kernels import matrix_cost as cost
 from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import Access
@@ -46,6 +37,7 @@ from planish.targets.cuda.kernels.matrix_problem import (
     understood,
 )
 from planish.targets.cuda.kernels.matrix_tile import Tile, Walk, ceil
+from planish.targets.execution import ZEROED_BYTES
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 _LIMITS = {0: 5, 1: 12, 3: 7}
