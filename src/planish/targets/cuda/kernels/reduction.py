@@ -64,6 +64,10 @@ NAMES: dict[type, str] = {
 POWERS = tuple(1 << i for i in range(15))
 """Rows and elements a program may take at a time, and chunks of a row."""
 WARPS = (1, 2, 4, 8, 16)
+TILES = {"rows": POWERS, "columns": POWERS, "warps": WARPS}
+"""The possible values of a tile's parameters."""
+CHUNKED = {**TILES, "split": POWERS}
+"""The same where rows may be cut into chunks."""
 _OFFERED = 8
 """Tactics for a task."""
 Tile = tuple[int, int, int, int]
@@ -281,15 +285,9 @@ class ReductionFamily(MachineFamily):
             yield ReductionTactic(task, *tile)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        allowed: dict[str, tuple[int, ...]] = {
-            "rows": POWERS,
-            "columns": POWERS,
-            "split": POWERS,
-            "warps": WARPS,
-        }
         understood = _is_reduction(task)
         return ReductionTactic(
-            task, **checked_parameters(self.name, task, parameters, understood, **allowed)
+            task, **checked_parameters(self.name, task, parameters, understood, **CHUNKED)
         )
 
 
@@ -350,10 +348,9 @@ class RunningSumFamily(MachineFamily):
             yield RunningSumTactic(task, rows, columns, warps)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        allowed: dict[str, tuple[int, ...]] = {"rows": POWERS, "columns": POWERS, "warps": WARPS}
         understood = _is_running_sum(task)
         return RunningSumTactic(
-            task, **checked_parameters(self.name, task, parameters, understood, **allowed)
+            task, **checked_parameters(self.name, task, parameters, understood, **TILES)
         )
 
 

@@ -35,8 +35,9 @@ from planish.targets.cuda.kernels.nest import (
     work_of,
 )
 from planish.targets.cuda.kernels.reduction import (
+    CHUNKED,
     POWERS,
-    WARPS,
+    TILES,
     Rows,
     Tile,
     different,
@@ -193,14 +194,8 @@ class RowsFamily(MachineFamily):
             yield RowsTactic(task, *tile)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        allowed: dict[str, tuple[int, ...]] = {
-            "rows": POWERS,
-            "columns": POWERS,
-            "split": POWERS,
-            "warps": WARPS,
-        }
         return RowsTactic(
-            task, **checked_parameters(self.name, task, parameters, _understood(task), **allowed)
+            task, **checked_parameters(self.name, task, parameters, _understood(task), **CHUNKED)
         )
 
 
@@ -262,9 +257,8 @@ class LrnFamily(MachineFamily):
             yield LrnTactic(task, rows, columns, max(1, elements // 256))
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        allowed: dict[str, tuple[int, ...]] = {"rows": POWERS, "columns": POWERS, "warps": WARPS}
         return LrnTactic(
-            task, **checked_parameters(self.name, task, parameters, _is_lrn(task), **allowed)
+            task, **checked_parameters(self.name, task, parameters, _is_lrn(task), **TILES)
         )
 
 
