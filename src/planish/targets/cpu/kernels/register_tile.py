@@ -14,8 +14,8 @@ from planish.targets.cpu.machine import Machine
 F32 = DType.FLOAT32
 
 PREFETCH = 16
-"""Steps of depth ahead that weights are asked for, where a block of them exceeds the first-level
-cache: inside a network they come from far away, once per inference.
+"""Steps of depth ahead that weights are asked for, where a block of them fills much of the
+first-level cache: inside a network they come from far away, once per inference.
 """
 
 FULL_UNROLL = 400
