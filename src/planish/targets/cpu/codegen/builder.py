@@ -133,6 +133,17 @@ class KernelBuilder:
         quotient = self.b.udiv(self.i64(a), self.i64(b))
         return quotient, self.b.sub(self.i64(a), self.b.mul(quotient, self.i64(b)))
 
+    def unravel(self, index: ir.Value, extents: Sequence[int | ir.Value]) -> list[Any]:
+        """The indices along axes that a flat index stands for, the last axis varying fastest.
+
+        What is left after all extents comes first: the index along an axis before them.
+        """
+        indices: list[Any] = []
+        for extent in reversed(extents):
+            index, here = self.divmod(self.i64(index), extent)
+            indices.insert(0, here)
+        return [index, *indices]
+
     def min(self, a: int | ir.Value, b: int | ir.Value) -> Any:
         if isinstance(a, int) and isinstance(b, int):
             return min(a, b)

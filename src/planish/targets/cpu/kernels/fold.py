@@ -63,15 +63,11 @@ class FoldKernel(CpuKernel):
         writes = Operands(k, self.outputs, reads.next_pointer, reads.next_param, rank + 2)
         lanes = max(k.lanes * 4 // max(self.dtype.size, 4), 1)
         with k.loop(k.begin, k.end) as tasks:
-            rest: Any = tasks.index
-            outer: list[Any] = []
-            for _, extent in reversed(dims[:-1]):
-                rest, index = k.divmod(rest, extent)
-                outer.insert(0, index)
-            start = source.at([rest])
+            image, *outer = k.unravel(tasks.index, [extent for _, extent in dims[:-1]])
+            start = source.at([image])
             with k.loop(0, dims[-1][1]) as column:
                 place = [*outer, column.index]
-                read, written = reads.at([rest, *place]), writes.at([rest, *place])
+                read, written = reads.at([image, *place]), writes.at([image, *place])
 
                 def body(
                     spans: list[Span],

@@ -51,12 +51,7 @@ class PoolIndicesKernel(CpuKernel):
         writes = Operands(k, self.outputs, source.next_pointer, source.next_param, rank + 2)
         lanes = max(k.lanes // 2, 1)  # an index takes eight bytes
         with k.loop(k.begin, k.end) as tasks:
-            rest: Any = tasks.index
-            outer: list[Any] = []
-            for _, extent, _ in reversed(dims[:-1]):
-                rest, index = k.divmod(rest, extent)
-                outer.insert(0, index)
-            image = rest
+            image, *outer = k.unravel(tasks.index, [extent for _, extent, _ in dims[:-1]])
             (start,) = source.at([image])
             with k.loop(0, dims[-1][1]) as column:
                 place = [*outer, column.index]

@@ -76,13 +76,9 @@ class ResampleKernel(CpuKernel):
         flags: Any = k.add(writes.next_param, k.mul(sizes[self.axis], entry))
         lanes = max(k.lanes * 4 // max(self.dtype.size, 4), 1)
         with k.loop(k.begin, k.end) as tasks:
-            rest: Any = tasks.index
-            outer: list[Any] = []
-            for size in reversed(sizes[:-1]):
-                rest, index = k.divmod(rest, size)
-                outer.insert(0, index)
+            outer = k.unravel(tasks.index, sizes[:-1])
             with k.loop(0, sizes[-1]) as column:
-                place = [rest, *outer, column.index]
+                place = [*outer, column.index]
                 others = [0 if a == 1 + self.axis else p for a, p in enumerate(place)]
                 start = source.at(others)
                 table = k.add(writes.next_param, k.mul(place[1 + self.axis], entry))

@@ -202,12 +202,7 @@ class DeformKernel(SampleKernel):
         *output, tap, group = place
         taps = int(np.prod(self.window))
         number = k.add(k.mul(group, taps), tap)
-        rest: Any = tap
-        along: list[Any] = []
-        for size in reversed(self.window[1:]):
-            rest, index = k.divmod(k.i64(rest), size)
-            along.insert(0, index)
-        along.insert(0, rest)
+        along = k.unravel(tap, self.window[1:])
         axes = []
         for axis in range(self.rank):
             grid = k.sub(k.mul(output[1 + axis], self.strides[axis]), s.own[axis])
