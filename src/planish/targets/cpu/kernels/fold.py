@@ -6,7 +6,6 @@ Each output position gathers the taps that reach it, so that tasks write differe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +20,7 @@ from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
+from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import (
     Accesses,
     Operands,
@@ -29,7 +29,6 @@ from planish.targets.cpu.kernels.fused import (
     bind_window,
     for_spans,
 )
-from planish.targets.restoring import checked_parameters
 
 _WORK = 1 << 14
 """Elements a thread adds at a time, at least."""
@@ -162,26 +161,19 @@ class Folding(AnchoredTactic):
         ]
 
 
-def _understood(task: Task) -> bool:
-    return (
-        task.anchor is not None
-        and isinstance(task.anchor.op, Fold)
-        and len(task.anchor.op.window) > 0
-        and task.prologue is None
-    )
-
-
-class FoldFamily(Family):
+class FoldFamily(SoleFamily):
     """Windows put back where they were taken from."""
 
     name: ClassVar[str] = "fold"
+    tactic: ClassVar[type[Tactic]] = Folding
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task):
-            yield Folding(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return Folding(task, **checked_parameters(self.name, task, parameters, _understood(task)))
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None
+            and isinstance(task.anchor.op, Fold)
+            and len(task.anchor.op.window) > 0
+            and task.prologue is None
+        )
 
 
 FAMILIES: tuple[Family, ...] = (FoldFamily(),)

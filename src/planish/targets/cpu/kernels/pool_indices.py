@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,9 +19,9 @@ from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
+from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values, for_spans
 from planish.targets.cpu.kernels.pool import taps_inside
-from planish.targets.restoring import checked_parameters
 
 _WORK = 1 << 14
 """Input elements a thread takes at a time, at least."""
@@ -178,27 +178,18 @@ class PoolIndices(AnchoredTactic):
         ]
 
 
-def _understood(task: Task) -> bool:
-    return (
-        task.anchor is not None
-        and isinstance(task.anchor.op, MaxPoolIndices)
-        and len(task.anchor.op.window) > 0
-        and task.prologue is None
-    )
-
-
-class PoolIndicesFamily(Family):
+class PoolIndicesFamily(SoleFamily):
     """Max pooling with indices."""
 
     name: ClassVar[str] = "pool_indices"
+    tactic: ClassVar[type[Tactic]] = PoolIndices
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task):
-            yield PoolIndices(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return PoolIndices(
-            task, **checked_parameters(self.name, task, parameters, _understood(task))
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None
+            and isinstance(task.anchor.op, MaxPoolIndices)
+            and len(task.anchor.op.window) > 0
+            and task.prologue is None
         )
 
 

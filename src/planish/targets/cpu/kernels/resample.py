@@ -10,7 +10,7 @@ binding, by the functions that the reference uses too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.codegen.types import F32, F64, I64
 from planish.targets.cpu.kernel import CpuKernel
+from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import (
     Access,
     Accesses,
@@ -38,7 +39,6 @@ from planish.targets.cpu.kernels.fused import (
     for_spans,
 )
 from planish.targets.cpu.kernels.overlaps import wide_float
-from planish.targets.restoring import checked_parameters
 
 _WORK = 1 << 13
 """Products a thread computes at a time, at least."""
@@ -260,32 +260,23 @@ def _bound(dtype: DType, strides: tuple[int, ...], pointer: Pointer) -> Bound:
     return Bound((Access(dtype, 1, False),), (pointer,), strides)
 
 
-def _understood(task: Task) -> bool:
-    return (
-        task.anchor is not None
-        and isinstance(task.anchor.op, Resize)
-        and task.prologue is None
-        and len(task.anchor.op.size) > 0
-        and (
-            task.anchor.op.antialias
-            or task.anchor.op.region is not None
-            or len(task.anchor.op.size) > 3
-        )
-    )
-
-
-class ResampleFamily(Family):
+class ResampleFamily(SoleFamily):
     """Resizing of what `resize` declines."""
 
     name: ClassVar[str] = "resample"
+    tactic: ClassVar[type[Tactic]] = Resampling
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task):
-            yield Resampling(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return Resampling(
-            task, **checked_parameters(self.name, task, parameters, _understood(task))
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None
+            and isinstance(task.anchor.op, Resize)
+            and task.prologue is None
+            and len(task.anchor.op.size) > 0
+            and (
+                task.anchor.op.antialias
+                or task.anchor.op.region is not None
+                or len(task.anchor.op.size) > 3
+            )
         )
 
 
