@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,10 +42,9 @@ class Target(ABC):
     compilers_beside: int = 0
     """So many kernels may be compiled on the host while others are measured; 0: none."""
 
-    @contextmanager
-    def compiling(self) -> Iterator[None]:
+    def compiling(self) -> AbstractContextManager[None]:
         """While it lasts, what `prepare` compiles with is kept at hand."""
-        yield
+        return nullcontext()
 
     @abstractmethod
     def prepare(
