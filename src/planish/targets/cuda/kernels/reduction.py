@@ -17,15 +17,7 @@ from planish.fusion.task import Task
 from planish.ops.base import normalize_axis
 from planish.ops.reduce import (
     ArgMax,
-    ArgMin,
     CumSum,
-    ReduceAll,
-    ReduceAny,
-    ReduceMax,
-    ReduceMean,
-    ReduceMin,
-    ReduceProd,
-    ReduceSum,
     Reduction,
 )
 from planish.targets.anchored import AnchoredTactic, outputs_follow
@@ -48,19 +40,9 @@ from planish.targets.cuda.kernels.reduction_kernel import (
     RunningSumKernel,
 )
 from planish.targets.cuda.machine import CudaMachine
+from planish.targets.reductions import KINDS
 from planish.targets.restoring import checked_parameters
 
-NAMES: dict[type, str] = {
-    ReduceSum: "sum",
-    ReduceMean: "mean",
-    ReduceMax: "max",
-    ReduceMin: "min",
-    ReduceProd: "prod",
-    ReduceAny: "any",
-    ReduceAll: "all",
-    ArgMax: "argmax",
-    ArgMin: "argmin",
-}
 POWERS = tuple(1 << i for i in range(15))
 """Rows and elements a program may take at a time, and chunks of a row."""
 WARPS = (1, 2, 4, 8, 16)
@@ -235,7 +217,7 @@ class ReductionTactic(AnchoredTactic):
     def _reducer(self) -> Reducer:
         op = self.anchor.op
         dtype = self.anchor.inputs[0].dtype
-        return Reducer(NAMES[type(op)], dtype, isinstance(op, ArgMax) and op.select_last)
+        return Reducer(KINDS[type(op)], dtype, isinstance(op, ArgMax) and op.select_last)
 
     def _chunk(self, space: Space, kept: int) -> int:
         """Elements of a row that a program reduces: whole blocks."""
@@ -268,7 +250,7 @@ def fits(task: Task, binding: Binding) -> bool:
 
 
 def _is_reduction(task: Task) -> bool:
-    return task.anchor is not None and type(task.anchor.op) in NAMES
+    return task.anchor is not None and type(task.anchor.op) in KINDS
 
 
 @dataclass(frozen=True)
