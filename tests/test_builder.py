@@ -25,9 +25,9 @@ from planish.graph.types import DType, TensorType
 from planish.ops import TopK
 from planish.plan.views import insert_copies
 from planish.profile import Profile
-from planish.targets.base import Target
 from planish.targets.cpu.target import CpuTarget, cpu
 from planish.targets.devices import find_target
+from planish.targets.target import Target
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ from planish.quantization.calibration import calibrate
 from planish.quantization.choose import Attempt, Chooser, Outcome
 from planish.quantization.settle import candidates
 from planish.runtime.engine import Engine
-from planish.targets.base import Target
 from planish.targets.devices import find_target
+from planish.targets.target import Target
 from planish.tuning.cache import TimingCache
 from planish.tuning.tuner import Tuner, TuningReport
 from planish.version import __version__

@@ -59,6 +59,16 @@ class Form:
     wide: bool = False
 
 
+FORMS = (
+    Form(heads_last=False, scaled="both"),
+    Form(keys_first=True, scaled="none"),
+    Form(values_first=True),
+    Form(factor=True),
+    Form(guard="rows", mask="queries"),
+)
+"""Each differs from what frameworks write most in another way."""
+
+
 def attention(
     form: Form,
     *,
@@ -179,4 +189,16 @@ def feeds_for(values: Sequence[Value], rng: np.random.Generator, **sizes: int) -
             arrays.append(np.where(rng.random(shape) < 0.3, -30.0, 0.0).astype(value.dtype.numpy))
         else:
             arrays.append(rng.standard_normal(shape).astype(value.dtype.numpy))
+    return arrays
+
+
+def feeds_hiding(
+    task: Task, rng: np.random.Generator, *hidden: tuple[int, slice]
+) -> list[np.ndarray]:
+    """Arrays of a task with a boolean mask, which hides from a query some keys."""
+    arrays = feeds_for(task.inputs, rng)
+    number = [v.name for v in task.inputs].index("mask")
+    arrays[number] = np.ones_like(arrays[number])
+    for query, keys in hidden:
+        arrays[number][:, :, query, keys] = False
     return arrays

@@ -25,14 +25,9 @@ class HostTactic(Tactic):
     """
 
     family: ClassVar[str] = "host"
-    task: Task
     kind: str = "right"
     delay: float = 0.0
     room: int = 0
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"kind": self.kind, "delay": self.delay, "room": self.room}
 
     def workspace(self, binding: Binding) -> int:
         return self.room

@@ -16,25 +16,21 @@ from planish.builder import build_graph
 from planish.fusion.task import Task
 from planish.graph.graph import Graph
 from planish.runtime.engine import Engine
-from planish.targets.base import (
-    ABSOLUTE,
-    ARENA,
-    FIRST_INPUT,
-    ZEROED_BYTES,
-    Binding,
-    Executable,
-    Family,
-    Kernel,
-    Layout,
-    Schedule,
-    Tactic,
-    Target,
-    TensorMemory,
-)
+from planish.targets.base import Binding, Family, Kernel, Layout, Tactic
 from planish.targets.cuda.kernel import TritonKernel
 from planish.targets.cuda.kernels import FAMILIES
 from planish.targets.cuda.machine import H200
 from planish.targets.cuda.run import interpret
+from planish.targets.execution import (
+    ABSOLUTE,
+    ARENA,
+    FIRST_INPUT,
+    ZEROED_BYTES,
+    Executable,
+    Schedule,
+    TensorMemory,
+)
+from planish.targets.target import Target
 
 
 class InterpretedArray:

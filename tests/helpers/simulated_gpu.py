@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from planish.targets.base import Executable, Kernel, Schedule
+from planish.targets.base import Kernel
 from planish.targets.cuda.codegen.compile import DeviceCode
 from planish.targets.cuda.driver import Gpu
 from planish.targets.cuda.kernel import TritonKernel
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.cuda.run import interpret
 from planish.targets.cuda.target import CudaTarget
+from planish.targets.execution import Executable, Schedule
 
 Note = tuple[Any, ...]
 

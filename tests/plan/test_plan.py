@@ -21,12 +21,7 @@ class Picky(Tactic):
     """A tactic that accepts batches up to a size."""
 
     family: ClassVar[str] = "picky"
-    task: Task
     most: int
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"most": self.most}
 
     def accepts(self, binding: Binding) -> bool:
         return binding.symbols["N"] <= self.most

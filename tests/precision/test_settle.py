@@ -153,16 +153,11 @@ class Rounding(ReferenceTactic):
     """Stands for a product of TF32 factors."""
 
     family: ClassVar[str] = "rounding"
-    task: Any
     rounds: bool = True
 
     @property
     def precision(self) -> str:
         return "tf32" if self.rounds else super().precision
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"rounds": self.rounds}
 
     def launches(self, binding: Binding) -> list[Launch]:
         return super().launches(binding)

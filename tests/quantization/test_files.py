@@ -20,27 +20,6 @@ def test_writing_and_reading(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["ranges"]
 
 
-def test_a_link_is_written_through(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    write_atomically(tmp_path / "link", b"text")
-    assert (tmp_path / "target").read_bytes() == b"text"
-    assert (tmp_path / "link").is_symlink()
-
-
-def test_an_interrupt_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "ranges"
-    path.write_bytes(b"old")
-
-    def interrupted(handle: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["ranges"]
-
-
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="cannot be written"):
         write_atomically(tmp_path / "no" / "ranges", b"text")

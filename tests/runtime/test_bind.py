@@ -11,8 +11,9 @@ from planish.plan.plan import Choice, Plan, PlanStep
 from planish.plan.views import insert_copies
 from planish.runtime.bind import ConstantStore, bind
 from planish.runtime.engine import Engine
-from planish.targets.base import ARENA, FIRST_INPUT, Binding, Launch, Schedule, Workspace
+from planish.targets.base import Binding, Launch, Workspace
 from planish.targets.cpu.target import CpuTarget, cpu
+from planish.targets.execution import ARENA, FIRST_INPUT, Schedule
 
 
 class Recorder(CpuTarget):

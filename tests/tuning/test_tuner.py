@@ -19,9 +19,10 @@ from planish.plan.plan import Plan
 from planish.plan.views import insert_copies, place
 from planish.profile import tuning_points
 from planish.runtime.engine import Engine
-from planish.targets.base import Binding, Launch, Target
+from planish.targets.base import Binding, Launch
 from planish.targets.cpu.target import cpu
 from planish.targets.reference import ReferenceTactic
+from planish.targets.target import Target
 from planish.tuning import tuner as tuner_module
 from planish.tuning.cache import TimingCache
 from planish.tuning.measure import Bench

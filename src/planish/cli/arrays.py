@@ -7,7 +7,6 @@ An input is given as ``FILE.npy`` (the only input, or the next one), ``NAME=FILE
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import typer
 
 from planish.cli.shapes import parse_shape
 from planish.errors import InputError
+from planish.files import replaced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,14 +125,12 @@ def write_outputs(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             where=str(path),
             cure="write to an .npz file",
         )
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with temporary.open("wb") as file:
+        with replaced(path) as file:
             if path.suffix == ".npy":
                 np.save(file, next(iter(arrays.values())))
             else:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
     except OSError as error:
         raise InputError(
             "The outputs cannot be written",
@@ -140,8 +138,6 @@ def write_outputs(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             why=error.strerror or str(error),
             cure="pass another path",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _split(spec: str, names: Sequence[str]) -> tuple[str | None, str]:

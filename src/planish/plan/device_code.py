@@ -17,7 +17,8 @@ from planish.errors import PlanError, PlanishError
 from planish.plan.codec import Json, expect
 from planish.plan.plan import Plan
 from planish.profile import tuning_points
-from planish.targets.base import Kernel, Target
+from planish.targets.base import Kernel
+from planish.targets.target import Target
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ import math
 import mmap
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from planish.errors import PlanError
+from planish.files import replaced
 from planish.graph.graph import Graph, Node, Value
 from planish.plan import device_code, tensors
 from planish.plan.codec import Json, decode_graph, encode_graph, expect
@@ -114,21 +114,10 @@ def save(plan: Plan, path: str | os.PathLike[str], code: PlanCode | None = None)
     PlanError
         The file cannot be written (no space, no permission); an old file is left as it was.
     """
-    target = os.path.realpath(os.fspath(path))  # through links, not over them
-    temporary = f"{target}.{secrets.token_hex(6)}.part"
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                for piece in _pieces(plan, code):
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        _sync_folder(os.path.dirname(target))
+        with replaced(path) as file:
+            for piece in _pieces(plan, code):
+                file.write(piece)
     except OSError as error:
         raise PlanError(
             "The plan cannot be written",
@@ -136,20 +125,6 @@ def save(plan: Plan, path: str | os.PathLike[str], code: PlanCode | None = None)
             why=str(error.strerror or error),
             cure="choose a file in a folder that can be written, on a disk with space left",
         ) from error
-
-
-def _sync_folder(folder: str) -> None:
-    """Makes a rename last through a power cut, where the file system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
 
 
 def _pieces(plan: Plan, code: PlanCode | None) -> Iterator[bytes | memoryview]:

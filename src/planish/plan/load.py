@@ -23,8 +23,9 @@ from planish.precision.permissions import (
     precision_text,
     recorded,
 )
-from planish.targets.base import Tactic, Target
+from planish.targets.base import Tactic
 from planish.targets.reference import ReferenceTactic
+from planish.targets.target import Target
 
 if TYPE_CHECKING:
     from planish.runtime.engine import Engine

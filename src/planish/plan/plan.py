@@ -13,8 +13,9 @@ from planish.graph.graph import Graph, Value
 from planish.plan.memory import ALIGNMENT
 from planish.plan.stages import Stages, divide
 from planish.plan.views import Placements, place
-from planish.targets.base import Binding, Layout, Tactic, Target
+from planish.targets.base import Binding, Layout, Tactic
 from planish.targets.reference import ReferenceTactic
+from planish.targets.target import Target
 
 Symbols = Mapping[str, int]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
 from planish.errors import CalibrationError
+from planish.files import replaced
 
 LARGEST = 64 << 20
 """Bytes of the largest cache that is read: some 500,000 tensors."""
@@ -63,19 +63,9 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     CalibrationError
         It cannot be written; an old file is left as it was.
     """
-    target = os.path.realpath(os.fspath(path))  # through links, not over them
-    temporary = f"{target}.{secrets.token_hex(6)}.part"
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replaced(path) as file:
+            file.write(data)
     except OSError as error:
         raise _unwritable(path, str(error.strerror or error)) from error
 

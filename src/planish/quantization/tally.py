@@ -18,8 +18,9 @@ import llvmlite.ir as ir
 import numpy as np
 
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import I32, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.compile import Library
+from planish.targets.cpu.codegen.types import I32
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.machine import host
 

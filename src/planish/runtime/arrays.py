@@ -12,7 +12,7 @@ from planish.errors import DeviceError, InputError
 from planish.graph.dims import DimLike
 from planish.graph.graph import DimRange, Value
 from planish.graph.types import DType
-from planish.targets.base import Target
+from planish.targets.target import Target
 
 
 @dataclass(frozen=True)

@@ -16,25 +16,19 @@ from planish.graph.graph import LARGEST, Value
 from planish.graph.sizes import check_sizes
 from planish.plan.memory import ALIGNMENT, Lifetime, largest_live_set, plan_arena
 from planish.plan.plan import Plan
-from planish.targets.base import (
+from planish.targets.base import Binding, Constant, Launch, Layout, Pointer, Tactic, Workspace
+from planish.targets.execution import (
     ABSOLUTE,
     ARENA,
     FIRST_INPUT,
     ZEROED_BYTES,
     Address,
-    Binding,
-    Constant,
     Executable,
-    Launch,
-    Layout,
-    Pointer,
     Range,
     Schedule,
     ScheduledLaunch,
-    Tactic,
-    Target,
-    Workspace,
 )
+from planish.targets.target import Target
 
 
 class ConstantStore:

@@ -15,7 +15,7 @@ from planish.plan.plan import Plan
 from planish.runtime.arrays import TensorInfo
 from planish.runtime.bind import BoundPlan, ConstantStore, bind
 from planish.runtime.context import ExecutionContext
-from planish.targets.base import Target
+from planish.targets.target import Target
 
 if TYPE_CHECKING:
     from planish.plan.device_code import PlanCode

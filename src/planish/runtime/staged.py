@@ -14,7 +14,8 @@ from planish.plan.plan import Plan
 from planish.plan.stages import Stage
 from planish.runtime.arrays import address_of, no_memory
 from planish.runtime.bind import BoundPlan
-from planish.targets.base import ForeignArray, Target
+from planish.targets.execution import ForeignArray
+from planish.targets.target import Target
 
 Runner = Callable[[BoundPlan, Stage, list[int]], None]
 """Runs a bound stage to its end, given the addresses of what is kept: 0 of what it leaves alone."""

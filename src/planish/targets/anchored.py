@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from planish.fusion.task import Task
 from planish.graph.graph import Node
@@ -18,16 +17,10 @@ def outputs_follow(task: Task, binding: Binding, shape: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class AnchoredTactic(Tactic):
-    """A tactic of a task with an anchor; its other fields are its parameters.
+    """A tactic of a task with an anchor.
 
     The kernel writes one element of each output per element of the anchor's result.
     """
-
-    task: Task
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "task"}
 
     @property
     def anchor(self) -> Node:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planish.errors import DeviceError
-from planish.targets.base import Target
+from planish.targets.target import Target
 
 
 def find_target(device: str) -> Target:

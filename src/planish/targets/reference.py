@@ -18,11 +18,6 @@ class ReferenceTactic(Tactic):
     """A host step: leaves native code, takes the interpreter lock, and is slow. Always correct."""
 
     family: ClassVar[str] = "reference"
-    task: Task
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {}
 
     def launches(self, binding: Binding) -> list[Launch]:
         task = self.task

@@ -20,8 +20,9 @@ from planish.graph.graph import Graph
 from planish.graph.types import DType, TensorType
 from planish.ops.elementwise import ew
 from planish.ops.matmul import MatMul
-from planish.targets.base import Binding, Tactic, Target
+from planish.targets.base import Binding, Tactic
 from planish.targets.cache import cache_root
+from planish.targets.target import Target
 from planish.tuning.cache import TimingCache
 from planish.tuning.measure import Bench, kernels_of
 

@@ -15,24 +15,19 @@ from planish.graph.graph import Value
 from planish.graph.interpret import bind
 from planish.graph.types import DType
 from planish.ops.quantization import ConvInteger, Dequantize, MatMulInteger, Quantize
-from planish.targets.base import (
+from planish.targets.base import Binding, Constant, Kernel, Layout, Tactic, Workspace
+from planish.targets.execution import (
     ABSOLUTE,
     ARENA,
     ZEROED_BYTES,
     Address,
-    Binding,
-    Constant,
     Executable,
-    Kernel,
-    Layout,
     Range,
     Schedule,
     ScheduledLaunch,
-    Tactic,
-    Target,
     TensorMemory,
-    Workspace,
 )
+from planish.targets.target import Target
 from planish.tuning.rows import probed_rows, sampled_rows, take
 from planish.tuning.sample import Sample
 

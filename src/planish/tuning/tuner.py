@@ -23,8 +23,9 @@ from planish.plan.plan import Choice, Plan, PlanStep, binding_of
 from planish.plan.views import Placements
 from planish.precision.permissions import Permissions
 from planish.profile import FACTORS
-from planish.targets.base import Binding, Tactic, Target
+from planish.targets.base import Binding, Tactic
 from planish.targets.reference import ReferenceTactic
+from planish.targets.target import Target
 from planish.tuning.cache import TimingCache
 from planish.tuning.entry import Entry, ordered
 from planish.tuning.measure import Bench, Measurement, kernels_of

@@ -25,9 +25,10 @@ from planish.plan.plan import binding_of
 from planish.plan.views import insert_copies, place
 from planish.profile import settle_ranges
 from planish.runtime.engine import Engine
-from planish.targets.base import Binding, Kernel, Layout, Tactic, Target
+from planish.targets.base import Binding, Kernel, Layout, Tactic
 from planish.targets.cpu.machine import Machine
 from planish.targets.cpu.run import forget_kernels, load_kernels, run_tactic
+from planish.targets.target import Target
 
 RUNS = 3
 """Noisy runs that bound rounding errors."""

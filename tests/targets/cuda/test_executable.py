@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planish.targets.base import Schedule
 from planish.targets.cuda.executable import CHUNK, CudaExecutable
 from planish.targets.cuda.memory import CudaArena
+from planish.targets.execution import Schedule
 
 DEVICE = 1 << 60
 """Addresses from here on are the device's."""

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from planish.targets.base import Schedule, ScheduledLaunch
 from planish.targets.cuda import ranges
 from planish.targets.cuda.executable import CudaExecutable
+from planish.targets.execution import Schedule, ScheduledLaunch
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from planish.targets.base import ARENA, FIRST_INPUT, Range
 from planish.targets.cuda.streams import Placed, conflicts, place
+from planish.targets.execution import ARENA, FIRST_INPUT, Range
 
 Launches = list[tuple[Range, ...]]
 

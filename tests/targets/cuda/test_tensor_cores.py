@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,15 +39,9 @@ def conv(groups: int = 1) -> Conv:
     return Conv((1, 1), ((1, 1), (1, 1)), (1, 1), groups)
 
 
+@dataclass(frozen=True)
 class Chosen(Tactic):
     """Any tactic of a task."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-
-    @property
-    def parameters(self) -> dict:
-        return {}
 
     def launches(self, binding: Binding) -> list:
         return []

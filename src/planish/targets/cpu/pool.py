@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from planish import native
-from planish.targets.base import Layout, TensorMemory
+from planish.targets.base import Layout
+from planish.targets.execution import TensorMemory
 
 ALIGNMENT = 64
 FIRST_SLAB, LARGEST_SLAB = 4 << 20, 64 << 20

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 from weakref import WeakValueDictionary
@@ -12,20 +12,15 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from planish import native
-from planish.targets.base import (
-    Executable,
-    Family,
-    Kernel,
-    Layout,
-    Schedule,
-    ScheduledLaunch,
-    Target,
-)
+from planish.targets.base import Family, Kernel, Layout
 from planish.targets.cache import KernelCache, generator_version
+from planish.targets.compiling import Compiling
 from planish.targets.cpu.codegen.compile import Library
 from planish.targets.cpu.kernels import FAMILIES
 from planish.targets.cpu.machine import Machine, host
 from planish.targets.cpu.pool import ConstantPool, HostTensor
+from planish.targets.execution import Executable, Schedule, ScheduledLaunch
+from planish.targets.target import Target
 from planish.targets.workers import CompilerPool
 
 
@@ -49,41 +44,19 @@ class CpuTarget(Target):
     def renew_locks(self) -> None:
         """See `planish.native.renew_after_fork`."""
         self._lock = threading.Lock()
-        self._compilers = CompilerPool(self.machine, self.machine.cores)
-        self._builds = 0
+        compilers = CompilerPool(self.machine, self.machine.cores)
+        self._compiling = Compiling(self._cache, compilers)
 
     def families(self) -> Sequence[Family]:
         return self._families
 
-    @contextmanager
-    def compiling(self) -> Iterator[None]:
-        with self._lock:
-            self._builds += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._builds -= 1
-                idle = self._builds == 0
-            if idle:
-                self._compilers.close()
+    def compiling(self) -> AbstractContextManager[None]:
+        return self._compiling.held()
 
     def prepare(
         self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None
     ) -> None:
-        missing = {k.symbol: k for k in kernels if self._cache.get(k.symbol) is None}
-        finished = 0
-
-        def done(kernel: Kernel, code: bytes) -> None:
-            nonlocal finished
-            finished += 1
-            self._cache.put(kernel.symbol, code)
-            if progress:
-                progress(finished, len(missing))
-
-        self._compilers.compile(list(missing.values()), done)
-        if not self._builds:
-            self._compilers.close()
+        self._compiling.prepare(kernels, progress)
 
     def executable(self, schedule: Schedule) -> Executable:
         kernels = {

@@ -20,20 +20,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from planish import native
-from planish.targets.base import (
-    ABSOLUTE,
-    ARENA,
-    FIRST_INPUT,
-    Executable,
-    Kernel,
-    Schedule,
-    ScheduledLaunch,
-)
+from planish.targets.base import Kernel
 from planish.targets.cuda.driver import CapturedGraph, Gpu
 from planish.targets.cuda.kernel import LibraryKernel
 from planish.targets.cuda.memory import CudaArena
 from planish.targets.cuda.ranges import layer_range
 from planish.targets.cuda.streams import place
+from planish.targets.execution import (
+    ABSOLUTE,
+    ARENA,
+    FIRST_INPUT,
+    Executable,
+    Schedule,
+    ScheduledLaunch,
+)
 
 GRAPHS = 4
 """Sets of addresses for which an arena keeps the graphs of a schedule."""

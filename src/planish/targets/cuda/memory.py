@@ -9,10 +9,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from planish.targets.base import ZEROED_BYTES, Layout, TensorMemory
+from planish.targets.base import Layout
 from planish.targets.cuda import dlpack
 from planish.targets.cuda.buffers import DeviceMemory, HostMemory
 from planish.targets.cuda.driver import LEGACY_STREAM, Gpu
+from planish.targets.execution import ZEROED_BYTES, TensorMemory
 
 Graphs = OrderedDict[tuple[int, ...], list[Any]]
 """For addresses of inputs and outputs what is launched, None for host steps."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planish.targets.base import Range
+from planish.targets.execution import Range
 
 STREAMS = 6
 """At most so many streams for one execution."""

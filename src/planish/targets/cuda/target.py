@@ -8,8 +8,8 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
@@ -19,18 +19,9 @@ import numpy as np
 
 from planish.errors import DeviceError, PlanError, PlanishError
 from planish.fusion.task import Task
-from planish.targets.base import (
-    Binding,
-    Executable,
-    Family,
-    ForeignArray,
-    Kernel,
-    Layout,
-    Schedule,
-    Tactic,
-    Target,
-)
+from planish.targets.base import Binding, Family, Kernel, Layout, Tactic
 from planish.targets.cache import KernelCache, generator_version
+from planish.targets.compiling import Compiling
 from planish.targets.cuda import foreign
 from planish.targets.cuda.codegen.compile import DeviceCode
 from planish.targets.cuda.driver import Gpu, gpu
@@ -41,6 +32,8 @@ from planish.targets.cuda.machine import CudaMachine
 from planish.targets.cuda.memory import ConstantPool, CudaArena, CudaTensor, DeviceArray
 from planish.targets.cuda.tensor_cores import why_not
 from planish.targets.cuda.torch_tensors import Tensors
+from planish.targets.execution import Executable, ForeignArray, Schedule
+from planish.targets.target import Target
 from planish.targets.workers import CompilerPool
 
 log = logging.getLogger("planish")
@@ -77,8 +70,8 @@ class CudaTarget(Target):
         self._tensors = Tensors(device)
         # Triton's LLVM and TensorFlow's end a process in which both are loaded
         self.compilers_beside = len(os.sched_getaffinity(0))
-        self._compilers = CompilerPool(self.machine, self.compilers_beside, apart=True)
-        self._builds: set[object] = set()
+        compilers = CompilerPool(self.machine, self.compilers_beside, apart=True)
+        self._compiling = Compiling(self._cache, compilers)
 
     def families(self) -> Sequence[Family]:
         return self._families
@@ -93,42 +86,14 @@ class CudaTarget(Target):
         offered = [list(family.tactics(task, binding)) for family in families]
         return [t for rank in zip_longest(*offered) for t in rank if t is not None]
 
-    @contextmanager
-    def compiling(self) -> Iterator[None]:
-        build = object()
-        with self._lock:
-            self._builds.add(build)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._builds.discard(build)
-                idle = not self._builds
-            if idle:
-                self._compilers.close()
+    def compiling(self) -> AbstractContextManager[None]:
+        return self._compiling.held()
 
     def prepare(
         self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None
     ) -> None:
-        missing = {
-            k.symbol: k
-            for k in kernels
-            if not isinstance(k, LibraryKernel)
-            and k.symbol not in self._given
-            and self._cache.get(k.symbol) is None
-        }
-        finished = 0
-
-        def done(kernel: Kernel, code: bytes) -> None:
-            nonlocal finished
-            finished += 1
-            self._cache.put(kernel.symbol, code)
-            if progress:
-                progress(finished, len(missing))
-
-        self._compilers.compile(list(missing.values()), done)
-        if not self._builds:
-            self._compilers.close()
+        generated = (k for k in kernels if not isinstance(k, LibraryKernel))
+        self._compiling.prepare((k for k in generated if k.symbol not in self._given), progress)
 
     def executable(self, schedule: Schedule) -> Executable:
         kernels = [

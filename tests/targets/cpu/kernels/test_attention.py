@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from helpers.attentions import MASKS, Form, attention, attention_task, feeds_for
+from helpers.attentions import (
+    FORMS,
+    MASKS,
+    Form,
+    attention,
+    attention_task,
+    feeds_for,
+    feeds_hiding,
+)
 from helpers.machines import restricted
 from helpers.tactics import assert_close, assert_gaps_untouched, row_padded, strided
 from planish.errors import PlanError
@@ -52,17 +60,7 @@ def test_masks(mask, rng):
     check(Form(mask=mask), rng, queries=21, keys=37)
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        Form(heads_last=False, scaled="both"),
-        Form(keys_first=True, scaled="none"),
-        Form(values_first=True),
-        Form(factor=True),
-        Form(guard="rows", mask="queries"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("form", FORMS, ids=str)
 def test_forms(form, rng):
     check(form, rng, queries=17, keys=9)
 
@@ -123,18 +121,9 @@ def test_results_do_not_depend_on_how_tasks_are_split(rng):
 class TestRowsWithoutWeights:
     """Scores of -inf: in a whole block of keys, in whole rows."""
 
-    def arrays(self, task, rng, hidden):
-        arrays = feeds_for(task.inputs, rng)
-        number = [v.name for v in task.inputs].index("mask")
-        mask = np.ones_like(arrays[number])
-        for query, keys in hidden:
-            mask[:, :, query, keys] = False
-        arrays[number] = mask
-        return arrays
-
     def test_a_whole_block_of_keys_is_hidden(self, rng):
         task = attention_task(attention(Form(mask="bool"), queries=20, keys=200))
-        arrays = self.arrays(task, rng, [(3, slice(0, 130)), (4, slice(64, 128))])
+        arrays = feeds_hiding(task, rng, (3, slice(0, 130)), (4, slice(64, 128)))
         (expected,) = task.evaluate(arrays)
         assert np.isfinite(expected).all()
         tactic = AttentionTactic(task, host(), 4, 2, 1, 64, False)
@@ -143,7 +132,7 @@ class TestRowsWithoutWeights:
     @pytest.mark.parametrize("guard", ["", "nan"])
     def test_everything_is_hidden(self, guard, rng):
         task = attention_task(attention(Form(mask="bool", guard=guard), queries=20, keys=70))
-        arrays = self.arrays(task, rng, [(3, slice(None))])
+        arrays = feeds_hiding(task, rng, (3, slice(None)))
         with np.errstate(invalid="ignore"):
             (expected,) = task.evaluate(arrays)
         assert np.isnan(expected).any() == (guard == "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.boxes import boxes, equal_scores
 from helpers.machines import restricted
 from helpers.tactics import check_tactics, strided
 from planish.errors import PlanError
@@ -22,19 +23,6 @@ FLOATS = [DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16, DType.FLOAT64]
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(4)
-
-
-def boxes(rng, *shape: int, size: float = 0.3) -> np.ndarray:
-    """Boxes given by opposite corners, in either order; some have no area."""
-    center, sides = rng.random((*shape, 2)), rng.random((*shape, 2)) * size
-    sides[rng.random(shape) < 0.05] = 0
-    sides[rng.random(shape) < 0.3] *= -1
-    return np.concatenate([center - sides / 2, center + sides / 2], -1)
-
-
-def equal_scores(rng, *shape: int) -> np.ndarray:
-    """Scores of few different values, so that there are many equal ones."""
-    return np.round(rng.random(shape) * 20) / 20
 
 
 def task_for(op: Op, b: np.ndarray, s: np.ndarray, dtype=DType.FLOAT32) -> tuple[Task, list]:

@@ -9,7 +9,15 @@ import pytest
 
 pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
 
-from helpers.attentions import MASKS, Form, attention, attention_task, feeds_for
+from helpers.attentions import (
+    FORMS,
+    MASKS,
+    Form,
+    attention,
+    attention_task,
+    feeds_for,
+    feeds_hiding,
+)
 from helpers.interpreted import assembly, check_interpreted, compiled
 from helpers.tactics import row_padded, strided
 from planish.errors import PlanError
@@ -53,18 +61,7 @@ def test_masks(mask, rng):
     check(Form(mask=mask), rng, queries=21, keys=37)
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        Form(heads_last=False, scaled="both"),
-        Form(keys_first=True, scaled="none"),
-        Form(values_first=True),
-        Form(factor=True),
-        Form(guard="rows", mask="queries"),
-        Form(wide=True, mask="keys"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("form", [*FORMS, Form(wide=True, mask="keys")], ids=str)
 def test_forms(form, rng):
     check(form, rng, queries=17, keys=9)
 
@@ -109,16 +106,9 @@ def test_passes_of_float32(rng):
 
 
 class TestRowsWithoutWeights:
-    def arrays(self, task, rng, query, keys):
-        arrays = feeds_for(task.inputs, rng)
-        number = [v.name for v in task.inputs].index("mask")
-        arrays[number] = np.ones_like(arrays[number])
-        arrays[number][:, :, query, keys] = False
-        return arrays
-
     def test_a_whole_block_of_keys_is_hidden(self, rng):
         task = task_of(Form(mask="bool"), queries=20, keys=60)
-        arrays = self.arrays(task, rng, 3, slice(0, 40))
+        arrays = feeds_hiding(task, rng, (3, slice(0, 40)))
         assert np.isfinite(task.evaluate(arrays)[0]).all()
         tactics = [AttentionTactic(task, 16, 16, 4, 1)]
         check_interpreted(FAMILY, task, rng, tactics=tactics, arrays=arrays, tolerance=CLOSE[F16])
@@ -126,7 +116,7 @@ class TestRowsWithoutWeights:
     @pytest.mark.parametrize("guard", ["", "nan"])
     def test_everything_is_hidden(self, guard, rng):
         task = task_of(Form(mask="bool", guard=guard), queries=20, keys=20)
-        arrays = self.arrays(task, rng, 3, slice(None))
+        arrays = feeds_hiding(task, rng, (3, slice(None)))
         with np.errstate(invalid="ignore"):
             assert np.isnan(task.evaluate(arrays)[0]).any() == (guard == "")
             tactics = [AttentionTactic(task, 16, 16, 4, 1)]

@@ -22,8 +22,8 @@ from planish.ops.matmul import MatMul
 from planish.targets.base import Binding, Layout, dense_strides
 from planish.targets.cuda.kernels.matrix import MatrixFamily, MatrixTactic, shape_of
 from planish.targets.cuda.kernels.matrix_cost import choices
-from planish.targets.cuda.kernels.matrix_kernel import Walk
 from planish.targets.cuda.kernels.matrix_problem import problem_of
+from planish.targets.cuda.kernels.matrix_tile import Walk
 from planish.targets.cuda.machine import H200
 
 FAMILY = MatrixFamily(H200)

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
 
+from helpers.boxes import boxes, equal_scores
 from helpers.interpreted import check_interpreted, compiled
 from helpers.tactics import strided, task_of
 from planish.errors import PlanError
@@ -28,19 +29,6 @@ FLOATS = [DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16, DType.FLOAT64]
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(4)
-
-
-def boxes(rng, *shape: int, size: float = 0.3) -> np.ndarray:
-    """Boxes given by opposite corners, in either order; some have no area."""
-    center, sides = rng.random((*shape, 2)), rng.random((*shape, 2)) * size
-    sides[rng.random(shape) < 0.05] = 0
-    sides[rng.random(shape) < 0.3] *= -1
-    return np.concatenate([center - sides / 2, center + sides / 2], -1)
-
-
-def equal_scores(rng, *shape: int) -> np.ndarray:
-    """Scores of few different values, so that there are many equal ones."""
-    return np.round(rng.random(shape) * 20) / 20
 
 
 def check(op, b, s, rng, dtype=DType.FLOAT32, layouts=None, block=64, candidates=16):

@@ -6,15 +6,12 @@ Every kernel is a function of one signature (see ``native/planish.h``)::
                 int64_t begin, int64_t end, void *scratch)
 
 It does tasks ``begin`` to ``end`` of as many as the launch says; different tasks may run on
-different threads and must write different elements. Memory holds elements as NumPy lays them out;
-in registers half-precision floats are float32 and bools are i1. A vector has any number of lanes:
-LLVM splits what is wider than a register.
+different threads and must write different elements. What elements are in registers, `types` says. A
+vector has any number of lanes: LLVM splits what is wider than a register.
 """
 
 from __future__ import annotations
 
-import math
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,37 +19,22 @@ from typing import Any
 import llvmlite.ir as ir
 
 from planish.graph.types import DType
+from planish.targets.cpu.codegen.types import (
+    F16,
+    F32,
+    I1,
+    I8,
+    I16,
+    I32,
+    I64,
+    PTR,
+    constant,
+    mangled,
+    memory_type,
+    register_type,
+    vector_type,
+)
 from planish.targets.cpu.machine import Machine
-
-I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
-F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
-PTR = ir.PointerType()
-
-_MEMORY = {
-    DType.FLOAT64: F64,
-    DType.FLOAT32: F32,
-    DType.FLOAT16: F16,
-    DType.BFLOAT16: I16,
-    DType.INT64: I64,
-    DType.INT32: I32,
-    DType.INT16: I16,
-    DType.INT8: I8,
-    DType.UINT64: I64,
-    DType.UINT32: I32,
-    DType.UINT16: I16,
-    DType.UINT8: I8,
-    DType.BOOL: I8,
-}
-_REGISTER = {**_MEMORY, DType.FLOAT16: F32, DType.BFLOAT16: F32, DType.BOOL: I1}
-
-
-def register_type(dtype: DType, lanes: int = 1) -> ir.Type:
-    """The LLVM type of an element, or of a vector of them, in registers."""
-    return _vector(_REGISTER[dtype], lanes)
-
-
-def _vector(element: ir.Type, lanes: int) -> ir.Type:
-    return element if lanes == 1 else ir.VectorType(element, lanes)
 
 
 class Loop:
@@ -112,17 +94,7 @@ class KernelBuilder:
 
     def constant(self, value: float | int | bool, dtype: DType, lanes: int = 1) -> ir.Constant:
         """A constant of the dtype's register type, the same in all lanes."""
-        element = _REGISTER[dtype]
-        if element in (F32, F64):
-            if element == F32:  # llvmlite wants a float32 to be representable exactly
-                value = struct.unpack("f", struct.pack("f", _clamp_f32(float(value))))[0]
-            scalar = ir.Constant(element, float(value))
-        else:
-            width = element.width
-            scalar = ir.Constant(element, int(value) & ((1 << width) - 1))
-        if lanes == 1:
-            return scalar
-        return ir.Constant(ir.VectorType(element, lanes), [scalar] * lanes)
+        return constant(value, dtype, lanes)
 
     def zero(self, dtype: DType, lanes: int = 1) -> ir.Constant:
         """Zero of the dtype's register type."""
@@ -160,6 +132,17 @@ class KernelBuilder:
             return a, 0
         quotient = self.b.udiv(self.i64(a), self.i64(b))
         return quotient, self.b.sub(self.i64(a), self.b.mul(quotient, self.i64(b)))
+
+    def unravel(self, index: ir.Value, extents: Sequence[int | ir.Value]) -> list[Any]:
+        """The indices along axes that a flat index stands for, the last axis varying fastest.
+
+        What is left after all extents comes first: the index along an axis before them.
+        """
+        indices: list[Any] = []
+        for extent in reversed(extents):
+            index, here = self.divmod(self.i64(index), extent)
+            indices.insert(0, here)
+        return [index, *indices]
 
     def min(self, a: int | ir.Value, b: int | ir.Value) -> Any:
         if isinstance(a, int) and isinstance(b, int):
@@ -275,7 +258,7 @@ class KernelBuilder:
         """The pointer moved by a number of elements."""
         if isinstance(elements, int) and elements == 0:
             return pointer
-        return self.b.gep(pointer, [self.i64(elements)], source_etype=_MEMORY[dtype])
+        return self.b.gep(pointer, [self.i64(elements)], source_etype=memory_type(dtype))
 
     def load(
         self,
@@ -303,12 +286,12 @@ class KernelBuilder:
         aligned: bool = False,
     ) -> ir.Value:
         """Loads consecutive elements as memory holds them; `from_memory` makes registers of it."""
-        memory = _vector(_MEMORY[dtype], lanes)
+        memory = memory_type(dtype, lanes)
         align = 64 if aligned else dtype.size
         if mask is None:
             return self.b.load(pointer, typ=memory, align=align)
         return self.call(
-            f"llvm.masked.load.{_mangle(memory)}.p0",
+            f"llvm.masked.load.{mangled(memory)}.p0",
             memory,
             [pointer, I32(align), mask, ir.Constant(memory, None)],
         )
@@ -333,7 +316,7 @@ class KernelBuilder:
             self.b.store(raw, pointer, align=dtype.size)
             return
         self.call(
-            f"llvm.masked.store.{_mangle(raw.type)}.p0",
+            f"llvm.masked.store.{mangled(raw.type)}.p0",
             ir.VoidType(),
             [raw, pointer, I32(dtype.size), mask],
         )
@@ -342,12 +325,12 @@ class KernelBuilder:
         self, pointer: ir.Value, stride: int | ir.Value, dtype: DType, lanes: int, count: Any = None
     ) -> ir.Value:
         """Loads elements `stride` apart, one by one; lanes from `count` on repeat the last one."""
-        result = ir.Constant(_vector(_MEMORY[dtype], lanes), ir.Undefined)
+        result = ir.Constant(memory_type(dtype, lanes), ir.Undefined)
         for lane in range(lanes):
             index = lane if count is None else self.min(lane, self.sub(count, 1))
             element = self.b.load(
                 self.offset(pointer, self.mul(index, stride), dtype),
-                typ=_MEMORY[dtype],
+                typ=memory_type(dtype),
                 align=dtype.size,
             )
             result = self.b.insert_element(result, element, I32(lane))
@@ -364,7 +347,7 @@ class KernelBuilder:
         """Loads the elements at a vector of offsets; masked-off lanes may read element 0."""
         if lanes == 1:
             return self.load(self.offset(pointer, offsets, dtype), dtype)
-        memory = _vector(_MEMORY[dtype], lanes)
+        memory = memory_type(dtype, lanes)
         if dtype.size >= 4 and self.machine.isa != "neon":
             base = self.splat(self.b.ptrtoint(pointer, I64), lanes)
             size = self.splat(I64(dtype.size), lanes)
@@ -373,7 +356,7 @@ class KernelBuilder:
             if mask is None:
                 mask = ir.Constant(ir.VectorType(I1, lanes), [I1(1)] * lanes)
             raw = self.call(
-                f"llvm.masked.gather.{_mangle(memory)}.v{lanes}p0",
+                f"llvm.masked.gather.{mangled(memory)}.v{lanes}p0",
                 memory,
                 [places, I32(dtype.size), mask, ir.Constant(memory, None)],
             )
@@ -384,7 +367,7 @@ class KernelBuilder:
         for lane in range(lanes):
             offset = self.b.extract_element(offsets, I32(lane))
             place = self.offset(pointer, offset, dtype)
-            element = self.b.load(place, typ=_MEMORY[dtype], align=dtype.size)
+            element = self.b.load(place, typ=memory_type(dtype), align=dtype.size)
             result = self.b.insert_element(result, element, I32(lane))
         return self.from_memory(result, dtype, lanes)
 
@@ -413,19 +396,19 @@ class KernelBuilder:
         if dtype is DType.BOOL:
             return self.b.icmp_unsigned("!=", raw, ir.Constant(raw.type, None))
         if dtype is DType.FLOAT16:
-            return self.b.fpext(raw, _vector(F32, lanes))
+            return self.b.fpext(raw, vector_type(F32, lanes))
         if dtype is DType.BFLOAT16:
-            wide = self.b.zext(raw, _vector(I32, lanes))
+            wide = self.b.zext(raw, vector_type(I32, lanes))
             shift = self.splat(I32(16), lanes)
-            return self.b.bitcast(self.b.shl(wide, shift), _vector(F32, lanes))
+            return self.b.bitcast(self.b.shl(wide, shift), vector_type(F32, lanes))
         return raw
 
     def to_memory(self, value: ir.Value, dtype: DType, lanes: int = 1) -> ir.Value:
         """The memory form of a register; half precisions round to nearest even."""
         if dtype is DType.BOOL:
-            return self.b.zext(value, _vector(I8, lanes))
+            return self.b.zext(value, vector_type(I8, lanes))
         if dtype is DType.FLOAT16:
-            return self.b.fptrunc(value, _vector(F16, lanes))
+            return self.b.fptrunc(value, vector_type(F16, lanes))
         if dtype is DType.BFLOAT16:
             return self._round_bfloat16(value, lanes)
         return value
@@ -434,13 +417,13 @@ class KernelBuilder:
         def many(n: int) -> ir.Value:
             return self.splat(I32(n), lanes)
 
-        bits = self.b.bitcast(value, _vector(I32, lanes))
+        bits = self.b.bitcast(value, vector_type(I32, lanes))
         odd = self.b.and_(self.b.lshr(bits, many(16)), many(1))
         rounded = self.b.add(self.b.add(bits, many(0x7FFF)), odd)
         quiet = self.b.or_(bits, many(0x400000))
         nan = self.b.fcmp_unordered("uno", value, value)
         chosen = self.b.select(nan, quiet, rounded)
-        return self.b.trunc(self.b.lshr(chosen, many(16)), _vector(I16, lanes))
+        return self.b.trunc(self.b.lshr(chosen, many(16)), vector_type(I16, lanes))
 
     # ---- vectors --------------------------------------------------------------------------
 
@@ -480,7 +463,7 @@ class KernelBuilder:
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """``a * b + c``, rounded once."""
-        return self.call(f"llvm.fma.{_mangle(a.type)}", a.type, [a, b, c])
+        return self.call(f"llvm.fma.{mangled(a.type)}", a.type, [a, b, c])
 
     def call(self, name: str, result: ir.Type, arguments: Sequence[ir.Value]) -> ir.Value:
         """Calls an LLVM intrinsic, declaring it where needed."""
@@ -496,33 +479,16 @@ class KernelBuilder:
         `suffix` is what a second overloaded type adds to the name.
         """
         kind = arguments[0].type
-        overload = _mangle(kind) + (f".{suffix}" if suffix else "")
+        overload = mangled(kind) + (f".{suffix}" if suffix else "")
         return self.call(f"llvm.{name}.{overload}", kind, arguments)
 
     def reduce(self, name: str, vector: ir.Value) -> ir.Value:
         """Combines all lanes by ``llvm.vector.reduce.<name>`` (or, and, umax, ...)."""
         if not isinstance(vector.type, ir.VectorType):
             return vector
-        intrinsic = f"llvm.vector.reduce.{name}.{_mangle(vector.type)}"
+        intrinsic = f"llvm.vector.reduce.{name}.{mangled(vector.type)}"
         return self.call(intrinsic, vector.type.element, [vector])
 
     def prefetch(self, pointer: ir.Value, locality: int = 3) -> None:
         """Asks for a cache line (`locality` 3: into L1, 2: into L2)."""
         self.call("llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(locality), I32(1)])
-
-
-def _mangle(type: ir.Type) -> str:
-    """How LLVM spells a type inside an intrinsic's name."""
-    if isinstance(type, ir.VectorType):
-        return f"v{type.count}{_mangle(type.element)}"
-    if isinstance(type, ir.IntType):
-        return f"i{type.width}"
-    return {"half": "f16", "float": "f32", "double": "f64"}[str(type)]
-
-
-def _clamp_f32(value: float) -> float:
-    """Doubles beyond float32's range become infinite, as NumPy's cast does."""
-    limit = 3.4028235677973366e38
-    if value != value or abs(value) < limit:
-        return value
-    return math.copysign(math.inf, value)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import llvmlite.ir as ir
 
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import I32, I64, KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.codegen.integers import is_signed, limits
+from planish.targets.cpu.codegen.types import I32, I64, register_type
 
 _HALVES = (DType.FLOAT16, DType.BFLOAT16)
 

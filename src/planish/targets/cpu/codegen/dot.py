@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import llvmlite.ir as ir
 
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import I8, I16, I32, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import I8, I16, I32
 from planish.targets.cpu.machine import Machine
 
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import llvmlite.ir as ir
 
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import register_type
 
 
 class Floats:

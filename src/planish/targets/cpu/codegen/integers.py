@@ -9,7 +9,8 @@ from __future__ import annotations
 import llvmlite.ir as ir
 
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import F32, F64, I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import F32, F64, I64
 
 
 def limits(dtype: DType) -> tuple[int, int]:

@@ -12,9 +12,10 @@ import llvmlite.ir as ir
 from planish.graph.types import DType
 from planish.ops.elementwise import Elementwise
 from planish.ops.quantization import FakeQuant, Quantize, SnapToLevels
-from planish.targets.cpu.codegen.builder import KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.casts import cast
 from planish.targets.cpu.codegen.floats import Floats
+from planish.targets.cpu.codegen.types import register_type
 
 F32 = DType.FLOAT32
 

@@ -12,9 +12,9 @@ import math
 
 import llvmlite.ir as ir
 
-from planish.targets.cpu.codegen.builder import F64, I32, I64
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.codegen.math import constants
+from planish.targets.cpu.codegen.types import F64, I32, I64
 
 _HALF_PI = {
     23: (1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from planish.fusion.task import Task
@@ -13,8 +13,9 @@ from planish.targets.attention import Place, Problem, problem_of
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.kernels.attention_kernel import AttentionKernel, scratch_floats
 from planish.targets.cpu.kernels.blocking import ceil
+from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.fused import Bound, bind_leaves
-from planish.targets.cpu.machine import Machine, host
+from planish.targets.cpu.machine import Machine
 from planish.targets.restoring import FLAG, checked_parameters
 
 GROUPS = (1, 2, 4, 8, 16)
@@ -29,18 +30,12 @@ class AttentionTactic(Tactic):
     """The attention kernel with a register tile, queries of a task, and keys of a block."""
 
     family: ClassVar[str] = "attention"
-    task: Task
     machine: Machine
     rows: int
     vectors: int
     groups: int
     block: int
     packed: bool
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        given = (f.name for f in fields(self) if f.name not in ("task", "machine"))
-        return {name: getattr(self, name) for name in given}
 
     def accepts(self, binding: Binding) -> bool:
         return _readable(self.task, binding) is not None
@@ -117,21 +112,17 @@ def _readable(task: Task, binding: Binding) -> Problem | None:
 
 
 @dataclass(frozen=True)
-class AttentionFamily(Family):
+class AttentionFamily(MachineFamily):
     """Attention of float32, for this or another machine."""
 
     name: ClassVar[str] = "attention"
     pattern: ClassVar[str] = "attention"
-    machine: Machine | None = None
-
-    def on(self, machine: Machine) -> Family:
-        return AttentionFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         problem = _readable(task, binding)
         if problem is None:
             return
-        machine = self.machine or host()
+        machine = self.machine
         ranked = sorted(_candidates(problem, machine), key=lambda c: estimate(problem, c, machine))
         for candidate in ranked[:TRIED]:
             yield AttentionTactic(task, machine, *candidate)
@@ -148,7 +139,7 @@ class AttentionFamily(Family):
             block=BLOCKS,
             packed=FLAG,
         )
-        return AttentionTactic(task, self.machine or host(), **values)
+        return AttentionTactic(task, self.machine, **values)
 
 
 Candidate = tuple[int, int, int, int, bool]

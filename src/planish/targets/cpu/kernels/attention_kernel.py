@@ -24,9 +24,10 @@ import llvmlite.ir as ir
 
 from planish.fusion.expression import Expression
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.codegen.math import exp_falling
+from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, apply
 from planish.targets.cpu.kernels.transposition import transpose_registers

@@ -215,11 +215,4 @@ def unravel(
     k: KernelBuilder, index: ir.Value, extents: Sequence[int | ir.Value]
 ) -> list[int | ir.Value]:
     """The indices of nested axes from a flat index; the first axis takes what is left."""
-    indices: list[int | ir.Value] = []
-    rest: int | ir.Value = index
-    for extent in reversed(extents[1:]):
-        rest, here = k.divmod(k.i64(rest), extent)
-        indices.insert(0, here)
-    if extents:
-        indices.insert(0, rest)
-    return indices
+    return k.unravel(index, extents[1:]) if extents else []

@@ -18,8 +18,9 @@ import llvmlite.ir as ir
 
 from planish.fusion.expression import Expression
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.casts import cast
+from planish.targets.cpu.codegen.types import register_type
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.axes import unravel
 from planish.targets.cpu.kernels.fused import Access, Accesses, Operands, Span, apply, load_span

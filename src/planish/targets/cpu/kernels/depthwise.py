@@ -44,20 +44,10 @@ class Depthwise(Tactic):
     """Depthwise convolution with a register tile of ``rows`` x ``columns`` x ``vectors``."""
 
     family: ClassVar[str] = "depthwise"
-    task: Task
     columns: int
     rows: int
     vectors: int
     channels_inner: bool
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {
-            "columns": self.columns,
-            "rows": self.rows,
-            "vectors": self.vectors,
-            "channels_inner": self.channels_inner,
-        }
 
     def constants(self) -> list[np.ndarray]:
         """``[block][tap][16]`` weights in the accumulator's dtype, the blocks even in number, then

@@ -30,8 +30,9 @@ from planish.fusion.expression import Expression, Leaf
 from planish.graph.types import DType
 from planish.ops.elementwise import Cast
 from planish.ops.quantization import Dequantize
-from planish.targets.cpu.codegen.builder import I32, KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.casts import cast
+from planish.targets.cpu.codegen.types import I32, register_type
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, apply, for_spans
 

@@ -93,11 +93,6 @@ class CombinedSuppression(Tactic):
     """Suppression class by class in parallel, then the best of each image."""
 
     family: ClassVar[str] = "combined_suppression"
-    task: Task
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {}
 
     def workspace(self, binding: Binding) -> int:
         return self._sizes(binding).workspace
@@ -146,11 +141,6 @@ class Suppression(Tactic):
     """Suppression of one list of boxes, hard or soft."""
 
     family: ClassVar[str] = "suppression"
-    task: Task
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {}
 
     def workspace(self, binding: Binding) -> int:
         return 0 if self._op.soft_sigma > 0 else self._sizes(binding).workspace

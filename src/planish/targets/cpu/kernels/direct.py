@@ -36,9 +36,10 @@ from planish.targets.base import (
 )
 from planish.targets.cpu.kernels.depthwise import DepthwiseFamily
 from planish.targets.cpu.kernels.direct_kernel import DirectKernel, HaloKernel, PackFiltersKernel
+from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.fused import access, bind_window
 from planish.targets.cpu.kernels.geometry import conv_geometry
-from planish.targets.cpu.machine import Machine, host
+from planish.targets.cpu.kernels.register_tile import most_pixels, step_cycles
 from planish.targets.restoring import checked_parameters
 
 _TASKS = 64
@@ -341,30 +342,25 @@ def _understood(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class DirectFamily(Family):
+class DirectFamily(MachineFamily):
     """Convolutions of any dimensions, dtypes and filters, where no faster family has them."""
 
     name: ClassVar[str] = "direct"
-    machine: Machine | None = None
-
-    def on(self, machine: Machine) -> Family:
-        return DirectFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _understood(task) or _better_elsewhere(task, binding):
             return
-        machine = self.machine or host()
+        machine = self.machine
         lanes = max(1, machine.lanes * 4 // max(4, task.inputs[0].dtype.size))
         channels = Direct(task, 1, 1, lanes)._sizes[2]
         needed = -(-channels // lanes)
         offered = []
         for vectors in (1, 2, 3, 4):
             if vectors <= needed:
-                positions = min((machine.registers - vectors - 1) // vectors, 12)
+                positions = min(most_pixels(vectors, machine), 12)
                 waste = -(-needed // vectors) * vectors / needed
-                # cycles of a step of depth: multiply-adds, loads, the chain of sums
-                steps = max(positions * vectors / 2, (positions + vectors) / 1.7, 4.0)
-                offered.append((waste * steps / (positions * vectors), vectors, positions))
+                cycles = waste * step_cycles(positions, vectors)
+                offered.append((cycles / (positions * vectors), vectors, positions))
         for _, vectors, positions in sorted(offered)[:3]:
             yield Direct(task, positions, vectors, lanes)
 

@@ -120,11 +120,7 @@ class _Direct:
             rest, channel_task = k.divmod(tasks.index, p["channel_tasks"])
             rest, column_task = k.divmod(rest, p["column_tasks"])
             rest, group = k.divmod(rest, p["groups"])
-            outer: list[Any] = []
-            for dim in reversed(self.dims[:-1]):
-                rest, index = k.divmod(rest, dim["extent"])
-                outer.insert(0, index)
-            image = rest
+            image, *outer = k.unravel(rest, [dim["extent"] for dim in self.dims[:-1]])
             start = k.add(p["source_offset"], k.mul(image, p["source_batch"]))
             start = k.add(start, k.mul(group, p["depth"]))
             first_block = k.mul(channel_task, p["blocks_per_task"])
@@ -362,12 +358,7 @@ class PackFiltersKernel(CpuKernel):
             matrix, tap = k.divmod(tasks.index, taps)
             group, block = k.divmod(matrix, blocks)
             first = k.mul(block, width)
-            place: list[Any] = []
-            rest: Any = tap
-            for size in reversed(window[1:]):
-                rest, index = k.divmod(rest, size)
-                place.insert(0, index)
-            (start,) = filters.at([rest, *place])
+            (start,) = filters.at(k.unravel(tap, window[1:]))
             start = k.offset(start, k.mul(k.mul(group, channels), step), dtype)
             out = k.offset(target, k.mul(k.mul(tasks.index, depth), width), dtype)
             with k.loop(0, depth) as row:

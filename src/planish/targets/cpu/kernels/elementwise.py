@@ -23,13 +23,7 @@ class ElementwiseTactic(Tactic):
     """One loop nest over the outputs' shape."""
 
     family = "elementwise"
-
-    task: Task
     unroll: int = 4
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"unroll": self.unroll}
 
     def accepts(self, binding: Binding) -> bool:
         return len({binding.shape(v) for v in self.task.outputs}) == 1

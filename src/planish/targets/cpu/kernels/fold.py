@@ -6,7 +6,6 @@ Each output position gathers the taps that reach it, so that tasks write differe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,8 +17,10 @@ from planish.graph.types import DType
 from planish.ops.conv import Fold
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
-from planish.targets.cpu.codegen.builder import I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
+from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import (
     Accesses,
     Operands,
@@ -28,7 +29,6 @@ from planish.targets.cpu.kernels.fused import (
     bind_window,
     for_spans,
 )
-from planish.targets.restoring import checked_parameters
 
 _WORK = 1 << 14
 """Elements a thread adds at a time, at least."""
@@ -62,15 +62,11 @@ class FoldKernel(CpuKernel):
         writes = Operands(k, self.outputs, reads.next_pointer, reads.next_param, rank + 2)
         lanes = max(k.lanes * 4 // max(self.dtype.size, 4), 1)
         with k.loop(k.begin, k.end) as tasks:
-            rest: Any = tasks.index
-            outer: list[Any] = []
-            for _, extent in reversed(dims[:-1]):
-                rest, index = k.divmod(rest, extent)
-                outer.insert(0, index)
-            start = source.at([rest])
+            image, *outer = k.unravel(tasks.index, [extent for _, extent in dims[:-1]])
+            start = source.at([image])
             with k.loop(0, dims[-1][1]) as column:
                 place = [*outer, column.index]
-                read, written = reads.at([rest, *place]), writes.at([rest, *place])
+                read, written = reads.at([image, *place]), writes.at([image, *place])
 
                 def body(
                     spans: list[Span],
@@ -165,26 +161,19 @@ class Folding(AnchoredTactic):
         ]
 
 
-def _understood(task: Task) -> bool:
-    return (
-        task.anchor is not None
-        and isinstance(task.anchor.op, Fold)
-        and len(task.anchor.op.window) > 0
-        and task.prologue is None
-    )
-
-
-class FoldFamily(Family):
+class FoldFamily(SoleFamily):
     """Windows put back where they were taken from."""
 
     name: ClassVar[str] = "fold"
+    tactic: ClassVar[type[Tactic]] = Folding
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task):
-            yield Folding(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return Folding(task, **checked_parameters(self.name, task, parameters, _understood(task)))
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None
+            and isinstance(task.anchor.op, Fold)
+            and len(task.anchor.op.window) > 0
+            and task.prologue is None
+        )
 
 
 FAMILIES: tuple[Family, ...] = (FoldFamily(),)

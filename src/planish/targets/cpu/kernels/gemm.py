@@ -23,7 +23,8 @@ import llvmlite.ir as ir
 
 from planish.fusion.expression import Expression
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.epilogue import Arguments, Epilogue, Lie, Operand
 from planish.targets.cpu.kernels.pack_rows import PACK_PARAMS, Pack, Region, RowPacker

@@ -28,6 +28,11 @@ class Place:
     row: int
     column: int
 
+    @property
+    def params(self) -> tuple[int, int, int, int]:
+        """As `epilogue.Arguments.lie` takes them."""
+        return self.batch, self.group, self.row, self.column
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -81,6 +86,18 @@ class Geometry:
         """Multiplications and additions."""
         taps = self.window[0] * self.window[1]
         return 2 * self.pixels * self.groups * self.channels * self.depth * taps
+
+    def epilogue_arguments(self, task: Task) -> tuple[tuple[Value, ...], tuple[int, ...]]:
+        """Pointers and parameters of the outputs and of the operands in memory, as
+        `epilogue.Epilogue` takes them.
+        """
+        values, places = list(task.outputs), list(self.outputs)
+        for source, place in zip(task.epilogue.sources, self.operands, strict=True):
+            if place:
+                assert source is not None
+                values.append(task.inputs[source])
+                places.append(place)
+        return tuple(values), tuple(n for place in places for n in place.params)
 
     def flattened(self) -> Geometry:
         """The same problem with as few batches and rows as the strides allow (matrices only)."""

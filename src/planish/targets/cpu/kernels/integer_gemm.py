@@ -19,10 +19,11 @@ import llvmlite.ir as ir
 
 from planish.fusion.expression import Expression
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import I32, KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.casts import cast
 from planish.targets.cpu.codegen.dot import BYTES, Dot, dot_of
 from planish.targets.cpu.codegen.elementwise import emit
+from planish.targets.cpu.codegen.types import I32, register_type
 from planish.targets.cpu.kernels.epilogue import Arguments
 from planish.targets.cpu.kernels.gemm import GemmKernel, GemmWriter
 from planish.targets.cpu.kernels.pack_rows import PACK_PARAMS, Pack, Region, RowPacker

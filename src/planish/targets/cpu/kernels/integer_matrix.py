@@ -15,16 +15,16 @@ import numpy as np
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.quantization import ConvInteger, MatMulInteger
-from planish.targets.base import Binding, Family, Launch, Tactic
+from planish.targets.base import Binding, Tactic
 from planish.targets.cpu.codegen.dot import BYTES, Dot, dot_of
 from planish.targets.cpu.kernels.blocking import ceil
+from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.gemm import GemmKernel
 from planish.targets.cpu.kernels.geometry import Geometry, conv_geometry, matmul_geometry
 from planish.targets.cpu.kernels.integer_gemm import IntegerGemmKernel, groups_of
-from planish.targets.cpu.kernels.matrix import LARGEST_TILE, MatrixTactic, pixel_tiles
-from planish.targets.cpu.kernels.register_tile import unrolled
-from planish.targets.cpu.machine import Machine, host
-from planish.targets.restoring import FLAG, checked_parameters, impossible
+from planish.targets.cpu.kernels.matrix import MatrixTactic, Tile, checked_tile, pixel_tiles
+from planish.targets.cpu.kernels.register_tile import most_pixels, unrolled
+from planish.targets.cpu.machine import Machine
 
 MARGIN = 64
 """Bytes of scratch behind the last pixel: its last group is read whole."""
@@ -88,26 +88,12 @@ class IntegerMatrixTactic(MatrixTactic):
         raw = first.astype(np.int32).view(np.int8)
         return np.concatenate([raw, packed], axis=-1)
 
-    def accepts(self, binding: Binding) -> bool:
-        g = _geometry(self.task, binding)
-        if g is None:
-            return False
-        if g.columns < (self.tail or self.pixels):
-            return g.pixels == 0
-        if self.tail and g.columns % self.pixels > self.tail:
-            return False
-        if self.packed:
-            return all(place is not None for _, place in self._prologue_places(g, binding))
-        in_place = self._dot == BYTES and self._source is DType.UINT8
-        return in_place and not g.padded and not self.task.prologue and g.depth % 4 == 0
+    def _geometry(self, binding: Binding) -> Geometry | None:
+        return _geometry(self.task, binding)
 
-    def workspace(self, binding: Binding) -> int:
-        return 0
-
-    def launches(self, binding: Binding) -> list[Launch]:
-        g = _geometry(self.task, binding)
-        assert g is not None
-        return [self._main_launch(g, binding)]
+    def _reads_in_place(self, g: Geometry) -> bool:
+        as_bytes = self._dot == BYTES and self._source is DType.UINT8 and g.depth % 4 == 0
+        return as_bytes and super()._reads_in_place(g)
 
     def _merges(self, window: tuple[int, ...], dilations: tuple[int, ...]) -> bool:
         return window[1] == 1 or (self.packed and dilations[-1] == 1)
@@ -180,57 +166,37 @@ def _geometry(task: Task, binding: Binding) -> Geometry | None:
 
 
 @dataclass(frozen=True)
-class IntegerMatrixFamily(Family):
+class IntegerMatrixFamily(MachineFamily):
     """Convolutions (not depthwise) and matrix products of bytes."""
 
     name: ClassVar[str] = "integer_matrix"
-    machine: Machine | None = None
-
-    def on(self, machine: Machine) -> Family:
-        return IntegerMatrixFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        machine = self.machine or host()
+        machine = self.machine
         if not _understood(task, machine):
             return
         g = _geometry(task, binding)
         if g is None or g.depth == g.channels == 1 < g.groups:
             return
-        for tile in _candidates(g, task, machine):
+        for tile in _candidates(g, machine):
             tactic = IntegerMatrixTactic(task, machine, *tile)
             if tactic.accepts(binding):
                 yield tactic
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        machine = self.machine or host()
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            _understood(task, machine),
-            pixels=range(1, LARGEST_TILE + 1),
-            vectors=range(1, LARGEST_TILE + 1),
-            tail=range(LARGEST_TILE + 1),
-            pixels_outer=FLAG,
-            packed=FLAG,
-        )
-        pixels, vectors, tail = values["pixels"], values["vectors"], values["tail"]
-        if pixels * vectors > LARGEST_TILE or 0 < pixels <= tail:
-            why = f"no tile has {pixels} pixels, {vectors} vectors and a tail of {tail}"
-            raise impossible(self.name, task, why)
-        return IntegerMatrixTactic(task, machine, **values)
+        understood = _understood(task, self.machine)
+        tile = checked_tile(self.name, task, parameters, understood)
+        return IntegerMatrixTactic(task, self.machine, **tile)
 
 
-def _candidates(
-    g: Geometry, task: Task, machine: Machine
-) -> Iterator[tuple[int, int, int, bool, bool]]:
-    """pixels, vectors, tail, pixels_outer, packed; the likely best first."""
+def _candidates(g: Geometry, machine: Machine) -> Iterator[Tile]:
+    """The likely best first."""
     needed = ceil(g.channels, machine.lanes)
     # vectors beyond the last channel are multiplied in vain, and bytes are stored with masks
     widths = sorted(range(1, min(needed, 4) + 1), key=lambda v: (-needed % v, abs(v - 2)))
     ways = (False, True) if dot_of(machine) == BYTES else (True,)
     for vectors in widths:
-        most = max((machine.registers - vectors - 1) // vectors, 1)
+        most = most_pixels(vectors, machine)
         for pixels, tail in pixel_tiles(g.columns, most):
             for packed in ways:
                 for outer in (False, True) if needed > vectors else (False,):

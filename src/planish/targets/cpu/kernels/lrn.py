@@ -7,7 +7,6 @@ vectors read from there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +24,7 @@ from planish.targets.cpu.codegen.elementwise import emit
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.axes import prologue_of, task_box, unravel
+from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import (
     Accesses,
     Operands,
@@ -32,7 +32,6 @@ from planish.targets.cpu.kernels.fused import (
     apply,
     for_spans,
 )
-from planish.targets.restoring import checked_parameters
 
 _GRAIN = 1 << 11
 """Elements a thread takes at a time, at least."""
@@ -159,22 +158,14 @@ class LocalResponse(AnchoredTactic):
         ]
 
 
-def _understood(task: Task) -> bool:
-    return task.anchor is not None and isinstance(task.anchor.op, Lrn)
-
-
-class LrnFamily(Family):
+class LrnFamily(SoleFamily):
     """Local response normalization."""
 
     name: ClassVar[str] = "lrn"
+    tactic: ClassVar[type[Tactic]] = LocalResponse
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task):
-            yield LocalResponse(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task)
-        return LocalResponse(task, **checked_parameters(self.name, task, parameters, understood))
+    def understands(self, task: Task) -> bool:
+        return task.anchor is not None and isinstance(task.anchor.op, Lrn)
 
 
 FAMILIES: tuple[Family, ...] = (LrnFamily(),)

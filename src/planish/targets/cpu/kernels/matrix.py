@@ -17,7 +17,6 @@ from planish.ops.matmul import MatMul
 from planish.targets.base import (
     Binding,
     Constant,
-    Family,
     Launch,
     Pointer,
     Tactic,
@@ -25,6 +24,7 @@ from planish.targets.base import (
 )
 from planish.targets.cpu.kernels.blocking import ceil, choose_blocking
 from planish.targets.cpu.kernels.epilogue import Operand
+from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.gemm import GemmKernel
 from planish.targets.cpu.kernels.geometry import (
     Geometry,
@@ -37,8 +37,8 @@ from planish.targets.cpu.kernels.geometry import (
 )
 from planish.targets.cpu.kernels.pack_matrix import PackMatrixKernel
 from planish.targets.cpu.kernels.pack_rows import Pack
-from planish.targets.cpu.kernels.register_tile import PREFETCH, unrolled
-from planish.targets.cpu.machine import Machine, host
+from planish.targets.cpu.kernels.register_tile import PREFETCH, most_pixels, step_cycles, unrolled
+from planish.targets.cpu.machine import Machine
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 LARGEST_TILE = 64
@@ -53,23 +53,12 @@ class MatrixTactic(Tactic):
     """The matrix kernel with a given register tile, loop order and packing."""
 
     family: ClassVar[str] = "matrix"
-    task: Task
     machine: Machine
     pixels: int
     vectors: int
     tail: int
     pixels_outer: bool
     packed: bool
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {
-            "pixels": self.pixels,
-            "vectors": self.vectors,
-            "tail": self.tail,
-            "pixels_outer": self.pixels_outer,
-            "packed": self.packed,
-        }
 
     @cached_property
     def _weights(self) -> Value | None:
@@ -96,7 +85,7 @@ class MatrixTactic(Tactic):
         return [pack_weights(data, op.groups, self.vectors, self.machine.lanes)]
 
     def accepts(self, binding: Binding) -> bool:
-        g = _geometry(self.task, binding)
+        g = self._geometry(binding)
         if g is None:
             return False
         if g.columns < (self.tail or self.pixels):
@@ -104,18 +93,26 @@ class MatrixTactic(Tactic):
         if self.tail and g.columns % self.pixels > self.tail:
             return False
         if not self.packed:
-            return not (g.padded or self.task.prologue)
+            return self._reads_in_place(g)
         return all(place is not None for _, place in self._prologue_places(g, binding))
 
+    def _geometry(self, binding: Binding) -> Geometry | None:
+        """The problem at these shapes and layouts; None if it is none of the kernel's."""
+        return _geometry(self.task, binding)
+
+    def _reads_in_place(self, g: Geometry) -> bool:
+        """Whether the source can be read where it lies, without packing."""
+        return not (g.padded or self.task.prologue)
+
     def workspace(self, binding: Binding) -> int:
-        g = _geometry(self.task, binding)
+        g = self._geometry(binding)
         if self._weights is not None or g is None:
             return 0
         width = self.vectors * self.machine.lanes
         return 4 * g.matrices * g.depth * ceil(g.channels, width) * width
 
     def launches(self, binding: Binding) -> list[Launch]:
-        g = _geometry(self.task, binding)
+        g = self._geometry(binding)
         assert g is not None
         main = self._main_launch(g, binding)
         return [main] if self._weights is not None else [self._pack_launch(g, binding), main]
@@ -174,7 +171,7 @@ class MatrixTactic(Tactic):
             pack=pack,
             prefetch=PREFETCH if 8 * block > self.machine.l1 else 0,
         )
-        params = [
+        params = (
             g.channels,
             blocks,
             cut.blocks,
@@ -194,25 +191,17 @@ class MatrixTactic(Tactic):
             g.weights[1] * blocks * block,
             block,
             *pack_params,
-        ]
-        pointers: list[Pointer] = [task.inputs[0], Constant(0) if self._weights else Workspace()]
-        pointers += task.outputs
-        for output in g.outputs:
-            params += [output.batch, output.group, output.row, output.column]
-        for source, place in zip(task.epilogue.sources, g.operands, strict=True):
-            if place:
-                assert source is not None
-                pointers.append(task.inputs[source])
-                params += [place.batch, place.group, place.row, place.column]
-        if pack and task.prologue:
-            for value, place in self._prologue_places(g, binding):
-                assert place is not None
-                pointers.append(value)
-                params += [place.batch, place.group, place.row, place.column]
+        )
+        values, places = g.epilogue_arguments(task)
+        for value, place in self._prologue_places(g, binding):
+            assert place is not None
+            values, places = (*values, value), (*places, *place.params)
+        weights: Pointer = Constant(0) if self._weights else Workspace()
         tasks = g.batch * g.groups * cut.row_tasks * cut.column_tasks * cut.channel_tasks
         if g.pixels == 0:
             tasks = 0
-        return Launch(kernel, tuple(pointers), tuple(params), tasks, scratch=scratch)
+        pointers = (task.inputs[0], weights, *values)
+        return Launch(kernel, pointers, (*params, *places), tasks, scratch=scratch)
 
     def _merges_taps(self, g: Geometry, pitch: int) -> bool:
         """Whether a row of taps is read as one run of depth."""
@@ -309,20 +298,16 @@ def _understood(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class MatrixFamily(Family):
+class MatrixFamily(MachineFamily):
     """Convolutions (not depthwise) and matrix products in float32, for this or another machine."""
 
     name: ClassVar[str] = "matrix"
-    machine: Machine | None = None
-
-    def on(self, machine: Machine) -> Family:
-        return MatrixFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         g = _geometry(task, binding)
         if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
             return
-        machine = self.machine or host()
+        machine = self.machine
         candidates = sorted(_candidates(g, task, machine), key=lambda c: estimate(g, c, machine))
         for tile in candidates:
             tactic = MatrixTactic(task, machine, *tile)
@@ -330,33 +315,47 @@ class MatrixFamily(Family):
                 yield tactic
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            _understood(task),
-            pixels=range(1, LARGEST_TILE + 1),
-            vectors=range(1, LARGEST_TILE + 1),
-            tail=range(LARGEST_TILE + 1),
-            pixels_outer=FLAG,
-            packed=FLAG,
-        )
-        pixels, vectors, tail = values["pixels"], values["vectors"], values["tail"]
-        if pixels * vectors > LARGEST_TILE or 0 < pixels <= tail:
-            why = f"no tile has {pixels} pixels, {vectors} vectors and a tail of {tail}"
-            raise impossible(self.name, task, why)
-        return MatrixTactic(task, self.machine or host(), **values)
+        tile = checked_tile(self.name, task, parameters, _understood(task))
+        return MatrixTactic(task, self.machine, **tile)
 
 
 Tile = tuple[int, int, int, bool, bool]
 """pixels, vectors, tail, pixels_outer, packed."""
 
 
+def checked_tile(
+    family: str, task: Task, parameters: Mapping[str, Any], understood: bool
+) -> dict[str, Any]:
+    """The parameters of a `MatrixTactic`; see `checked_parameters`.
+
+    Raises
+    ------
+    PlanError
+        They are none, or no tile is like that.
+    """
+    values = checked_parameters(
+        family,
+        task,
+        parameters,
+        understood,
+        pixels=range(1, LARGEST_TILE + 1),
+        vectors=range(1, LARGEST_TILE + 1),
+        tail=range(LARGEST_TILE + 1),
+        pixels_outer=FLAG,
+        packed=FLAG,
+    )
+    pixels, vectors, tail = values["pixels"], values["vectors"], values["tail"]
+    if pixels * vectors > LARGEST_TILE or 0 < pixels <= tail:
+        why = f"no tile has {pixels} pixels, {vectors} vectors and a tail of {tail}"
+        raise impossible(family, task, why)
+    return values
+
+
 def _candidates(g: Geometry, task: Task, machine: Machine) -> Iterator[Tile]:
     must_pack = g.padded or task.prologue is not None
     vectors_needed = ceil(g.channels, machine.lanes)
     for vectors in range(1, min(vectors_needed, 6) + 1):
-        most = _most_pixels(vectors, machine)
+        most = most_pixels(vectors, machine)
         for pixels, tail in pixel_tiles(g.columns, most):
             for packed in (True,) if must_pack else (False, True):
                 if packed and not must_pack and not _packing_may_pay(g):
@@ -365,11 +364,6 @@ def _candidates(g: Geometry, task: Task, machine: Machine) -> Iterator[Tile]:
                     if pixels_outer and vectors_needed <= vectors:
                         continue
                     yield pixels, vectors, tail, pixels_outer, packed
-
-
-def _most_pixels(vectors: int, machine: Machine) -> int:
-    """The tallest tile that stays in registers beside a row of weights and one broadcast."""
-    return max((machine.registers - vectors - 1) // vectors, 1)
 
 
 def pixel_tiles(columns: int, most: int) -> Iterator[tuple[int, int]]:
@@ -398,15 +392,11 @@ def estimate(g: Geometry, tile: Tile, machine: Machine) -> float:
     depth = g.depth * g.window[0] * g.window[1]
     blocks = ceil(g.channels, vectors * machine.lanes)
 
-    def steps(m: int) -> float:
-        """Cycles of one step of depth: arithmetic, loads, or the latency of the sums' chain."""
-        return max(m * vectors / 2, (m + vectors) / 1.7, 4.0)
-
     whole, rest = divmod(g.columns, pixels)
-    per_row = whole * steps(pixels)
+    per_row = whole * step_cycles(pixels, vectors)
     tiles = whole
     if rest:
-        per_row += steps(tail or pixels)
+        per_row += step_cycles(tail or pixels, vectors)
         tiles += 1
     overhead = 20 + 3 * pixels * vectors
     rows = g.batch * g.rows * g.groups

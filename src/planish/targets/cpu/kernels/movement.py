@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from planish.fusion.task import Task
-from planish.graph.dims import evaluate
 from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.ops import indexing, shape
@@ -28,6 +27,7 @@ from planish.targets.cpu.kernels.padding import Piece, pad_pieces
 from planish.targets.cpu.kernels.parameters import ParametersKernel
 from planish.targets.cpu.kernels.space import is_heavy
 from planish.targets.cpu.kernels.views import View
+from planish.targets.movement import MovementJob
 from planish.targets.restoring import checked_parameters
 
 Move = Callable[[View], View]
@@ -42,45 +42,14 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A task to be planned at concrete shapes."""
+class Job(MovementJob):
+    """A task to be planned, as views and loop nests."""
 
-    task: Task
-    binding: Binding
     unroll: int
-
-    @property
-    def op(self) -> Any:
-        assert self.task.anchor is not None
-        return self.task.anchor.op
-
-    @property
-    def source(self) -> Value:
-        """What the anchor reads first, or would without a prologue."""
-        assert self.task.anchor is not None
-        return self.task.anchor.inputs[0]
-
-    @property
-    def source_shape(self) -> tuple[int, ...]:
-        return self.source.type.bind(self.binding.symbols)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the anchor's output, which is the task's."""
-        return self.binding.shape(self.task.output)
-
-    def operand(self, index: int) -> Value:
-        """The anchor's input of that number."""
-        assert self.task.anchor is not None
-        return self.task.anchor.inputs[index]
 
     def view(self, value: Value) -> View:
         """A value as it lies in memory."""
         return View.of(value, self.binding)
-
-    def dims(self, dims: Iterable[Any]) -> tuple[int, ...]:
-        """An attribute's dimensions as integers."""
-        return tuple(evaluate(d, self.binding.symbols) for d in dims)
 
     def read_source(self, composer: Composer, move: Move) -> int:
         """The anchor's first input, the prologue applied, every operand of it moved."""
@@ -405,13 +374,7 @@ class MovementTactic(Tactic):
     """The launches that `PLANS` has for the anchor."""
 
     family = "movement"
-
-    task: Task
     unroll: int = 4
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"unroll": self.unroll}
 
     def accepts(self, binding: Binding) -> bool:
         anchor = self.task.anchor

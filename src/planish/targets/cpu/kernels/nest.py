@@ -20,7 +20,8 @@ import llvmlite.ir as ir
 from planish.fusion.expression import Expression
 from planish.graph.types import DType
 from planish.targets.base import Pointer
-from planish.targets.cpu.codegen.builder import I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
 
 RUN_TIME = -1
@@ -120,10 +121,7 @@ class NestKernel(CpuKernel):
         with k.loop(begin, end) as loop:
             rest, column = k.divmod(loop.index, nest.column_blocks)
             rest, row = k.divmod(rest, nest.row_blocks)
-            indices: list[ir.Value] = []
-            for extent in reversed(nest.outer):
-                rest, index = k.divmod(rest, extent)
-                indices.insert(0, index)
+            _, *indices = k.unravel(rest, nest.outer)
             column = k.mul(column, nest.column_block)
             row = k.mul(row, nest.row_block)
             block = Block(

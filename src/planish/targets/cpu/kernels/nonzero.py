@@ -7,7 +7,6 @@ second one adds up the counts of the pieces before its own, and so knows where t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,12 +17,13 @@ from planish.graph.types import DType
 from planish.ops.data_dependent import NonZero
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
-from planish.targets.cpu.codegen.builder import I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.axes import unravel
+from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values, for_spans
 from planish.targets.cpu.kernels.sorting import for_bits, mask_bits
-from planish.targets.restoring import checked_parameters
 
 BLOCK = 4096
 """Elements of a row that a piece is made of, at most."""
@@ -199,21 +199,16 @@ class Indices(AnchoredTactic):
         return [count, write]
 
 
-class NonZeroFamily(Family):
+class NonZeroFamily(SoleFamily):
     """`NonZero` of any dtype and layout."""
 
     name: ClassVar[str] = "nonzero"
+    tactic: ClassVar[type[Tactic]] = Indices
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task):
-            yield Indices(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return Indices(task, **checked_parameters(self.name, task, parameters, _understood(task)))
-
-
-def _understood(task: Task) -> bool:
-    return task.anchor is not None and isinstance(task.anchor.op, NonZero) and len(task.nodes) == 1
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None and isinstance(task.anchor.op, NonZero) and len(task.nodes) == 1
+        )
 
 
 FAMILIES: tuple[Family, ...] = (NonZeroFamily(),)

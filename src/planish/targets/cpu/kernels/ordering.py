@@ -8,7 +8,6 @@ the worst of these is what an element must beat from then on.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,10 +20,12 @@ from planish.ops.base import normalize_axis
 from planish.ops.reduce import CumSum, TopK
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
-from planish.targets.cpu.codegen.builder import I64, KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.elementwise import emit
+from planish.targets.cpu.codegen.types import I64, register_type
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.axes import prologue_of, task_box, unravel
+from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import (
     Accesses,
     Operands,
@@ -46,7 +47,6 @@ from planish.targets.cpu.kernels.sorting import (
     ticket_key,
     ticket_position,
 )
-from planish.targets.restoring import checked_parameters
 
 _GRAIN = 1 << 12
 """Elements a thread takes at a time, at least."""
@@ -316,40 +316,26 @@ class RunningSum(AnchoredTactic):
         ]
 
 
-class TopKFamily(Family):
+class TopKFamily(SoleFamily):
     """Top k along an axis."""
 
     name: ClassVar[str] = "topk"
+    tactic: ClassVar[type[Tactic]] = BestOfRows
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _is_top_k(task):
-            yield BestOfRows(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _is_top_k(task)
-        return BestOfRows(task, **checked_parameters(self.name, task, parameters, understood))
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None and isinstance(task.anchor.op, TopK) and task.prologue is None
+        )
 
 
-class CumSumFamily(Family):
+class CumSumFamily(SoleFamily):
     """Running sums along an axis."""
 
     name: ClassVar[str] = "cumsum"
+    tactic: ClassVar[type[Tactic]] = RunningSum
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _is_running_sum(task):
-            yield RunningSum(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _is_running_sum(task)
-        return RunningSum(task, **checked_parameters(self.name, task, parameters, understood))
-
-
-def _is_top_k(task: Task) -> bool:
-    return task.anchor is not None and isinstance(task.anchor.op, TopK) and task.prologue is None
-
-
-def _is_running_sum(task: Task) -> bool:
-    return task.anchor is not None and isinstance(task.anchor.op, CumSum)
+    def understands(self, task: Task) -> bool:
+        return task.anchor is not None and isinstance(task.anchor.op, CumSum)
 
 
 FAMILIES: tuple[Family, ...] = (TopKFamily(), CumSumFamily())

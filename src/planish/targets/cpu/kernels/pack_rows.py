@@ -14,8 +14,9 @@ import llvmlite.ir as ir
 
 from planish.fusion.expression import Expression
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.elementwise import emit
+from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernels.epilogue import Arguments, Operand
 
 F32 = DType.FLOAT32

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import llvmlite.ir as ir
 
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import register_type
 from planish.targets.cpu.kernel import CpuKernel
 
 

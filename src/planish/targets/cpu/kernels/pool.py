@@ -21,7 +21,8 @@ from planish.graph.types import DType
 from planish.ops.pool import AvgPool, MaxPool
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
-from planish.targets.cpu.codegen.builder import KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import register_type
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import (
     Accesses,
@@ -90,11 +91,7 @@ class PoolKernel(CpuKernel):
             rest, block = k.divmod(tasks.index, blocks)
             first = k.mul(block, per_block)
             last = k.min(k.add(first, per_block), channels)
-            outer: list[Any] = []
-            for _, extent, _ in reversed(dims[:-1]):
-                rest, index = k.divmod(rest, extent)
-                outer.insert(0, index)
-            image = rest
+            image, *outer = k.unravel(rest, [extent for _, extent, _ in dims[:-1]])
             bounds = [self._inside(k, axis, index, dims[axis]) for axis, index in enumerate(outer)]
             with k.loop(0, dims[-1][1]) as column:
                 place = [image, *outer, column.index]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,11 +16,12 @@ from planish.graph.types import DType
 from planish.ops.pool import MaxPoolIndices
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
-from planish.targets.cpu.codegen.builder import I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
+from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values, for_spans
 from planish.targets.cpu.kernels.pool import taps_inside
-from planish.targets.restoring import checked_parameters
 
 _WORK = 1 << 14
 """Input elements a thread takes at a time, at least."""
@@ -50,12 +51,7 @@ class PoolIndicesKernel(CpuKernel):
         writes = Operands(k, self.outputs, source.next_pointer, source.next_param, rank + 2)
         lanes = max(k.lanes // 2, 1)  # an index takes eight bytes
         with k.loop(k.begin, k.end) as tasks:
-            rest: Any = tasks.index
-            outer: list[Any] = []
-            for _, extent, _ in reversed(dims[:-1]):
-                rest, index = k.divmod(rest, extent)
-                outer.insert(0, index)
-            image = rest
+            image, *outer = k.unravel(tasks.index, [extent for _, extent, _ in dims[:-1]])
             (start,) = source.at([image])
             with k.loop(0, dims[-1][1]) as column:
                 place = [*outer, column.index]
@@ -182,27 +178,18 @@ class PoolIndices(AnchoredTactic):
         ]
 
 
-def _understood(task: Task) -> bool:
-    return (
-        task.anchor is not None
-        and isinstance(task.anchor.op, MaxPoolIndices)
-        and len(task.anchor.op.window) > 0
-        and task.prologue is None
-    )
-
-
-class PoolIndicesFamily(Family):
+class PoolIndicesFamily(SoleFamily):
     """Max pooling with indices."""
 
     name: ClassVar[str] = "pool_indices"
+    tactic: ClassVar[type[Tactic]] = PoolIndices
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task):
-            yield PoolIndices(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return PoolIndices(
-            task, **checked_parameters(self.name, task, parameters, _understood(task))
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None
+            and isinstance(task.anchor.op, MaxPoolIndices)
+            and len(task.anchor.op.window) > 0
+            and task.prologue is None
         )
 
 

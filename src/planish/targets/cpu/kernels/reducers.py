@@ -14,7 +14,8 @@ import llvmlite.ir as ir
 import numpy as np
 
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import I32, I64, KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import I32, I64, register_type
 
 REDUCTIONS = ("sum", "mean", "max", "min", "prod", "any", "all", "argmax", "argmin")
 _HALVES = (DType.FLOAT16, DType.BFLOAT16)

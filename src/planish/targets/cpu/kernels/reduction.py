@@ -19,14 +19,6 @@ from planish.graph.types import TensorType
 from planish.ops.base import normalize_axis
 from planish.ops.reduce import (
     ArgMax,
-    ArgMin,
-    ReduceAll,
-    ReduceAny,
-    ReduceMax,
-    ReduceMean,
-    ReduceMin,
-    ReduceProd,
-    ReduceSum,
     Reduction,
 )
 from planish.targets.anchored import AnchoredTactic
@@ -40,19 +32,9 @@ from planish.targets.cpu.kernels.axes import (
 )
 from planish.targets.cpu.kernels.reducers import wide_dtype
 from planish.targets.cpu.kernels.reduction_kernel import COLUMNS, ReductionKernel
+from planish.targets.reductions import KINDS
 from planish.targets.restoring import checked_parameters
 
-_NAMES: dict[type, str] = {
-    ReduceSum: "sum",
-    ReduceMean: "mean",
-    ReduceMax: "max",
-    ReduceMin: "min",
-    ReduceProd: "prod",
-    ReduceAny: "any",
-    ReduceAll: "all",
-    ArgMax: "argmax",
-    ArgMin: "argmin",
-}
 _GRAIN = 1 << 13
 """Elements a thread takes at a time, at least."""
 _BLOCK = 1 << 14
@@ -84,7 +66,7 @@ class Reduce(AnchoredTactic):
         axes = [normalize_axis(a, rank) for a in given]
         box, kept, reduced, vector_reduced = task_box(task, binding, axes).simplified().ordered()
         count = math.prod(n for n, r in zip(box.extents, box.reduced, strict=True) if r)
-        name = _NAMES[type(op)]
+        name = KINDS[type(op)]
         dtype = fed.dtype
         if not dtype.is_float:
             count = max(count, 1)
@@ -215,7 +197,7 @@ def _split(kernel: ReductionKernel, box: Box, count: int, blocks: int) -> list[t
 
 
 def _understood(task: Task) -> bool:
-    if task.anchor is None or type(task.anchor.op) not in _NAMES:
+    if task.anchor is None or type(task.anchor.op) not in KINDS:
         return False
     return not anchor_parameters(task) and isinstance(task.anchor.op, Reduction | ArgMax)
 

@@ -9,12 +9,13 @@ import llvmlite.ir as ir
 
 from planish.graph.types import DType
 from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.machine import Machine
 
 F32 = DType.FLOAT32
 
 PREFETCH = 16
-"""Steps of depth ahead that weights are asked for, where a block of them exceeds the first-level
-cache: inside a network they come from far away, once per inference.
+"""Steps of depth ahead that weights are asked for, where a block of them fills much of the
+first-level cache: inside a network they come from far away, once per inference.
 """
 
 FULL_UNROLL = 400
@@ -26,6 +27,16 @@ def unrolled(run: int, tile: int) -> int:
     if run * tile <= FULL_UNROLL:
         return run
     return 4 if tile > 8 else 8
+
+
+def most_pixels(vectors: int, machine: Machine) -> int:
+    """The tallest tile that stays in registers beside a row of weights and one broadcast."""
+    return max((machine.registers - vectors - 1) // vectors, 1)
+
+
+def step_cycles(pixels: int, vectors: int, chain: float = 4.0) -> float:
+    """Cycles of a step of depth, roughly: arithmetic, loads, or the latency of the sums' chain."""
+    return max(pixels * vectors / 2, (pixels + vectors) / 1.7, chain)
 
 
 @dataclass(frozen=True)

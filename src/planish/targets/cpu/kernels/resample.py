@@ -10,7 +10,7 @@ binding, by the functions that the reference uses too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,9 +23,11 @@ from planish.graph.types import DType
 from planish.ops.spatial import Resize
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Pointer, Tactic, Workspace, dense_strides
-from planish.targets.cpu.codegen.builder import F32, F64, I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.floats import Floats
+from planish.targets.cpu.codegen.types import F32, F64, I64
 from planish.targets.cpu.kernel import CpuKernel
+from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import (
     Access,
     Accesses,
@@ -37,7 +39,6 @@ from planish.targets.cpu.kernels.fused import (
     for_spans,
 )
 from planish.targets.cpu.kernels.overlaps import wide_float
-from planish.targets.restoring import checked_parameters
 
 _WORK = 1 << 13
 """Products a thread computes at a time, at least."""
@@ -75,13 +76,9 @@ class ResampleKernel(CpuKernel):
         flags: Any = k.add(writes.next_param, k.mul(sizes[self.axis], entry))
         lanes = max(k.lanes * 4 // max(self.dtype.size, 4), 1)
         with k.loop(k.begin, k.end) as tasks:
-            rest: Any = tasks.index
-            outer: list[Any] = []
-            for size in reversed(sizes[:-1]):
-                rest, index = k.divmod(rest, size)
-                outer.insert(0, index)
+            outer = k.unravel(tasks.index, sizes[:-1])
             with k.loop(0, sizes[-1]) as column:
-                place = [rest, *outer, column.index]
+                place = [*outer, column.index]
                 others = [0 if a == 1 + self.axis else p for a, p in enumerate(place)]
                 start = source.at(others)
                 table = k.add(writes.next_param, k.mul(place[1 + self.axis], entry))
@@ -263,32 +260,23 @@ def _bound(dtype: DType, strides: tuple[int, ...], pointer: Pointer) -> Bound:
     return Bound((Access(dtype, 1, False),), (pointer,), strides)
 
 
-def _understood(task: Task) -> bool:
-    return (
-        task.anchor is not None
-        and isinstance(task.anchor.op, Resize)
-        and task.prologue is None
-        and len(task.anchor.op.size) > 0
-        and (
-            task.anchor.op.antialias
-            or task.anchor.op.region is not None
-            or len(task.anchor.op.size) > 3
-        )
-    )
-
-
-class ResampleFamily(Family):
+class ResampleFamily(SoleFamily):
     """Resizing of what `resize` declines."""
 
     name: ClassVar[str] = "resample"
+    tactic: ClassVar[type[Tactic]] = Resampling
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task):
-            yield Resampling(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return Resampling(
-            task, **checked_parameters(self.name, task, parameters, _understood(task))
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None
+            and isinstance(task.anchor.op, Resize)
+            and task.prologue is None
+            and len(task.anchor.op.size) > 0
+            and (
+                task.anchor.op.antialias
+                or task.anchor.op.region is not None
+                or len(task.anchor.op.size) > 3
+            )
         )
 
 

@@ -21,8 +21,9 @@ from planish.graph.types import DType
 from planish.ops.spatial import Resize
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
-from planish.targets.cpu.codegen.builder import F32, F64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.floats import Floats
+from planish.targets.cpu.codegen.types import F32, F64
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import (
     Accesses,
@@ -74,11 +75,7 @@ class ResizeKernel(CpuKernel):
             rest, block = k.divmod(tasks.index, blocks)
             first = k.mul(block, per_block)
             last = k.min(k.add(first, per_block), channels)
-            outer: list[Any] = []
-            for size in reversed(sizes[:-1]):
-                rest, index = k.divmod(rest, size)
-                outer.insert(0, index)
-            image = rest
+            image, *outer = k.unravel(rest, sizes[:-1])
             (start,) = source.at([image])
             taps = [self._taps(k, tables[i], index) for i, index in enumerate(outer)]
             with k.loop(0, sizes[-1]) as column:

@@ -16,9 +16,10 @@ import llvmlite.ir as ir
 from planish.fusion.expression import Expression
 from planish.graph.types import DType
 from planish.ops.base import Op
-from planish.targets.cpu.codegen.builder import KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.elementwise import emit
 from planish.targets.cpu.codegen.floats import Floats
+from planish.targets.cpu.codegen.types import register_type
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.axes import unravel
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, apply, for_spans

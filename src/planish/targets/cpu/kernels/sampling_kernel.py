@@ -19,8 +19,9 @@ import llvmlite.ir as ir
 from planish.fusion.expression import Expression
 from planish.graph.types import DType
 from planish.ops.sampling import CUBIC, FAR
-from planish.targets.cpu.codegen.builder import I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.floats import Floats
+from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, apply, for_spans
 from planish.targets.cpu.kernels.overlaps import wide_float
@@ -267,12 +268,9 @@ class Sampler:
             rest, block = k.divmod(tasks.index, blocks)
             first = k.mul(block, per_block)
             last = k.min(k.add(first, per_block), channels)
-            outer: list[Any] = []
-            for size in reversed(self.sizes[:-1]):
-                rest, index = k.divmod(rest, size)
-                outer.insert(0, index)
+            outer = k.unravel(rest, self.sizes[:-1])
             with k.loop(0, self.sizes[-1]) as column:
-                place = [rest, *outer, column.index]
+                place = [*outer, column.index]
                 found = kernel.sample(self, place)
                 read, written = self.reads.at(place), self.writes.at(place)
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import llvmlite.ir as ir
 import numpy as np
 
-from planish.targets.cpu.codegen.builder import I64
 from planish.targets.cpu.codegen.floats import Floats
+from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernels.fused import Span
 from planish.targets.cpu.kernels.overlaps import pick
 from planish.targets.cpu.kernels.sampling_kernel import SampleKernel, Sampler, interpolate
@@ -202,12 +202,7 @@ class DeformKernel(SampleKernel):
         *output, tap, group = place
         taps = int(np.prod(self.window))
         number = k.add(k.mul(group, taps), tap)
-        rest: Any = tap
-        along: list[Any] = []
-        for size in reversed(self.window[1:]):
-            rest, index = k.divmod(k.i64(rest), size)
-            along.insert(0, index)
-        along.insert(0, rest)
+        along = k.unravel(tap, self.window[1:])
         axes = []
         for axis in range(self.rank):
             grid = k.sub(k.mul(output[1 + axis], self.strides[axis]), s.own[axis])

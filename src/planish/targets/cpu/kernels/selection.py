@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import llvmlite.ir as ir
 
@@ -13,13 +12,14 @@ from planish.graph.types import DType
 from planish.ops.data_dependent import SelectBoxes
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
-from planish.targets.cpu.codegen.builder import I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.detection import SuppressionSizes
+from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values
 from planish.targets.cpu.kernels.overlaps import wide_float
 from planish.targets.cpu.kernels.sorting import key_bits, load_ticket
-from planish.targets.restoring import checked_parameters
 
 
 @dataclass(frozen=True)
@@ -106,22 +106,15 @@ class Selection(AnchoredTactic):
         return SuppressionSizes(images, boxes, classes, limit, key_bits(dtype) // 4, size)
 
 
-class SelectionFamily(Family):
+class SelectionFamily(SoleFamily):
     """`SelectBoxes` of any layout."""
 
     name: ClassVar[str] = "selection"
+    tactic: ClassVar[type[Tactic]] = Selection
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task):
-            yield Selection(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return Selection(task, **checked_parameters(self.name, task, parameters, _understood(task)))
-
-
-def _understood(task: Task) -> bool:
-    anchor = task.anchor
-    return anchor is not None and isinstance(anchor.op, SelectBoxes) and len(task.nodes) == 1
+    def understands(self, task: Task) -> bool:
+        anchor = task.anchor
+        return anchor is not None and isinstance(anchor.op, SelectBoxes) and len(task.nodes) == 1
 
 
 FAMILIES: tuple[Family, ...] = (SelectionFamily(),)

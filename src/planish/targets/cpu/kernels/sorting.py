@@ -13,7 +13,8 @@ from collections.abc import Callable
 import llvmlite.ir as ir
 
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import I1, I64, PTR, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import I1, I64, PTR
 
 _UNSIGNED = (DType.UINT64, DType.UINT32, DType.UINT16, DType.UINT8)
 

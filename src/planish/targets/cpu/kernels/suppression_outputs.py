@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import llvmlite.ir as ir
 
 from planish.graph.types import DType
-from planish.targets.cpu.codegen.builder import I8, I64, KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.floats import Floats
+from planish.targets.cpu.codegen.types import I8, I64, register_type
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span
 from planish.targets.cpu.kernels.overlaps import load_box, pick, wide_float

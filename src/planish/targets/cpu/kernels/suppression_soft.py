@@ -16,8 +16,9 @@ import numpy as np
 
 from planish.graph.types import DType
 from planish.targets.cpu.codegen import math as functions
-from planish.targets.cpu.codegen.builder import I1, I8, I32, I64, KernelBuilder, register_type
+from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.floats import Floats
+from planish.targets.cpu.codegen.types import I1, I8, I32, I64, register_type
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, for_spans
 from planish.targets.cpu.kernels.overlaps import Overlaps, load_box, wide_float

@@ -6,7 +6,6 @@ The table is open addressing with linear probing, at most half full; the hash is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,8 +16,10 @@ from planish.graph.types import DType
 from planish.ops.data_dependent import Unique
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
-from planish.targets.cpu.codegen.builder import I8, I64, KernelBuilder
+from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.types import I8, I64
 from planish.targets.cpu.kernel import CpuKernel
+from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values
 from planish.targets.cpu.kernels.sorting import (
     define_sort,
@@ -29,7 +30,6 @@ from planish.targets.cpu.kernels.sorting import (
     ticket,
     ticket_position,
 )
-from planish.targets.restoring import checked_parameters
 
 _GOLDEN = 0x9E3779B97F4A7C15
 """2**64 divided by the golden ratio."""
@@ -192,21 +192,16 @@ class Hashed(AnchoredTactic):
         ]
 
 
-class UniqueFamily(Family):
+class UniqueFamily(SoleFamily):
     """`Unique` of any dtype."""
 
     name: ClassVar[str] = "unique"
+    tactic: ClassVar[type[Tactic]] = Hashed
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task):
-            yield Hashed(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return Hashed(task, **checked_parameters(self.name, task, parameters, _understood(task)))
-
-
-def _understood(task: Task) -> bool:
-    return task.anchor is not None and isinstance(task.anchor.op, Unique) and len(task.nodes) == 1
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None and isinstance(task.anchor.op, Unique) and len(task.nodes) == 1
+        )
 
 
 FAMILIES: tuple[Family, ...] = (UniqueFamily(),)

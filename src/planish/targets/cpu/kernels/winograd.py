@@ -17,13 +17,14 @@ import numpy as np
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.conv import Conv
-from planish.targets.base import Binding, Constant, Family, Launch, Pointer, Tactic
+from planish.targets.base import Binding, Constant, Launch, Tactic
 from planish.targets.cpu.kernels.blocking import ceil
+from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.geometry import Geometry, conv_geometry, operand_kinds
-from planish.targets.cpu.kernels.register_tile import PREFETCH, unrolled
+from planish.targets.cpu.kernels.register_tile import PREFETCH, most_pixels, step_cycles, unrolled
 from planish.targets.cpu.kernels.winograd_kernel import WinogradKernel
 from planish.targets.cpu.kernels.winograd_transform import Transform, transform_filters
-from planish.targets.cpu.machine import Machine, host
+from planish.targets.cpu.machine import Machine
 from planish.targets.restoring import checked_parameters, impossible
 
 LEAST_CHANNELS = 16
@@ -56,21 +57,11 @@ class WinogradTactic(Tactic):
     """
 
     family: ClassVar[str] = "winograd"
-    task: Task
     machine: Machine
     results: int
     pixels: int
     vectors: int
     halves: int
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {
-            "results": self.results,
-            "pixels": self.pixels,
-            "vectors": self.vectors,
-            "halves": self.halves,
-        }
 
     @property
     def _filters(self) -> np.ndarray:
@@ -125,7 +116,7 @@ class WinogradTactic(Tactic):
         products = positions * source_position
         patch = products + positions * product_position
         edge = patch + positions * cut.pitch
-        params = [
+        params = (
             g.channels,
             cut.all_blocks,
             cut.blocks,
@@ -148,23 +139,15 @@ class WinogradTactic(Tactic):
             source_position,
             product_position,
             cut.blocks * width,
-        ]
-        pointers: list[Pointer] = [task.inputs[0], Constant(0), *task.outputs]
-        for output in g.outputs:
-            params += [output.batch, output.group, output.row, output.column]
-        for source, place in zip(task.epilogue.sources, g.operands, strict=True):
-            if place:
-                assert source is not None
-                pointers.append(task.inputs[source])
-                params += [place.batch, place.group, place.row, place.column]
-        scratch = 4 * (edge + down.results * along.results * lanes)
+        )
+        values, places = g.epilogue_arguments(task)
         return [
             Launch(
                 kernel,
-                tuple(pointers),
-                tuple(params),
+                (task.inputs[0], Constant(0), *values),
+                (*params, *places),
                 tasks=cut.tile_tasks * cut.channel_tasks,
-                scratch=scratch,
+                scratch=4 * (edge + down.results * along.results * lanes),
             )
         ]
 
@@ -225,14 +208,10 @@ class _Cut:
 
 
 @dataclass(frozen=True)
-class WinogradFamily(Family):
+class WinogradFamily(MachineFamily):
     """Winograd convolutions in float32, for this or another machine."""
 
     name: ClassVar[str] = "winograd"
-    machine: Machine | None = None
-
-    def on(self, machine: Machine) -> Family:
-        return WinogradFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _understood(task):
@@ -240,7 +219,7 @@ class WinogradFamily(Family):
         g = conv_geometry(task, binding)
         if g is None or min(g.depth, g.channels) < LEAST_CHANNELS:
             return
-        machine = self.machine or host()
+        machine = self.machine
         found: dict[tuple, tuple[float, Tactic]] = {}
         for results, pixels, vectors, halves in _candidates(g, machine):
             tactic = WinogradTactic(task, machine, results, pixels, vectors, halves)
@@ -266,7 +245,7 @@ class WinogradFamily(Family):
             raise impossible(self.name, task, f"tiles of {results} pixels do not suit its window")
         if values["pixels"] * values["vectors"] > 32:
             raise impossible(self.name, task, "no register tile is that large")
-        return WinogradTactic(task, self.machine or host(), **values)
+        return WinogradTactic(task, self.machine, **values)
 
 
 def _understood(task: Task) -> bool:
@@ -304,7 +283,7 @@ def _candidates(g: Geometry, machine: Machine) -> Iterator[tuple[int, int, int, 
     """results, pixels, vectors, halves."""
     for results in _results(g.window):
         for vectors in range(1, min(ceil(g.channels, machine.lanes), 4) + 1):
-            most = (machine.registers - vectors - 1) // vectors
+            most = most_pixels(vectors, machine)
             for pixels in range(most, most * 2 // 3, -1):
                 for halves in HALVES:
                     yield results, pixels, vectors, halves
@@ -321,9 +300,7 @@ def _estimate(g: Geometry, tactic: WinogradTactic, cut: _Cut) -> float:
     down, along = _transforms(g.window, tactic.results)
     positions = down.size * along.size
     width = tactic.vectors * machine.lanes
-    # cycles of a step of depth: arithmetic, loads, or the latency of the sums' chain
-    tile = tactic.pixels * tactic.vectors
-    step = max(tile / 2, (tactic.pixels + tactic.vectors) / 1.7, 5.0)
+    step = step_cycles(tactic.pixels, tactic.vectors, 5.0)
     steps = cut.tile_tasks * ceil(cut.tiles, tactic.pixels) * cut.all_blocks
     products = steps * positions * g.depth * step * 2 * machine.lanes
     # per element of a tile: loads, stores, and what the matrices cost, along both axes

@@ -17,8 +17,9 @@ from planish.targets.cuda.kernels.attention_kernel import (
     AttentionKernel,
     power_of_two,
 )
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import Access, Work, is_wide, pointer_of
-from planish.targets.cuda.machine import H200, CudaMachine
+from planish.targets.cuda.machine import CudaMachine
 from planish.targets.restoring import checked_parameters
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
@@ -109,15 +110,11 @@ def _readable(task: Task, binding: Binding) -> Problem | None:
 
 
 @dataclass(frozen=True)
-class AttentionFamily(Family):
+class AttentionFamily(MachineFamily):
     """Attention of halves and float32, for this or another machine."""
 
     name: ClassVar[str] = "attention"
     pattern: ClassVar[str] = "attention"
-    machine: CudaMachine = H200
-
-    def on(self, machine: CudaMachine) -> Family:
-        return AttentionFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         problem = _readable(task, binding)

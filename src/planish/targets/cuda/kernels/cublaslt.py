@@ -14,7 +14,7 @@ import numpy as np
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
-from planish.targets.base import Binding, Constant, Family, Launch, Tactic, Workspace
+from planish.targets.base import Binding, Constant, Launch, Tactic, Workspace
 from planish.targets.cuda.driver import gpu
 from planish.targets.cuda.kernel import LIBRARY_SECONDS
 from planish.targets.cuda.kernels.cublaslt_problem import (
@@ -23,6 +23,7 @@ from planish.targets.cuda.kernels.cublaslt_problem import (
     problem_of,
     understood,
 )
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.matrix_problem import filters, is_packed
 from planish.targets.cuda.libraries.cublaslt import (
     SETTINGS,
@@ -110,14 +111,10 @@ class CublasLtTactic(AnchoredTactic):
 
 
 @dataclass(frozen=True)
-class CublasLtFamily(Family):
+class CublasLtFamily(MachineFamily):
     """Matrix products by cuBLASLt, where it is installed."""
 
     name: ClassVar[str] = "cublaslt"
-    machine: CudaMachine = H200
-
-    def on(self, machine: CudaMachine) -> Family:
-        return CublasLtFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         for tf32 in (False, True):

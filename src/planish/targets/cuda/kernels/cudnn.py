@@ -15,10 +15,11 @@ import numpy as np
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
-from planish.targets.base import Binding, Constant, Family, Launch, Pointer, Tactic, Workspace
+from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic, Workspace
 from planish.targets.cuda.driver import gpu
 from planish.targets.cuda.kernel import LIBRARY_SECONDS
 from planish.targets.cuda.kernels.cudnn_problem import Problem, problem_of, steps_of, understood
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.libraries.cudnn import NAME, ConvKernel, CudnnSession, session
 from planish.targets.cuda.libraries.session import workspace_bytes
 from planish.targets.cuda.machine import H200, CudaMachine
@@ -52,15 +53,6 @@ class CudnnTactic(AnchoredTactic):
     tf32: bool = False
     residual_first: bool = False
     machine: CudaMachine = field(default=H200, compare=False)
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {
-            "version": self.version,
-            "plan": self.plan,
-            "tf32": self.tf32,
-            "residual_first": self.residual_first,
-        }
 
     @property
     def extra_seconds(self) -> float:
@@ -114,14 +106,10 @@ class CudnnTactic(AnchoredTactic):
 
 
 @dataclass(frozen=True)
-class CudnnFamily(Family):
+class CudnnFamily(MachineFamily):
     """Convolutions by cuDNN, where it is installed."""
 
     name: ClassVar[str] = "cudnn"
-    machine: CudaMachine = H200
-
-    def on(self, machine: CudaMachine) -> Family:
-        return CudnnFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         for tf32 in (False, True):

@@ -16,9 +16,10 @@ from planish.fusion.task import ACCUMULATOR, Task
 from planish.graph.dims import evaluate
 from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
-from planish.targets.base import Binding, Constant, Family, Launch, Pointer, Tactic
+from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic
 from planish.targets.cuda.kernels import matrix_cost as cost
 from planish.targets.cuda.kernels.depthwise_product_kernel import DepthwiseProductKernel
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import (
     WIDE,
     Access,
@@ -28,9 +29,8 @@ from planish.targets.cuda.kernels.fused import (
     is_wide,
     pointer_of,
 )
-from planish.targets.cuda.kernels.matrix_kernel import Tile, Window, ceil
 from planish.targets.cuda.kernels.matrix_problem import pack
-from planish.targets.cuda.machine import H200, CudaMachine
+from planish.targets.cuda.kernels.matrix_tile import Tile, Window, ceil
 from planish.targets.restoring import checked_parameters, impossible
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16)
@@ -152,15 +152,11 @@ def _is_in_reach(task: Task, binding: Binding) -> bool:
 
 
 @dataclass(frozen=True)
-class DepthwiseProductFamily(Family):
+class DepthwiseProductFamily(MachineFamily):
     """Pairs of halves, for this or another machine."""
 
     name: ClassVar[str] = "depthwise_product"
     pattern: ClassVar[str] = "pair"
-    machine: CudaMachine = H200
-
-    def on(self, machine: CudaMachine) -> Family:
-        return DepthwiseProductFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _is_in_reach(task, binding):

@@ -18,6 +18,7 @@ from planish.graph.graph import Value
 from planish.ops import indexing
 from planish.ops.base import normalize_axis
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import WIDE
 from planish.targets.cuda.kernels.gather_kernel import FillKernel, MarkKernel, ScatterKernel
 from planish.targets.cuda.kernels.movement_kernel import Picked
@@ -42,7 +43,6 @@ from planish.targets.cuda.kernels.nest import (
     values_of,
     work_of,
 )
-from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 SEARCHED = 1 << 33
@@ -105,14 +105,8 @@ class GatherTactic(Tactic):
     """One launch, with tiles of so many elements."""
 
     family = "gather"
-
-    task: Task
     elements: int = 1024
     warps: int = 4
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"elements": self.elements, "warps": self.warps}
 
     def accepts(self, binding: Binding) -> bool:
         return fits(self.task, binding)
@@ -123,15 +117,10 @@ class GatherTactic(Tactic):
 
 
 @dataclass(frozen=True)
-class GatherFamily(Family):
+class GatherFamily(MachineFamily):
     """Gathers, with elementwise work before and after."""
 
     name = "gather"
-
-    machine: CudaMachine = H200
-
-    def on(self, machine: Any) -> Family:
-        return GatherFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _is_gather(task) or not fits(task, binding):
@@ -164,15 +153,9 @@ class ScatterTactic(Tactic):
     """
 
     family = "scatter"
-
-    task: Task
     elements: int = 1024
     warps: int = 4
     marked: bool = False
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"elements": self.elements, "warps": self.warps, "marked": self.marked}
 
     def accepts(self, binding: Binding) -> bool:
         if not fits(self.task, binding):
@@ -255,15 +238,10 @@ def _last_wins(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class ScatterFamily(Family):
+class ScatterFamily(MachineFamily):
     """`ScatterNd`; not of so many updates to be combined that looking for them takes too long."""
 
     name = "scatter"
-
-    machine: CudaMachine = H200
-
-    def on(self, machine: Any) -> Family:
-        return ScatterFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _is_scatter(task):

@@ -13,18 +13,9 @@ from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.targets.anchored import AnchoredTactic
-from planish.targets.base import (
-    ZEROED_BYTES,
-    Binding,
-    Constant,
-    Family,
-    Launch,
-    Pointer,
-    Tactic,
-    Workspace,
-    Zeroed,
-)
+from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic, Workspace, Zeroed
 from planish.targets.cuda.kernels import matrix_cost as cost
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.matrix_image import (
     BLOCK,
@@ -36,7 +27,7 @@ from planish.targets.cuda.kernels.matrix_image import (
     may_copy,
     on_copy,
 )
-from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel, Tile, Walk, ceil
+from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel
 from planish.targets.cuda.kernels.matrix_problem import (
     Problem,
     filters,
@@ -45,7 +36,8 @@ from planish.targets.cuda.kernels.matrix_problem import (
     problem_of,
     understood,
 )
-from planish.targets.cuda.machine import H200, CudaMachine
+from planish.targets.cuda.kernels.matrix_tile import Tile, Walk, ceil
+from planish.targets.execution import ZEROED_BYTES
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 _LIMITS = {0: 5, 1: 12, 3: 7}
@@ -176,14 +168,10 @@ class MatrixTactic(AnchoredTactic):
 
 
 @dataclass(frozen=True)
-class MatrixFamily(Family):
+class MatrixFamily(MachineFamily):
     """Convolutions without groups and matrix products, for this or another machine."""
 
     name: ClassVar[str] = "matrix"
-    machine: CudaMachine = H200
-
-    def on(self, machine: CudaMachine) -> Family:
-        return MatrixFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         problem = problem_of(task, binding)

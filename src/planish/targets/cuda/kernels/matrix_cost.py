@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from planish.targets.cuda.kernels.matrix_kernel import Tile, Walk, ceil, segments
+from planish.targets.cuda.kernels.matrix_tile import Tile, Walk, ceil, segments
 from planish.targets.cuda.machine import CudaMachine
 
 ROWS = (16, 32, 64, 128, 256)

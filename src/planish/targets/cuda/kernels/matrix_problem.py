@@ -24,7 +24,7 @@ from planish.targets.cuda.kernels.fused import (
     bind_work,
     merge,
 )
-from planish.targets.cuda.kernels.matrix_kernel import Tile, Window, segments
+from planish.targets.cuda.kernels.matrix_tile import Tile, Window, segments
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
 """What the kernel multiplies."""

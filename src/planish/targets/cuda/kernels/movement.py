@@ -17,6 +17,7 @@ from planish.fusion.task import Task
 from planish.ops import indexing, shape
 from planish.ops.base import Op, normalize_axis
 from planish.targets.base import Binding, Family, Launch, Tactic
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import pointer_of
 from planish.targets.cuda.kernels.movement_kernel import (
     Padded,
@@ -41,7 +42,6 @@ from planish.targets.cuda.kernels.nest import (
     values_of,
     work_of,
 )
-from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters
 
 # ---- views -------------------------------------------------------------------------------------
@@ -240,14 +240,8 @@ class MovementTactic(Tactic):
     """The launches that `PLANS` has for the anchor, with tiles of so many elements."""
 
     family = "movement"
-
-    task: Task
     elements: int = 1024
     warps: int = 4
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"elements": self.elements, "warps": self.warps}
 
     def accepts(self, binding: Binding) -> bool:
         return fits(self.task, binding)
@@ -266,15 +260,10 @@ def _understood(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class MovementFamily(Family):
+class MovementFamily(MachineFamily):
     """Offers kernels for tasks whose anchor moves elements."""
 
     name = "movement"
-
-    machine: CudaMachine = H200
-
-    def on(self, machine: Any) -> Family:
-        return MovementFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _understood(task) or not fits(task, binding):

@@ -7,13 +7,11 @@ a common space; `move` makes a `MoveKernel` of it, with tiles that fit what lies
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from planish.fusion.expression import identity
 from planish.fusion.task import Fused, Task
-from planish.graph.dims import evaluate
 from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.targets.anchored import outputs_follow
@@ -37,6 +35,7 @@ from planish.targets.cuda.kernels.nest import (
     work_of,
 )
 from planish.targets.cuda.machine import CudaMachine
+from planish.targets.movement import MovementJob
 
 ELEMENTS = (256, 512, 1024, 2048, 4096, 8192)
 """Elements a program may do."""
@@ -55,33 +54,24 @@ def itself(operand: Operand) -> Operand:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A task to be planned at concrete shapes.
+class Job(MovementJob):
+    """A task to be planned, as programs that walk over a space.
 
     Attributes
     ----------
-    task : Task
-    binding : Binding
     elements, warps : int
         Of a program.
     number : int
         Which of the anchor's inputs is moved; the prologue is that of the first one.
     """
 
-    task: Task
-    binding: Binding
     elements: int
     warps: int
     number: int = 0
 
     @property
-    def op(self) -> Any:
-        assert self.task.anchor is not None
-        return self.task.anchor.op
-
-    @property
     def source(self) -> Value:
-        """What the anchor reads first, or would without a prologue."""
+        """What is moved."""
         return self.operand(self.number)
 
     @property
@@ -90,24 +80,6 @@ class Job:
         if self.number == 0:
             return prologue_of(self.task)
         return Fused(identity(self.source.dtype), (self.task.inputs.index(self.source),))
-
-    @property
-    def source_shape(self) -> tuple[int, ...]:
-        return self.source.type.bind(self.binding.symbols)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the anchor's output, which is the task's."""
-        return self.binding.shape(self.task.output)
-
-    def operand(self, index: int) -> Value:
-        """The anchor's input of that number."""
-        assert self.task.anchor is not None
-        return self.task.anchor.inputs[index]
-
-    def dims(self, dims: Iterable[Any]) -> tuple[int, ...]:
-        """An attribute's dimensions as integers."""
-        return tuple(evaluate(d, self.binding.symbols) for d in dims)
 
     def before(self, seen: Seen) -> Operands:
         """What the prologue reads, or the anchor itself, seen from a space."""

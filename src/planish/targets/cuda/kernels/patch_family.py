@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from planish.fusion.task import Task
-from planish.targets.base import Binding, Family, Tactic
+from planish.targets.base import Binding, Tactic
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.patch_cost import likely_parameters
 from planish.targets.cuda.kernels.patches import RANGES, PatchTactic, Windows
-from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters
 
 
 @dataclass(frozen=True)
-class PatchFamily(Family):
+class PatchFamily(MachineFamily):
     """Offers a `PatchTactic` with the likeliest tiles.
 
     Attributes
@@ -28,10 +28,6 @@ class PatchFamily(Family):
 
     tactic: ClassVar[type[PatchTactic]]
     most: ClassVar[int]
-    machine: CudaMachine = H200
-
-    def on(self, machine: CudaMachine) -> PatchFamily:
-        return type(self)(machine)
 
     @abstractmethod
     def understands(self, task: Task) -> bool:

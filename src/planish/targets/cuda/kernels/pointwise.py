@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from planish.fusion.task import Task
-from planish.targets.base import Binding, Family, Launch, Tactic
+from planish.targets.base import Binding, Launch, Tactic
 from planish.targets.cuda.codegen.elementwise import emit
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer, TritonKernel
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import WIDE, Access, Work, bind_work, load, merge, store
-from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters
 
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -114,14 +114,8 @@ class PointwiseTactic(Tactic):
     """One kernel over the elements of the outputs."""
 
     family = "pointwise"
-
-    task: Task
     block: int = 1024
     warps: int = 4
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"block": self.block, "warps": self.warps}
 
     def accepts(self, binding: Binding) -> bool:
         shapes = {binding.shape(v) for v in self.task.outputs}
@@ -141,15 +135,10 @@ class PointwiseTactic(Tactic):
 
 
 @dataclass(frozen=True)
-class PointwiseFamily(Family):
+class PointwiseFamily(MachineFamily):
     """Offers one kernel for elementwise tasks, for this or another machine."""
 
-    machine: CudaMachine = H200
-
     name = "pointwise"
-
-    def on(self, machine: CudaMachine) -> PointwiseFamily:
-        return replace(self, machine=machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if task.anchor is not None or not PointwiseTactic(task).accepts(binding):

@@ -13,11 +13,11 @@ from planish.fusion.pairs import pair_of
 from planish.fusion.task import Task, make_task
 from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
-from planish.targets.base import Binding, Constant, Family, Launch, Pointer, Tactic
-from planish.targets.cuda.kernels.matrix_kernel import Tile, ceil
+from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.matrix_problem import Problem, pack, problem_of
+from planish.targets.cuda.kernels.matrix_tile import Tile, ceil
 from planish.targets.cuda.kernels.product_pair_kernel import ProductPairKernel
-from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters, impossible
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16)
@@ -134,15 +134,11 @@ def _power_of_two(count: int) -> int:
 
 
 @dataclass(frozen=True)
-class ProductPairFamily(Family):
+class ProductPairFamily(MachineFamily):
     """Pairs of halves, for this or another machine."""
 
     name: ClassVar[str] = "product_pair"
     pattern: ClassVar[str] = "pair"
-    machine: CudaMachine = H200
-
-    def on(self, machine: CudaMachine) -> Family:
-        return ProductPairFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         parts = parts_of(task, binding)

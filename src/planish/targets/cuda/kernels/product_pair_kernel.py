@@ -22,7 +22,7 @@ from planish.targets.cuda.kernels.fused import (
     offset,
     store,
 )
-from planish.targets.cuda.kernels.matrix_kernel import ceil
+from planish.targets.cuda.kernels.matrix_tile import ceil
 
 _NAMES = ("row", "safe", "depth", "inner", "column", "place", "step", "total")
 """Variables that every kernel has."""

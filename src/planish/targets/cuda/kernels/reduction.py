@@ -17,19 +17,12 @@ from planish.fusion.task import Task
 from planish.ops.base import normalize_axis
 from planish.ops.reduce import (
     ArgMax,
-    ArgMin,
     CumSum,
-    ReduceAll,
-    ReduceAny,
-    ReduceMax,
-    ReduceMean,
-    ReduceMin,
-    ReduceProd,
-    ReduceSum,
     Reduction,
 )
 from planish.targets.anchored import AnchoredTactic, outputs_follow
 from planish.targets.base import Binding, Family, Launch, Pointer, Tactic, Workspace
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import WIDE
 from planish.targets.cuda.kernels.nest import (
     Space,
@@ -46,23 +39,17 @@ from planish.targets.cuda.kernels.reduction_kernel import (
     ReductionKernel,
     RunningSumKernel,
 )
-from planish.targets.cuda.machine import H200, CudaMachine
+from planish.targets.cuda.machine import CudaMachine
+from planish.targets.reductions import KINDS
 from planish.targets.restoring import checked_parameters
 
-NAMES: dict[type, str] = {
-    ReduceSum: "sum",
-    ReduceMean: "mean",
-    ReduceMax: "max",
-    ReduceMin: "min",
-    ReduceProd: "prod",
-    ReduceAny: "any",
-    ReduceAll: "all",
-    ArgMax: "argmax",
-    ArgMin: "argmin",
-}
 POWERS = tuple(1 << i for i in range(15))
 """Rows and elements a program may take at a time, and chunks of a row."""
 WARPS = (1, 2, 4, 8, 16)
+TILES = {"rows": POWERS, "columns": POWERS, "warps": WARPS}
+"""The possible values of a tile's parameters."""
+CHUNKED = {**TILES, "split": POWERS}
+"""The same where rows may be cut into chunks."""
 _OFFERED = 8
 """Tactics for a task."""
 Tile = tuple[int, int, int, int]
@@ -230,7 +217,7 @@ class ReductionTactic(AnchoredTactic):
     def _reducer(self) -> Reducer:
         op = self.anchor.op
         dtype = self.anchor.inputs[0].dtype
-        return Reducer(NAMES[type(op)], dtype, isinstance(op, ArgMax) and op.select_last)
+        return Reducer(KINDS[type(op)], dtype, isinstance(op, ArgMax) and op.select_last)
 
     def _chunk(self, space: Space, kept: int) -> int:
         """Elements of a row that a program reduces: whole blocks."""
@@ -263,19 +250,14 @@ def fits(task: Task, binding: Binding) -> bool:
 
 
 def _is_reduction(task: Task) -> bool:
-    return task.anchor is not None and type(task.anchor.op) in NAMES
+    return task.anchor is not None and type(task.anchor.op) in KINDS
 
 
 @dataclass(frozen=True)
-class ReductionFamily(Family):
+class ReductionFamily(MachineFamily):
     """Reductions and arg max."""
 
     name: ClassVar[str] = "reduction"
-
-    machine: CudaMachine = H200
-
-    def on(self, machine: Any) -> Family:
-        return ReductionFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _is_reduction(task) or not fits(task, binding):
@@ -285,15 +267,9 @@ class ReductionFamily(Family):
             yield ReductionTactic(task, *tile)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        allowed: dict[str, tuple[int, ...]] = {
-            "rows": POWERS,
-            "columns": POWERS,
-            "split": POWERS,
-            "warps": WARPS,
-        }
         understood = _is_reduction(task)
         return ReductionTactic(
-            task, **checked_parameters(self.name, task, parameters, understood, **allowed)
+            task, **checked_parameters(self.name, task, parameters, understood, **CHUNKED)
         )
 
 
@@ -341,15 +317,10 @@ def _is_running_sum(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class RunningSumFamily(Family):
+class RunningSumFamily(MachineFamily):
     """`CumSum`."""
 
     name: ClassVar[str] = "running_sum"
-
-    machine: CudaMachine = H200
-
-    def on(self, machine: Any) -> Family:
-        return RunningSumFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _is_running_sum(task) or not fits(task, binding):
@@ -359,10 +330,9 @@ class RunningSumFamily(Family):
             yield RunningSumTactic(task, rows, columns, warps)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        allowed: dict[str, tuple[int, ...]] = {"rows": POWERS, "columns": POWERS, "warps": WARPS}
         understood = _is_running_sum(task)
         return RunningSumTactic(
-            task, **checked_parameters(self.name, task, parameters, understood, **allowed)
+            task, **checked_parameters(self.name, task, parameters, understood, **TILES)
         )
 
 

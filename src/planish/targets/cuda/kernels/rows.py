@@ -23,6 +23,7 @@ from planish.ops.normalization import (
 )
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
+from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.nest import (
     Space,
     open_ended,
@@ -34,8 +35,9 @@ from planish.targets.cuda.kernels.nest import (
     work_of,
 )
 from planish.targets.cuda.kernels.reduction import (
+    CHUNKED,
     POWERS,
-    WARPS,
+    TILES,
     Rows,
     Tile,
     different,
@@ -43,7 +45,7 @@ from planish.targets.cuda.kernels.reduction import (
     warps_for,
 )
 from planish.targets.cuda.kernels.rows_kernel import Arithmetic, LrnKernel, RowsKernel
-from planish.targets.cuda.machine import H200, CudaMachine
+from planish.targets.cuda.machine import CudaMachine
 from planish.targets.restoring import checked_parameters
 
 PROGRAMS: dict[type, str] = {
@@ -179,15 +181,10 @@ def _understood(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class RowsFamily(Family):
+class RowsFamily(MachineFamily):
     """Ops that go over each row several times."""
 
     name: ClassVar[str] = "rows"
-
-    machine: CudaMachine = H200
-
-    def on(self, machine: Any) -> Family:
-        return RowsFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _understood(task) or not fits(task, binding):
@@ -197,14 +194,8 @@ class RowsFamily(Family):
             yield RowsTactic(task, *tile)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        allowed: dict[str, tuple[int, ...]] = {
-            "rows": POWERS,
-            "columns": POWERS,
-            "split": POWERS,
-            "warps": WARPS,
-        }
         return RowsTactic(
-            task, **checked_parameters(self.name, task, parameters, _understood(task), **allowed)
+            task, **checked_parameters(self.name, task, parameters, _understood(task), **CHUNKED)
         )
 
 
@@ -251,15 +242,10 @@ def _is_lrn(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class LrnFamily(Family):
+class LrnFamily(MachineFamily):
     """`Lrn`."""
 
     name: ClassVar[str] = "lrn"
-
-    machine: CudaMachine = H200
-
-    def on(self, machine: Any) -> Family:
-        return LrnFamily(machine)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _is_lrn(task) or not fits(task, binding):
@@ -271,9 +257,8 @@ class LrnFamily(Family):
             yield LrnTactic(task, rows, columns, max(1, elements // 256))
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        allowed: dict[str, tuple[int, ...]] = {"rows": POWERS, "columns": POWERS, "warps": WARPS}
         return LrnTactic(
-            task, **checked_parameters(self.name, task, parameters, _is_lrn(task), **allowed)
+            task, **checked_parameters(self.name, task, parameters, _is_lrn(task), **TILES)
         )
 
 

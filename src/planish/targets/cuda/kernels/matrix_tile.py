@@ -1,0 +1,81 @@
+"""The matrix kernel's terms: tiles, how the loop goes over the depth, windows over an image.
+
+What chooses tiles (`matrix_cost`) and what packs weights for them (`matrix_problem`) need these,
+and nothing of how the kernel is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Walk(IntEnum):
+    """What one step of the loop, a block of the depth, covers.
+
+    TAPS: channels of one tap. ROW: neighbouring channels and taps of a row of taps, for images of
+    few channels. FLAT: any neighbouring elements of the filter.
+    """
+
+    TAPS = 0
+    ROW = 1
+    FLAT = 2
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a program computes, and how.
+
+    Attributes
+    ----------
+    rows, columns, depth : int
+        Powers of two. `depth` is what one step of the loop takes.
+    split : int
+        How many programs share a tile; each sums a part of the depth, the last one adds up.
+    walk : Walk
+    vector : bool
+        Multiplies without tensor cores, for very few rows: the columns' weights are read once.
+    passes : int
+        Products of float32 on tensor cores: 1 for TF32, 3 for nearly float32; 0: without them.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    split: int = 1
+    walk: Walk = Walk.TAPS
+    vector: bool = False
+    passes: int = 1
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution walks over its image; pairs are of image rows and columns.
+
+    `checked` says whether windows leave the image.
+    """
+
+    size: tuple[int, int]
+    taps: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int]
+    checked: tuple[bool, bool]
+
+
+def ceil(a: int, b: int) -> int:
+    """The quotient rounded up."""
+    return -(-a // b)
+
+
+def segments(tile: Tile, taps: tuple[int, int], depth: int) -> tuple[int, int, int]:
+    """The loop over the depth as `count` segments of `length` elements, each in `blocks` steps.
+
+    Segments are padded to whole steps. `depth` is the number of channels.
+    """
+    count, length = {
+        Walk.TAPS: (taps[0] * taps[1], depth),
+        Walk.ROW: (taps[0], taps[1] * depth),
+        Walk.FLAT: (1, taps[0] * taps[1] * depth),
+    }[tile.walk]
+    return count, length, ceil(length, tile.depth)
