@@ -65,6 +65,11 @@ class Machine:
         return wanted in self.features
 
     @property
+    def has_bf16(self) -> bool:
+        """Whether it multiplies pairs of bfloat16 (``vdpbf16ps``) in registers of full width."""
+        return self.isa == "avx512" and "+avx512bf16" in self.features
+
+    @property
     def architecture(self) -> str:
         """The first part of the triple: "x86_64" or "aarch64"."""
         return self.triple.split("-")[0]

@@ -27,11 +27,10 @@ from planish.targets.workers import CompilerPool
 class CpuTarget(Target):
     """Kernels generated as LLVM IR, run by the C executor on a pool of threads."""
 
-    precisions = frozenset({"fp32", "int8"})
-
     def __init__(self, machine: Machine | None = None) -> None:
         self.machine = machine or host()
         self.device = "cpu"
+        self.precisions = frozenset({"fp32", "int8", *(["bf16"] if self.machine.has_bf16 else [])})
         self.threads = self.machine.cores
         version = generator_version("cpu", _compiler_version())
         self.timing_key = f"{self.machine.timing_key} {version}"

@@ -13,7 +13,7 @@ from planish.fusion.task import Task, make_task
 from planish.graph import DType, Graph, TensorType, symbol
 from planish.graph.graph import Value
 from planish.ops.conv import Conv
-from planish.ops.elementwise import ew
+from planish.ops.elementwise import Cast, ew
 from planish.targets.base import Binding, Layout, dense_strides
 from planish.targets.cpu.codegen.compile import emit_text
 from planish.targets.cpu.kernel import CpuKernel
@@ -35,17 +35,21 @@ def conv_task(
     dilations: tuple[int, ...] = (),
     groups: int = 1,
     residual: bool = False,
+    dtype: DType = DType.FLOAT32,
 ) -> Task:
     rng = np.random.default_rng(0)
     graph = Graph()
-    x = graph.input("x", TensorType(shape, DType.FLOAT32))
+    x = graph.input("x", TensorType(shape, dtype))
     size = (*window, int(shape[-1]) // groups, filters)
-    weights = graph.constant(rng.standard_normal(size).astype(np.float32))
+    weights = graph.constant(rng.standard_normal(size).astype(dtype.numpy))
     ones = (1,) * len(window)
     padding = tuple((p, p) for p in pad or (0,) * len(window))
     y = graph.add(Conv(strides or ones, padding, dilations or ones, groups), x, weights)
     anchor = y.producer
     nodes = [anchor]
+    if dtype is not DType.FLOAT32:
+        y = graph.add(Cast(DType.FLOAT32), y)
+        nodes.append(y.producer)
     others = [graph.constant(rng.standard_normal(filters).astype(np.float32))]
     if residual:
         others.append(graph.input("residual", y.type))
@@ -91,11 +95,15 @@ def check(
     binding = Binding(symbols, {v: layouts(v) for v in values} if layouts else {})
     rng = np.random.default_rng(1)
     arrays = [
-        v.data if v.is_constant else rng.standard_normal(v.type.bind(symbols)).astype(np.float32)
+        v.data
+        if v.data is not None
+        else rng.standard_normal(v.type.bind(symbols)).astype(v.dtype.numpy)
         for v in task.inputs
     ]
     (expected,) = task.evaluate(arrays)
-    atol = TOLERANCE * float(np.abs(expected).max(initial=1e-6))
+    # the reference rounds the convolution to its dtype, the kernel what comes last
+    tolerance = 2**-8 if task.inputs[0].dtype is DType.BFLOAT16 else TOLERANCE
+    atol = tolerance * float(np.abs(expected).max(initial=1e-6))
     for tactic in tactics_of(task, machine or host()):
         assert tactic.accepts(binding)
         (have,) = run_tactic(tactic, binding, arrays, machine)
@@ -115,6 +123,7 @@ CASES = {
     "windows of 5": conv_task((1, 9, 7, 16), 24, (5, 5), (2, 2)),
     "windows of 7": conv_task((1, 9, 8, 16), 16, (1, 7), (0, 3), residual=True),
     "one dimension": conv_task((2, 13, 16), 16, (3,), (1,), residual=True),
+    "bfloat16": conv_task((2, 9, 11, 19), 32, (3, 3), (1, 1), dtype=DType.BFLOAT16),
 }
 
 

@@ -1,7 +1,7 @@
-"""Products of short integers, added up in 32 bits: what integer matrix kernels multiply with.
+"""Products of short numbers, added up in 32 bits: what the matrix kernel of groups multiplies with.
 
-All are exact. ``vpmaddubsw``, which multiplies bytes on every x86 CPU, saturates sums of two
-products and is not used: pairs of 16-bit integers are as fast on those CPUs, see `Dot`.
+Sums of integers are exact. ``vpmaddubsw``, which multiplies bytes on every x86 CPU, saturates sums
+of two products and is not used: pairs of 16-bit integers are as fast on those CPUs, see `Dot`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from planish.targets.cpu.machine import Machine
 
 @dataclass(frozen=True)
 class Dot:
-    """A way to add sums of products to a register of int32.
+    """A way to add sums of products to a register of int32 or float32.
 
     Attributes
     ----------
@@ -32,13 +32,18 @@ class Dot:
     left: DType
     right: DType
 
+    @property
+    def sums(self) -> DType:
+        """What products are added up in."""
+        return DType.FLOAT32 if self.left.is_float else DType.INT32
+
     def add(self, k: KernelBuilder, sums: ir.Value, left: ir.Value, right: ir.Value) -> ir.Value:
         """``sums[i] + left[i, 0] * right[i, 0] + left[i, 1] * right[i, 1] + …``.
 
         Parameters
         ----------
         k : KernelBuilder
-        sums : register of int32 ``[lanes]``
+        sums : register of `sums` ``[lanes]``
         left, right : registers of int32 ``[lanes]``
             Each holds `group` elements.
         """
@@ -48,6 +53,8 @@ class Dot:
             factor = ir.VectorType(I8, 4 * lanes)
             factors = [k.b.bitcast(x, factor) for x in (left, right)]
             return k.call(name, sums.type, [sums, *factors])
+        if self == HALVES:
+            return _add_halves(k, sums, left, right, lanes)
         pairs = ir.VectorType(I16, 2 * lanes)
         a, b = k.b.bitcast(left, pairs), k.b.bitcast(right, pairs)
         if k.machine.isa == "neon":
@@ -63,8 +70,15 @@ BYTES = Dot(4, DType.UINT8, DType.INT8)
 """Four products of bytes (``vpdpbusd``): x86 with VNNI."""
 
 
-def dot_of(machine: Machine) -> Dot:
-    """The fastest way on a machine."""
+HALVES = Dot(2, DType.BFLOAT16, DType.BFLOAT16)
+"""Two products of bfloat16 in float32: ``vdpbf16ps`` where there is AVX-512 BF16, else two
+multiply-adds, which are correct and slow."""
+
+
+def dot_of(machine: Machine, element: DType) -> Dot:
+    """The fastest way to multiply elements of a dtype, bytes or bfloat16, on a machine."""
+    if element is DType.BFLOAT16:
+        return HALVES
     return BYTES if machine.has_vnni else PAIRS
 
 
@@ -77,6 +91,20 @@ def _pinned(k: KernelBuilder, sums: ir.Value) -> ir.Value:
     place = {"neon": "w", "avx512": "v"}.get(k.machine.isa, "x")
     signature = ir.FunctionType(sums.type, [sums.type])
     return k.b.call(ir.InlineAsm(signature, "", f"={place},0"), [sums])
+
+
+def _add_halves(
+    k: KernelBuilder, sums: ir.Value, left: ir.Value, right: ir.Value, lanes: int
+) -> ir.Value:
+    if k.machine.has_bf16:
+        factor = ir.VectorType(I32, lanes)
+        factors = [k.b.bitcast(x, factor) for x in (left, right)]
+        return k.call(f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}", sums.type, [sums, *factors])
+    low, high = k.splat(I32(16), lanes), k.splat(I32(-65536), lanes)
+    for half in (lambda x: k.b.shl(x, low), lambda x: k.b.and_(x, high)):
+        a, b = (k.b.bitcast(half(x), sums.type) for x in (left, right))
+        sums = k.fma(a, b, sums)
+    return sums
 
 
 def _multiply_pairs(k: KernelBuilder, a: ir.Value, b: ir.Value, lanes: int) -> ir.Value:

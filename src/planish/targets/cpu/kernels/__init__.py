@@ -3,6 +3,7 @@
 from planish.targets.base import Family
 from planish.targets.cpu.kernels import (
     attention,
+    bfloat_matrix,
     contraction,
     depthwise,
     detection,
@@ -32,6 +33,7 @@ FAMILIES: tuple[Family, ...] = (
     *matrix.FAMILIES,
     *attention.FAMILIES,
     *integer_matrix.FAMILIES,
+    *bfloat_matrix.FAMILIES,
     *depthwise.FAMILIES,
     *direct.FAMILIES,
     *contraction.FAMILIES,

@@ -60,6 +60,7 @@ class AttentionTactic(Tactic):
             after=task.epilogue.expression,
             last=last.accesses,
             guarded=work.guarded,
+            dtype=task.outputs[0].dtype,
         )
         lanes = self.machine.lanes
         blocks = ceil(problem.queries, self.groups * self.vectors * lanes)
@@ -96,7 +97,8 @@ def _understood(task: Task) -> bool:
     if task.attention is None:
         return False
     factors = [task.inputs[i] for i in task.attention.sources]
-    return all(v.dtype is DType.FLOAT32 for v in (*factors, *task.outputs))
+    dtypes = {v.dtype for v in (*factors, *task.outputs)}
+    return dtypes in ({DType.FLOAT32}, {DType.BFLOAT16})
 
 
 def _readable(task: Task, binding: Binding) -> Problem | None:
@@ -113,7 +115,7 @@ def _readable(task: Task, binding: Binding) -> Problem | None:
 
 @dataclass(frozen=True)
 class AttentionFamily(MachineFamily):
-    """Attention of float32, for this or another machine."""
+    """Attention of float32 or bfloat16, for this or another machine."""
 
     name: ClassVar[str] = "attention"
     pattern: ClassVar[str] = "attention"

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import llvmlite.ir as ir
@@ -66,6 +66,8 @@ class AttentionKernel(CpuKernel):
         What those read.
     guarded : bool
         Whether queries without any weight give 0.
+    dtype : DType
+        Of q, k, v and the result: FLOAT32 or BFLOAT16. All arithmetic is in float32.
     """
 
     family: ClassVar[str] = "attention"
@@ -83,6 +85,7 @@ class AttentionKernel(CpuKernel):
     after: Expression
     last: Accesses
     guarded: bool
+    dtype: DType = F32
 
     def write(self, k: KernelBuilder) -> None:
         _Writer(self, k).write()
@@ -101,6 +104,7 @@ class _Matrix:
 
     start: ir.Value
     row: Any
+    dtype: DType
 
 
 class _Writer:
@@ -171,7 +175,8 @@ class _Writer:
         k = self.k
         by_batch, by_head, by_row = self.strides[number]
         start = k.add(k.mul(batch, by_batch), k.mul(head, by_head))
-        return _Matrix(k.offset(pointer, start, F32), by_row)
+        dtype = self.kernel.dtype
+        return _Matrix(k.offset(pointer, start, dtype), by_row, dtype)
 
     # ---- queries in, once a task ----------------------------------------------------------------
 
@@ -183,13 +188,15 @@ class _Writer:
         last = k.sub(self.queries, 1)
         for v in range(kernel.vectors):
             rows = [
-                k.offset(q.start, k.mul(k.min(k.add(query, v * lanes + i), last), q.row), F32)
+                k.offset(q.start, k.mul(k.min(k.add(query, v * lanes + i), last), q.row), q.dtype)
                 for i in range(lanes)
             ]
 
             def turn(column: Any, width: int, rows: Any = rows, v: int = v) -> None:
                 mask = k.tail_mask(width, lanes) if width < lanes else None
-                lines = [k.load(k.offset(r, column, F32), F32, lanes, mask=mask) for r in rows]
+                lines = [
+                    k.load(k.offset(r, column, q.dtype), q.dtype, lanes, mask=mask) for r in rows
+                ]
                 for i, line in enumerate(transpose_registers(k, lines)[:width]):
                     if kernel.scale != 1.0:
                         line = self.f.mul(line, scale)
@@ -217,20 +224,25 @@ class _Writer:
     ) -> tuple[_Matrix, _Matrix]:
         """The keys and values of a block, copied if the kernel packs them."""
         k, kernel = self.k, self.kernel
-        near = [_Matrix(k.offset(m.start, k.mul(key, m.row), F32), m.row) for m in (keys, values)]
+        near = [
+            replace(m, start=k.offset(m.start, k.mul(key, m.row), m.dtype)) for m in (keys, values)
+        ]
         if not kernel.packed:
             return near[0], near[1]
         rooms = (self.packed_k, kernel.depth), (self.packed_v, kernel.values)
         for matrix, (room, columns) in zip(near, rooms, strict=True):
             with k.loop(0, count) as loop:
-                source = k.offset(matrix.start, k.mul(loop.index, matrix.row), F32)
+                dtype = matrix.dtype
+                source = k.offset(matrix.start, k.mul(loop.index, matrix.row), dtype)
                 target = k.offset(room, k.mul(loop.index, columns), F32)
                 for at in range(0, columns, self.lanes):
                     short = columns - at < self.lanes
                     mask = k.tail_mask(columns - at, self.lanes) if short else None
-                    line = k.load(k.offset(source, at, F32), F32, self.lanes, mask=mask)
+                    line = k.load(k.offset(source, at, dtype), dtype, self.lanes, mask=mask)
                     k.store(line, k.offset(target, at, F32), F32, self.lanes, mask=mask)
-        return _Matrix(self.packed_k, kernel.depth), _Matrix(self.packed_v, kernel.values)
+        packed = (self.packed_k, kernel.depth), (self.packed_v, kernel.values)
+        near_k, near_v = (_Matrix(room, columns, F32) for room, columns in packed)
+        return near_k, near_v
 
     def _score(
         self, group: ir.Value, keys: _Matrix, key: ir.Value, count: ir.Value, at: Any, query: Any
@@ -242,10 +254,16 @@ class _Writer:
 
         def tile(rows: int, first: Any, most: list[ir.Value]) -> list[ir.Value]:
             starts = [
-                k.offset(keys.start, k.mul(k.add(first, i), keys.row), F32) for i in range(rows)
+                k.offset(keys.start, k.mul(k.add(first, i), keys.row), keys.dtype)
+                for i in range(rows)
             ]
             zeros = [k.zero(F32, self.lanes)] * (rows * kernel.vectors)
-            sums = self._products(kernel.depth, q, lambda i, d: k.offset(starts[i], d, F32), zeros)
+            sums = self._products(
+                kernel.depth,
+                q,
+                lambda i, d: k.load(k.offset(starts[i], d, keys.dtype), keys.dtype),
+                zeros,
+            )
             for i in range(rows):
                 number = k.add(first, i)
                 places = self.operands.move(at, 2, k.add(key, number))
@@ -294,8 +312,8 @@ class _Writer:
         left: Callable[[int, Any], ir.Value],
         sums: Sequence[ir.Value],
     ) -> list[ir.Value]:
-        """Adds products over the depth: single elements at ``left(row, depth)`` by the vectors of
-        a group at `right`.
+        """Adds products over the depth: single elements ``left(row, depth)`` by the vectors of a
+        group at `right`.
         """
         k, kernel = self.k, self.kernel
         rows = len(sums) // kernel.vectors
@@ -308,7 +326,7 @@ class _Writer:
             ]
             added = []
             for i in range(rows):
-                spread = k.splat(k.load(left(i, number), F32), self.lanes)
+                spread = k.splat(left(i, number), self.lanes)
                 for v, vector in enumerate(vectors):
                     added.append(k.fma(spread, vector, sums[i * kernel.vectors + v]))
             return added
@@ -386,10 +404,11 @@ class _Writer:
                 self.f.mul(k.load(place, F32, lanes), faded[n % kernel.vectors])
                 for n, place in enumerate(places)
             ]
-            start = k.offset(values.start, first, F32)
+            start = k.offset(values.start, first, values.dtype)
 
             def left(i: int, key: Any) -> ir.Value:
-                return k.offset(start, k.add(k.mul(key, values.row), i), F32)
+                place = k.offset(start, k.add(k.mul(key, values.row), i), values.dtype)
+                return k.load(place, values.dtype)
 
             for value, place in zip(self._products(count, self.p, left, sums), places, strict=True):
                 k.store(value, place, F32, lanes)
@@ -437,8 +456,9 @@ class _Writer:
                 for i, line in enumerate(transpose_registers(k, lines)):
                     with k.when(k.b.icmp_signed(">", k.i64(left), I64(i))):
                         number = k.add(query, v * lanes + i)
-                        row = k.offset(result.start, k.mul(number, result.row), F32)
-                        k.store(line, k.offset(row, column, F32), F32, lanes, mask=mask)
+                        dtype = result.dtype
+                        row = k.offset(result.start, k.mul(number, result.row), dtype)
+                        k.store(line, k.offset(row, column, dtype), dtype, lanes, mask=mask)
 
             whole = kernel.values // lanes * lanes
             with k.loop(0, whole, lanes) as loop:

@@ -328,8 +328,8 @@ def pack_weights(
 
 
 def _is_multiplied(value: Value) -> bool:
-    """Whether there is a matrix kernel for the dtype: float32, bytes."""
-    return value.dtype in (DType.FLOAT32, DType.INT8, DType.UINT8)
+    """Whether there is a matrix kernel for the dtype: float32, bfloat16, bytes."""
+    return value.dtype in (DType.FLOAT32, DType.BFLOAT16, DType.INT8, DType.UINT8)
 
 
 def _axes4(

@@ -68,7 +68,7 @@ class WinogradTactic(Tactic):
         assert self.task.anchor is not None
         data = self.task.anchor.inputs[1].data
         assert data is not None
-        return data if data.ndim == 4 else data[None]
+        return (data if data.ndim == 4 else data[None]).astype(np.float32)
 
     def constants(self) -> list[np.ndarray]:
         """``[position][block][depth][vectors x lanes]``, zero padded."""
@@ -108,6 +108,7 @@ class WinogradTactic(Tactic):
             operands=operand_kinds(
                 task.epilogue, task, binding.shape(task.outputs[0])[-1], binding
             ),
+            source=task.inputs[0].dtype,
         )
         # a cache line more, or the positions of a tile compete for the same sets of the cache
         source_position = cut.room * cut.pitch + lanes
@@ -209,7 +210,7 @@ class _Cut:
 
 @dataclass(frozen=True)
 class WinogradFamily(MachineFamily):
-    """Winograd convolutions in float32, for this or another machine."""
+    """Winograd convolutions of float32 and bfloat16, for this or another machine."""
 
     name: ClassVar[str] = "winograd"
 
@@ -256,7 +257,8 @@ def _understood(task: Task) -> bool:
     if not isinstance(op, Conv) or len(op.strides) not in (1, 2) or op.groups != 1:
         return False
     unit = all(n == 1 for n in (*op.strides, *op.dilations))
-    return unit and task.anchor.inputs[0].dtype is DType.FLOAT32 and bool(_results(_window(task)))
+    dtype = task.anchor.inputs[0].dtype
+    return unit and dtype in (DType.FLOAT32, DType.BFLOAT16) and bool(_results(_window(task)))
 
 
 def _window(task: Task) -> tuple[int, ...]:

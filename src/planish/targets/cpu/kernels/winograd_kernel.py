@@ -77,6 +77,8 @@ class WinogradKernel(CpuKernel):
     epilogue : Expression
     operands : tuple
         For each leaf of the epilogue an `Operand`, or None for the accumulator and constants.
+    source : DType
+        Of the image: FLOAT32 or BFLOAT16. Transforms and products are float32.
     """
 
     family: ClassVar[str] = "winograd"
@@ -91,6 +93,7 @@ class WinogradKernel(CpuKernel):
     prefetch: int
     epilogue: Expression
     operands: tuple[Operand | None, ...]
+    source: DType = F32
 
     def write(self, k: KernelBuilder) -> None:
         """Pointers: source, weights, outputs, epilogue operands."""
@@ -147,7 +150,7 @@ class _Writer:
         """Transforms the patch under a tile."""
         k, p, kernel = self.k, self.p, self.kernel
         y, x = k.sub(tile.row, p["pad_top"]), k.sub(tile.column, p["pad_left"])
-        image = k.offset(self.source, k.mul(tile.image, p["source_batch"]), F32)
+        image = k.offset(self.source, k.mul(tile.image, p["source_batch"]), kernel.source)
         inside = k.b.and_(
             self._within(y, kernel.down.size, p["height"]),
             self._within(x, kernel.along.size, p["width"]),
@@ -156,7 +159,7 @@ class _Writer:
         with k.when(k.b.not_(inside)):
             self._copy_patch(image, y, x, patch)
         corner = k.add(k.mul(y, p["source_row"]), k.mul(x, p["source_pixel"]))
-        start = k.b.select(inside, k.offset(image, corner, F32), patch)
+        start = k.b.select(inside, k.offset(image, corner, kernel.source), patch)
         down = k.b.select(inside, p["source_row"], k.i64(kernel.along.size * kernel.pitch))
         along = k.b.select(inside, p["source_pixel"], k.i64(kernel.pitch))
         target = k.offset(k.scratch, k.mul(index, kernel.pitch), F32)
@@ -164,7 +167,8 @@ class _Writer:
         def transform(at: Any, mask: ir.Value | None) -> None:
             def load(i: int, j: int) -> ir.Value:
                 where = k.add(at, k.add(k.mul(down, i), k.mul(along, j)))
-                return k.load(k.offset(start, where, F32), F32, k.lanes, mask=mask)
+                place = k.offset(start, where, kernel.source)
+                return k.load(place, kernel.source, k.lanes, mask=mask)
 
             def store(n: int, value: ir.Value) -> None:
                 where = k.add(at, k.mul(p["source_position"], n))
@@ -184,12 +188,13 @@ class _Writer:
     def _copy_patch(self, image: ir.Value, y: ir.Value, x: ir.Value, patch: ir.Value) -> None:
         """Copies a patch that leaves the image, zeros for what lies outside."""
         k, p, kernel = self.k, self.p, self.kernel
+        dtype = kernel.source
         with k.loop(0, kernel.down.size) as rows, k.loop(0, kernel.along.size) as columns:
             row, column = k.add(y, rows.index), k.add(x, columns.index)
             place = k.add(k.mul(rows.index, kernel.along.size), columns.index)
-            target = k.offset(patch, k.mul(place, kernel.pitch), F32)
+            target = k.offset(patch, k.mul(place, kernel.pitch), dtype)
             start = k.add(k.mul(row, p["source_row"]), k.mul(column, p["source_pixel"]))
-            source = k.offset(image, start, F32)
+            source = k.offset(image, start, dtype)
             # unsigned: what lies before the image fails too
             valid = k.b.and_(
                 k.b.icmp_unsigned("<", row, p["height"]),
@@ -197,11 +202,11 @@ class _Writer:
             )
 
             def copy(at: Any, mask: ir.Value | None) -> None:
-                value = k.load(k.offset(source, at, F32), F32, k.lanes, mask=mask)
-                k.store(value, k.offset(target, at, F32), F32, k.lanes)
+                value = k.load(k.offset(source, at, dtype), dtype, k.lanes, mask=mask)
+                k.store(value, k.offset(target, at, dtype), dtype, k.lanes)
 
             def clear(at: Any, mask: ir.Value | None) -> None:
-                k.store(k.zero(F32, k.lanes), k.offset(target, at, F32), F32, k.lanes)
+                k.store(k.zero(dtype, k.lanes), k.offset(target, at, dtype), dtype, k.lanes)
 
             k.choose(
                 valid,

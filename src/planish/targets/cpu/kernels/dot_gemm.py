@@ -1,4 +1,4 @@
-"""The matrix kernel for bytes: sums of products in int32, exact.
+"""The matrix kernel for short numbers: bytes, whose sums are int32 and exact, and bfloat16.
 
 It is `gemm`'s kernel with another inner loop: what is broadcast to all lanes is a group of elements
 of depth, and weights are packed ``[block][tap rows][tap columns][groups][vectors x lanes][group]``.
@@ -7,6 +7,7 @@ of depth, and weights are packed ``[block][tap rows][tap columns][groups][vector
                        weights have 16 bits, and are anything that bytes minus a zero point can be
     bytes (VNNI)       rows are unsigned bytes, in place where they lie so; a block's weights begin
                        with what its sums begin with: minus the zero point times the weights' sums
+    halves (BF16)      rows are bfloat16, in place where they lie so; sums are float32
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from planish.fusion.expression import Expression
 from planish.graph.types import DType
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.casts import cast
-from planish.targets.cpu.codegen.dot import BYTES, Dot, dot_of
+from planish.targets.cpu.codegen.dot import BYTES, HALVES, Dot, dot_of
 from planish.targets.cpu.codegen.elementwise import emit
-from planish.targets.cpu.codegen.types import I32, register_type
+from planish.targets.cpu.codegen.types import I16, I32, register_type
 from planish.targets.cpu.kernels.epilogue import Arguments
 from planish.targets.cpu.kernels.gemm import GemmKernel, GemmWriter
 from planish.targets.cpu.kernels.pack_rows import PACK_PARAMS, Pack, Region, RowPacker
@@ -39,29 +40,30 @@ def groups_of(run: int, dot: Dot) -> int:
 
 
 @dataclass(frozen=True)
-class IntegerGemmKernel(GemmKernel):
-    """One specialisation of the matrix kernel for bytes.
+class DotGemmKernel(GemmKernel):
+    """One specialisation of the matrix kernel for short numbers.
 
     Attributes
     ----------
     source : DType
-        INT8 or UINT8: the factor's elements, behind the prologue if there is one.
+        INT8, UINT8 or BFLOAT16: the factor's elements, behind the prologue if there is one.
     """
 
-    family: ClassVar[str] = "integer_gemm"
+    family: ClassVar[str] = "dot_gemm"
     source: DType = DType.UINT8
 
     def write(self, k: KernelBuilder) -> None:
-        """Pointers and parameters as `GemmKernel`; packers take one more, the zero point."""
+        """Pointers and parameters as `GemmKernel`; packers of bytes take one more, the zero point."""
         _Writer(self, k).write()
 
 
 class _Writer(GemmWriter):
-    kernel: IntegerGemmKernel
-    pack_params = (*PACK_PARAMS, "zero")
+    kernel: DotGemmKernel
 
-    def __init__(self, kernel: IntegerGemmKernel, k: KernelBuilder) -> None:
-        self.dot = dot_of(k.machine)
+    def __init__(self, kernel: DotGemmKernel, k: KernelBuilder) -> None:
+        self.dot = dot_of(k.machine, kernel.source)
+        if self.dot != HALVES:
+            self.pack_params = (*PACK_PARAMS, "zero")
         self.element, self.weight = self.dot.left, self.dot.right
         super().__init__(kernel, k)
 
@@ -69,11 +71,11 @@ class _Writer(GemmWriter):
         pack = self.kernel.pack
         if pack is None:
             return None
-        return LevelPacker(self.k, pack, params, arguments, self.dot, self.kernel.source)
+        return FactorPacker(self.k, pack, params, arguments, self.dot, self.kernel.source)
 
     def _register_tile(self, pixels: int) -> RegisterTile:
         kernel = self.kernel
-        return IntegerTile(
+        return DotTile(
             pixels,
             kernel.vectors,
             kernel.run,
@@ -96,8 +98,8 @@ class _Writer(GemmWriter):
 
 
 @dataclass(frozen=True)
-class IntegerTile(RegisterTile):
-    """Broadcast groups of the source against vectors of weights, summed in int32 registers.
+class DotTile(RegisterTile):
+    """Broadcast groups of the source against vectors of weights, summed in registers.
 
     `run` counts elements; `unroll` and `prefetch` count groups.
     """
@@ -105,7 +107,7 @@ class IntegerTile(RegisterTile):
     dot: Dot
 
     def zeros(self, k: KernelBuilder) -> list[ir.Value]:
-        return [k.zero(DType.INT32, k.lanes)] * (self.pixels * self.vectors)
+        return [k.zero(self.dot.sums, k.lanes)] * (self.pixels * self.vectors)
 
     def weights_of_run(self, k: KernelBuilder) -> int:
         return groups_of(self.run, self.dot) * self._step(k)
@@ -114,14 +116,16 @@ class IntegerTile(RegisterTile):
         self, k: KernelBuilder, source: ir.Value, weights: ir.Value, sums: list[ir.Value]
     ) -> list[ir.Value]:
         groups = groups_of(self.run, self.dot)
-        whole = groups // self.unroll * self.unroll
+        # what lies behind a run may be infinite: there, weights of zero are no protection
+        cut = self.dot == HALVES and self.run % 2 == 1
+        whole = (groups - cut) // self.unroll * self.unroll
         if whole == self.unroll:
             sums = self._groups(k, source, weights, 0, whole, sums)
         elif whole:
             with k.loop(0, whole, self.unroll, carried=sums) as loop:
                 loop.next = self._groups(k, source, weights, loop.index, self.unroll, loop.carried)
             sums = loop.carried
-        return self._groups(k, source, weights, whole, groups - whole, sums)
+        return self._groups(k, source, weights, whole, groups - whole, sums, cut)
 
     def _step(self, k: KernelBuilder) -> int:
         """Weights of a group."""
@@ -135,7 +139,9 @@ class IntegerTile(RegisterTile):
         first: Any,
         count: int,
         sums: list[ir.Value],
+        cut: bool = False,
     ) -> list[ir.Value]:
+        """Adds so many groups; if `cut`, the last one is a single element."""
         element, weight, group = self.dot.left, self.dot.right, self.dot.group
         vector = register_type(DType.INT32, k.lanes)
         s = k.offset(source, k.mul(first, group), element)
@@ -151,18 +157,22 @@ class IntegerTile(RegisterTile):
             updated = []
             for i in range(self.pixels):
                 place = k.offset(s, i * self.pixel_step + depth * group, element)
-                spread = k.splat(k.b.load(place, typ=I32, align=1), k.lanes)
+                if cut and depth == count - 1:
+                    bits = k.b.zext(k.b.load(place, typ=I16, align=1), I32)
+                else:
+                    bits = k.b.load(place, typ=I32, align=1)
+                spread = k.splat(bits, k.lanes)
                 for v, factor in enumerate(factors):
                     updated.append(self.dot.add(k, sums[i * self.vectors + v], spread, factor))
             sums = updated
         return sums
 
 
-class LevelPacker(RowPacker):
-    """Packs rows of levels as the inner loop reads them.
+class FactorPacker(RowPacker):
+    """Packs rows of short numbers as the inner loop reads them.
 
-    Pairs are numbers of 16 bits, 0 where there is no input. Bytes are unsigned: signed ones have
-    128 added, and the zero point stands where there is no input.
+    Pairs are numbers of 16 bits, 0 where there is no input, and so are halves. Bytes are unsigned:
+    signed ones have 128 added, and the zero point stands where there is no input.
     """
 
     def __init__(
@@ -179,11 +189,14 @@ class LevelPacker(RowPacker):
 
     def _zero(self, pointer: ir.Value, count: ir.Value) -> None:
         k = self.k
-        bits = register_type(self.element)
-        fill = k.b.trunc(self.p["zero"], bits) if self._dot == BYTES else ir.Constant(bits, 0)
 
         def store(at: Any, lanes: int) -> None:
-            k.store(k.splat(fill, lanes), k.offset(pointer, at, self.element), self.element, lanes)
+            if self._dot == BYTES:
+                zero = k.b.trunc(self.p["zero"], register_type(self.element))
+                fill = k.splat(zero, lanes)
+            else:
+                fill = k.zero(self.element, lanes)
+            k.store(fill, k.offset(pointer, at, self.element), self.element, lanes)
 
         _pieces(k, count, store)
 
@@ -207,6 +220,10 @@ class LevelPacker(RowPacker):
         k, pack = self.k, self.kind
 
         def convert(at: Any, lanes: int) -> None:
+            if pack.prologue is None and self._dot == HALVES:
+                bits = k.load(k.offset(source, at, DType.INT16), DType.INT16, lanes)
+                k.store(bits, k.offset(target, at, DType.INT16), DType.INT16, lanes)
+                return
             if pack.prologue is None:
                 value = k.load(k.offset(source, at, pack.dtype), pack.dtype, lanes)
             else:
@@ -218,6 +235,8 @@ class LevelPacker(RowPacker):
 
     def _as_factor(self, value: ir.Value, lanes: int) -> ir.Value:
         k = self.k
+        if self._dot == HALVES:
+            return value
         if self._dot == BYTES:
             flip = k.constant(128, self._source, lanes)
             return k.b.xor(value, flip) if self._source is DType.INT8 else value
