@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -24,13 +25,20 @@ from planish.targets.target import Target
 from planish.targets.workers import CompilerPool
 
 
+EMULATED_BF16 = "PLANISH_EMULATE_BF16"
+"""The environment variable that has CPUs without products of bfloat16 compute in it all the same:
+slowly, to see what BF16 would cost in accuracy elsewhere."""
+
+
 class CpuTarget(Target):
     """Kernels generated as LLVM IR, run by the C executor on a pool of threads."""
 
     def __init__(self, machine: Machine | None = None) -> None:
         self.machine = machine or host()
         self.device = "cpu"
-        self.precisions = frozenset({"fp32", "int8", *(["bf16"] if self.machine.has_bf16 else [])})
+        self.precisions = frozenset({"fp32", "int8"})
+        if self.machine.has_bf16 or os.environ.get(EMULATED_BF16):
+            self.precisions |= {"bf16"}
         self.threads = self.machine.cores
         version = generator_version("cpu", _compiler_version())
         self.timing_key = f"{self.machine.timing_key} {version}"

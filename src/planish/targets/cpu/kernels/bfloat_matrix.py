@@ -20,7 +20,7 @@ from planish.ops.matmul import MatMul
 from planish.targets.base import Binding, Tactic
 from planish.targets.cpu.kernels.dot_matrix import DotMatrixTactic, candidates, geometry
 from planish.targets.cpu.kernels.family import MachineFamily
-from planish.targets.cpu.kernels.matrix import checked_tile
+from planish.targets.cpu.kernels.matrix import checked_tile, estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,8 @@ class BfloatMatrixFamily(MachineFamily):
         if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
             return
         machine = self.machine
-        for tile in candidates(g, machine, (False, True)):
+        tiles = candidates(g, machine, (False, True))
+        for tile in sorted(tiles, key=lambda tile: estimate(g, tile, machine)):
             tactic = BfloatMatrixTactic(task, machine, *tile)
             if tactic.accepts(binding):
                 yield tactic

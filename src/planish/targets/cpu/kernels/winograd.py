@@ -25,7 +25,7 @@ from planish.targets.cpu.kernels.register_tile import PREFETCH, most_pixels, ste
 from planish.targets.cpu.kernels.winograd_kernel import WinogradKernel
 from planish.targets.cpu.kernels.winograd_transform import Transform, transform_filters
 from planish.targets.cpu.machine import Machine
-from planish.targets.restoring import checked_parameters, impossible
+from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 LEAST_CHANNELS = 16
 """Of fewer input or output channels the transforms cost more than they save."""
@@ -41,6 +41,11 @@ all of it where weights are large, because each task reads them once.
 OFFERED = 6
 """So many tactics of a task are offered, the likely best."""
 
+NARROW_RESULTS = 2
+"""Tiles that products of bfloat16 are accurate enough for: with 4 pixels the transforms would
+multiply their rounding by ten.
+"""
+
 MARGIN = 1.2
 """Tactics are offered up to so many times the estimate of a convolution without transforms."""
 
@@ -52,8 +57,8 @@ FIRST_BYTE, NEXT_BYTE = 5.0, 2.0
 class WinogradTactic(Tactic):
     """Winograd convolution with tiles of `results` pixels along each transformed axis.
 
-    `pixels` x `vectors` is the register tile, and `halves` how much of the second-level cache a
-    task may take, in halves of it.
+    `pixels` x `vectors` is the register tile, `halves` how much of the second-level cache a task
+    may take, in halves of it, and `narrow` whether products are of the image's dtype, bfloat16.
     """
 
     family: ClassVar[str] = "winograd"
@@ -62,6 +67,7 @@ class WinogradTactic(Tactic):
     pixels: int
     vectors: int
     halves: int
+    narrow: bool = False
 
     @property
     def _filters(self) -> np.ndarray:
@@ -71,17 +77,23 @@ class WinogradTactic(Tactic):
         return (data if data.ndim == 4 else data[None]).astype(np.float32)
 
     def constants(self) -> list[np.ndarray]:
-        """``[position][block][depth][vectors x lanes]``, zero padded."""
+        """``[position][block][depth][vectors x lanes]``, zero padded; if narrow, by pairs of depth:
+        ``[position][block][pair][vectors x lanes][2]``.
+        """
         filters = self._filters
         transformed = transform_filters(filters, *_transforms(filters.shape[:2], self.results))
         positions, depth, channels = transformed.shape
         width = self.vectors * self.machine.lanes
         blocks = ceil(channels, width)
+        depth += depth % 2 if self.narrow else 0
         packed = np.zeros((positions, blocks, depth, width), np.float32)
         for block in range(blocks):
             part = transformed[:, :, block * width : (block + 1) * width]
-            packed[:, block, :, : part.shape[-1]] = part
-        return [packed]
+            packed[:, block, : part.shape[1], : part.shape[-1]] = part
+        if not self.narrow:
+            return [packed]
+        pairs = packed.reshape(positions, blocks, depth // 2, 2, width).swapaxes(-1, -2)
+        return [np.ascontiguousarray(pairs).astype(DType.BFLOAT16.numpy)]
 
     def accepts(self, binding: Binding) -> bool:
         g = conv_geometry(self.task, binding)
@@ -102,13 +114,14 @@ class WinogradTactic(Tactic):
             pixels=self.pixels,
             vectors=self.vectors,
             masked=g.channels % lanes != 0,
-            unroll=unrolled(g.depth, self.pixels * self.vectors),
+            unroll=unrolled(ceil(g.depth, 2 if self.narrow else 1), self.pixels * self.vectors),
             prefetch=PREFETCH if 8 * weight_bytes > self.machine.l1 else 0,
             epilogue=task.epilogue.expression,
             operands=operand_kinds(
                 task.epilogue, task, binding.shape(task.outputs[0])[-1], binding
             ),
             source=task.inputs[0].dtype,
+            factor=task.inputs[0].dtype if self.narrow else DType.FLOAT32,
         )
         # a cache line more, or the positions of a tile compete for the same sets of the cache
         source_position = cut.room * cut.pitch + lanes
@@ -222,11 +235,13 @@ class WinogradFamily(MachineFamily):
             return
         machine = self.machine
         found: dict[tuple, tuple[float, Tactic]] = {}
-        for results, pixels, vectors, halves in _candidates(g, machine):
-            tactic = WinogradTactic(task, machine, results, pixels, vectors, halves)
+        for candidate in _candidates(g, machine, _may_be_narrow(task)):
+            tactic = WinogradTactic(task, machine, *candidate)
+            results, pixels, vectors, _, narrow = candidate
             cut = _Cut.of(g, tactic, *_transforms(g.window, results))
             # more cache than there are tiles for is the same tactic again
-            found.setdefault((results, pixels, vectors, cut), (_estimate(g, tactic, cut), tactic))
+            key = results, pixels, vectors, narrow, cut
+            found.setdefault(key, (_estimate(g, tactic, cut), tactic))
         ranked = sorted(found.values(), key=lambda item: item[0])[:OFFERED]
         yield from (tactic for cost, tactic in ranked if cost < MARGIN * _direct(g))
 
@@ -240,10 +255,13 @@ class WinogradFamily(MachineFamily):
             pixels=range(1, 33),
             vectors=range(1, 33),
             halves=HALVES,
+            narrow=FLAG if _may_be_narrow(task) else FLAG[:1],
         )
         results = values["results"]
         if results not in _results(_window(task)):
             raise impossible(self.name, task, f"tiles of {results} pixels do not suit its window")
+        if values["narrow"] and results > NARROW_RESULTS:
+            raise impossible(self.name, task, f"narrow tiles have {NARROW_RESULTS} pixels")
         if values["pixels"] * values["vectors"] > 32:
             raise impossible(self.name, task, "no register tile is that large")
         return WinogradTactic(task, self.machine, **values)
@@ -281,14 +299,22 @@ def _transforms(window: Iterable[int], results: int) -> tuple[Transform, Transfo
     return down, along
 
 
-def _candidates(g: Geometry, machine: Machine) -> Iterator[tuple[int, int, int, int]]:
-    """results, pixels, vectors, halves."""
+def _may_be_narrow(task: Task) -> bool:
+    return task.inputs[0].dtype is DType.BFLOAT16
+
+
+def _candidates(
+    g: Geometry, machine: Machine, narrow: bool
+) -> Iterator[tuple[int, int, int, int, bool]]:
+    """results, pixels, vectors, halves, narrow."""
     for results in _results(g.window):
         for vectors in range(1, min(ceil(g.channels, machine.lanes), 4) + 1):
             most = most_pixels(vectors, machine)
             for pixels in range(most, most * 2 // 3, -1):
                 for halves in HALVES:
-                    yield results, pixels, vectors, halves
+                    yield results, pixels, vectors, halves, False
+                    if narrow and results <= NARROW_RESULTS:
+                        yield results, pixels, vectors, halves, True
 
 
 def _direct(g: Geometry) -> float:
@@ -305,6 +331,8 @@ def _estimate(g: Geometry, tactic: WinogradTactic, cut: _Cut) -> float:
     step = step_cycles(tactic.pixels, tactic.vectors, 5.0)
     steps = cut.tile_tasks * ceil(cut.tiles, tactic.pixels) * cut.all_blocks
     products = steps * positions * g.depth * step * 2 * machine.lanes
+    if tactic.narrow and machine.has_bf16:
+        products /= 2
     # per element of a tile: loads, stores, and what the matrices cost, along both axes
     per_element = 4.0 + 2 * math.log2(positions)
     transforms = cut.all_tiles * positions * per_element

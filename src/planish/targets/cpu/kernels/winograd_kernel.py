@@ -21,7 +21,9 @@ import llvmlite.ir as ir
 from planish.fusion.expression import Expression
 from planish.graph.types import DType
 from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.dot import HALVES
 from planish.targets.cpu.kernel import CpuKernel
+from planish.targets.cpu.kernels.dot_gemm import DotTile
 from planish.targets.cpu.kernels.epilogue import Arguments, Epilogue, Lie, Operand
 from planish.targets.cpu.kernels.pack_rows import over_vectors
 from planish.targets.cpu.kernels.register_tile import RegisterTile
@@ -78,7 +80,9 @@ class WinogradKernel(CpuKernel):
     operands : tuple
         For each leaf of the epilogue an `Operand`, or None for the accumulator and constants.
     source : DType
-        Of the image: FLOAT32 or BFLOAT16. Transforms and products are float32.
+        Of the image: FLOAT32 or BFLOAT16. Transforms are float32.
+    factor : DType
+        Of transformed patches and weights, likewise; sums of products are float32.
     """
 
     family: ClassVar[str] = "winograd"
@@ -94,10 +98,19 @@ class WinogradKernel(CpuKernel):
     epilogue: Expression
     operands: tuple[Operand | None, ...]
     source: DType = F32
+    factor: DType = F32
 
     def write(self, k: KernelBuilder) -> None:
         """Pointers: source, weights, outputs, epilogue operands."""
         _Writer(self, k).write()
+
+
+def register_tile(kernel: WinogradKernel) -> RegisterTile:
+    """The inner loop of the products."""
+    sizes = kernel.pixels, kernel.vectors, kernel.depth, kernel.pitch
+    if kernel.factor is F32:
+        return RegisterTile(*sizes, kernel.unroll, kernel.prefetch)
+    return DotTile(*sizes, kernel.unroll, kernel.prefetch, HALVES)
 
 
 @dataclass(frozen=True)
@@ -162,7 +175,8 @@ class _Writer:
         start = k.b.select(inside, k.offset(image, corner, kernel.source), patch)
         down = k.b.select(inside, p["source_row"], k.i64(kernel.along.size * kernel.pitch))
         along = k.b.select(inside, p["source_pixel"], k.i64(kernel.pitch))
-        target = k.offset(k.scratch, k.mul(index, kernel.pitch), F32)
+        factor = kernel.factor
+        target = k.offset(k.scratch, k.mul(index, kernel.pitch), factor)
 
         def transform(at: Any, mask: ir.Value | None) -> None:
             def load(i: int, j: int) -> ir.Value:
@@ -172,7 +186,7 @@ class _Writer:
 
             def store(n: int, value: ir.Value) -> None:
                 where = k.add(at, k.mul(p["source_position"], n))
-                k.store(value, k.offset(target, where, F32), F32, k.lanes)
+                k.store(value, k.offset(target, where, factor), factor, k.lanes)
 
             self._both(kernel.down.source, kernel.along.source, load, store)
 
@@ -220,27 +234,21 @@ class _Writer:
         """Multiplies every position's tiles by its weights."""
         k, p, kernel = self.k, self.p, self.kernel
         width = kernel.vectors * k.lanes
-        tile = RegisterTile(
-            kernel.pixels,
-            kernel.vectors,
-            kernel.depth,
-            kernel.pitch,
-            kernel.unroll,
-            kernel.prefetch,
-        )
+        tile = register_tile(kernel)
+        factor = kernel.factor
         # the last register tile overlaps the one before; scratch has room for one where there is
         # none before
         last = k.max(k.sub(tiles, kernel.pixels), 0)
         with k.loop(0, self.positions) as position, k.loop(block0, block1) as block:
             number = k.add(k.mul(position.index, p["blocks"]), block.index)
-            weights = k.offset(self.weights, k.mul(number, kernel.depth * width), F32)
+            weights = k.offset(self.weights, k.mul(number, tile.weights_of_run(k)), factor)
             column = k.mul(k.sub(block.index, block0), width)
-            source = k.offset(k.scratch, k.mul(position.index, p["source_position"]), F32)
+            source = k.offset(k.scratch, k.mul(position.index, p["source_position"]), factor)
             to = k.add(k.mul(position.index, p["product_position"]), column)
             target = k.offset(self.products, to, F32)
             with k.loop(0, tiles, kernel.pixels) as loop:
                 first = k.min(loop.index, last)
-                here = k.offset(source, k.mul(first, kernel.pitch), F32)
+                here = k.offset(source, k.mul(first, kernel.pitch), factor)
                 sums = tile.add(k, here, weights, tile.zeros(k))
                 for i in range(kernel.pixels):
                     row = k.mul(k.add(first, i), p["product_tile"])
