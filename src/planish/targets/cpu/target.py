@@ -24,7 +24,6 @@ from planish.targets.execution import Executable, Schedule, ScheduledLaunch
 from planish.targets.target import Target
 from planish.targets.workers import CompilerPool
 
-
 EMULATED_BF16 = "PLANISH_EMULATE_BF16"
 """The environment variable that has CPUs without products of bfloat16 compute in it all the same:
 slowly, to see what BF16 would cost in accuracy elsewhere."""

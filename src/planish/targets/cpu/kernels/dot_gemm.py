@@ -53,7 +53,7 @@ class DotGemmKernel(GemmKernel):
     source: DType = DType.UINT8
 
     def write(self, k: KernelBuilder) -> None:
-        """Pointers and parameters as `GemmKernel`; packers of bytes take one more, the zero point."""
+        """As `GemmKernel`; packers of bytes take one more parameter, the zero point."""
         _Writer(self, k).write()
 
 
