@@ -92,7 +92,8 @@ def cifar(data: Path) -> tuple[np.ndarray, np.ndarray]:
             for member in tar:
                 content = tar.extractfile(member) if member.name.endswith(".jpg") else None
                 if content is not None:
-                    yield np.asarray(Image.open(content).convert("RGB")), Path(member.name).parts[-2]
+                    name = Path(member.name).parts[-2]
+                    yield np.asarray(Image.open(content).convert("RGB")), name
 
     images, names = zip(*members(), strict=True)
     order = sorted(set(names))
