@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,15 +59,23 @@ class ConstantStore:
                 self._values[value] = self._pool.place(np.ascontiguousarray(value.data))
             return self._values[value][0]
 
-    def of(self, tactic: Tactic) -> list[int]:
-        """The addresses of a tactic's own constants."""
-        key = (tactic.task.name, str(tactic))
+    def make(self, tactics: Iterable[Tactic], threads: int) -> None:
+        """Makes what there is not yet of tactics' own constants, on several threads."""
         with self._lock:
-            if key not in self._tactics:
-                arrays = tactic.constants()
-                self._tactics[key] = [self._pool.place(c) for c in arrays]
-                self.bytes += sum(c.nbytes for c in arrays)
-            return [address for address, _ in self._tactics[key]]
+            missing = {_key(t): t for t in tactics if _key(t) not in self._tactics}
+            with ThreadPoolExecutor(threads) as pool:
+                made = pool.map(lambda tactic: tactic.constants(), missing.values())
+                for key, arrays in zip(missing, made, strict=True):
+                    self._tactics[key] = [self._pool.place(c) for c in arrays]
+                    self.bytes += sum(c.nbytes for c in arrays)
+
+    def of(self, tactic: Tactic) -> list[int]:
+        """The addresses of a tactic's own constants, which `make` has made."""
+        return [address for address, _ in self._tactics[_key(tactic)]]
+
+
+def _key(tactic: Tactic) -> tuple[str, str]:
+    return tactic.task.name, str(tactic)
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,7 @@ def bind(
         workspaces.append(tactic.workspace(binding))
         zeroed.append(tactic.zeroed(binding))
         launches += [(index, tactic, launch, binding) for launch in tactic.launches(binding)]
+    constants.make(tactics, target.threads)
 
     memory = _Memory(plan, symbols, part.steps, workspaces, zeroed, constants)
     if memory.size > LARGEST:

@@ -6,14 +6,25 @@ huge pages, so that reading them does not wait for address translation.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from planish import native
+from planish.graph.types import DType
 from planish.targets.base import Layout
 from planish.targets.execution import TensorMemory
 
 ALIGNMENT = 64
 FIRST_SLAB, LARGEST_SLAB = 4 << 20, 64 << 20
+
+
+def aligned_zeros(shape: Sequence[int], dtype: DType) -> np.ndarray:
+    """An array of zeros that a `ConstantPool` takes as it is, without a copy, if it is large."""
+    memory = native.aligned_empty(math.prod(shape) * dtype.size)
+    memory[...] = 0
+    return memory.view(dtype.numpy).reshape(shape)
 
 
 class ConstantPool:
@@ -28,10 +39,10 @@ class ConstantPool:
         """The address of a copy of the array (of the array itself if it is large and aligned), and
         what keeps it alive.
         """
-        large = array.nbytes >= LARGEST_SLAB // 4
-        if large and array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
+        aligned = array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0
+        if aligned and array.nbytes >= FIRST_SLAB:
             return array.ctypes.data, array
-        slab, start = self._room(array.nbytes, own=large)
+        slab, start = self._room(array.nbytes, own=array.nbytes >= LARGEST_SLAB // 4)
         copy = slab[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
         copy[...] = array
         return slab.ctypes.data + start, slab

@@ -25,6 +25,7 @@ from planish.targets.cpu.kernels.register_tile import PREFETCH, most_pixels, ste
 from planish.targets.cpu.kernels.winograd_kernel import WinogradKernel
 from planish.targets.cpu.kernels.winograd_transform import Transform, transform_filters
 from planish.targets.cpu.machine import Machine
+from planish.targets.cpu.pool import aligned_zeros
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 LEAST_CHANNELS = 16
@@ -81,19 +82,22 @@ class WinogradTactic(Tactic):
         ``[position][block][pair][vectors x lanes][2]``.
         """
         filters = self._filters
-        transformed = transform_filters(filters, *_transforms(filters.shape[:2], self.results))
-        positions, depth, channels = transformed.shape
+        down, along = _transforms(filters.shape[:2], self.results)
+        depth, channels = filters.shape[2:]
         width = self.vectors * self.machine.lanes
-        blocks = ceil(channels, width)
-        depth += depth % 2 if self.narrow else 0
-        packed = np.zeros((positions, blocks, depth, width), np.float32)
-        for block in range(blocks):
-            part = transformed[:, :, block * width : (block + 1) * width]
-            packed[:, block, : part.shape[1], : part.shape[-1]] = part
-        if not self.narrow:
-            return [packed]
-        pairs = packed.reshape(positions, blocks, depth // 2, 2, width).swapaxes(-1, -2)
-        return [np.ascontiguousarray(pairs).astype(DType.BFLOAT16.numpy)]
+        blocks, positions = ceil(channels, width), down.size * along.size
+        shape: tuple[int, ...] = (positions, blocks, depth, width)
+        if self.narrow:
+            shape = (positions, blocks, ceil(depth, 2), width, 2)
+        packed = aligned_zeros(shape, DType.BFLOAT16 if self.narrow else DType.FLOAT32)
+        for block in range(blocks):  # one by one: only the result is large
+            part = filters[..., block * width : (block + 1) * width]
+            made = transform_filters(part, down, along)
+            if self.narrow:
+                even = np.pad(made, ((0, 0), (0, depth % 2), (0, 0)))
+                made = even.reshape(positions, -1, 2, part.shape[-1]).swapaxes(-1, -2)
+            packed[:, block, :, : part.shape[-1]] = made
+        return [packed]
 
     def accepts(self, binding: Binding) -> bool:
         g = conv_geometry(self.task, binding)
