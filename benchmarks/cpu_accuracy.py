@@ -112,7 +112,7 @@ def build(model: Model, data: Path, arguments: argparse.Namespace, **options: An
     shape = (3, size, size) if model.channels_first else (size, size, 3)
     return planish.build(
         data / model.file,
-        inputs={model.input: ((1, BATCH, BATCH), *shape)},
+        inputs={model.input: planish.Profile((1, *shape), (BATCH, *shape), (BATCH, *shape))},
         outputs=[model.output],
         tuning_seconds=arguments.tuning_seconds,
         progress=False,

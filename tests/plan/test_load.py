@@ -412,7 +412,7 @@ class TestPrecision:
 
     @pytest.fixture
     def halves(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(type(cpu()), "precisions", frozenset({"fp32", "fp16", "bf16"}))
+        monkeypatch.setattr(cpu(), "precisions", frozenset({"fp32", "fp16", "bf16"}))
 
     def test_of_one_in_fp32(self, engine: Engine, data: bytes, halves: None) -> None:
         lowered = load(data, retune=True, precision="fp16", tuning_seconds=0)

@@ -21,6 +21,7 @@ from planish.graph.types import DType, TensorType
 from planish.graph.verify import verify
 from planish.ops import Cast
 from planish.precision.kinds import float32_inputs
+from planish.precision.rounding import rounded
 
 SUFFIXES = {DType.FLOAT16: "fp16", DType.BFLOAT16: "bf16", DType.FLOAT32: "fp32"}
 """What the names of Casts and converted constants end in."""
@@ -90,7 +91,7 @@ class _Lowering:
         if value.dtype is dtype:
             return value
         if value.data is not None:
-            return self._constant(value, value.data, dtype)
+            return self._constant(value, value.data, dtype, reader)
         if dtype is DType.FLOAT32:
             return self._cast(value, dtype, reader.origin or reader.name)
         key = value, dtype
@@ -100,11 +101,10 @@ class _Lowering:
             self._narrow[key] = self._cast(value, dtype, origin or reader.origin or reader.name)
         return self._narrow[key]
 
-    def _constant(self, value: Value, data: np.ndarray, dtype: DType) -> Value:
+    def _constant(self, value: Value, data: np.ndarray, dtype: DType, reader: Node) -> Value:
         key = value, dtype
         if key not in self._constants:
-            with np.errstate(all="ignore"):
-                converted = data.astype(dtype.numpy)
+            converted = rounded(data, dtype, reader)
             self._constants[key] = self._graph.constant(converted, _named(value, dtype))
         return self._constants[key]
 

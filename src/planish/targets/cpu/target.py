@@ -32,10 +32,11 @@ slowly, to see what BF16 would cost in accuracy elsewhere."""
 class CpuTarget(Target):
     """Kernels generated as LLVM IR, run by the C executor on a pool of threads."""
 
+    precisions = frozenset({"fp32", "int8"})
+
     def __init__(self, machine: Machine | None = None) -> None:
         self.machine = machine or host()
         self.device = "cpu"
-        self.precisions = frozenset({"fp32", "int8"})
         if self.machine.has_bf16 or os.environ.get(EMULATED_BF16):
             self.precisions |= {"bf16"}
         self.threads = self.machine.cores
