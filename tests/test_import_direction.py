@@ -19,6 +19,7 @@ UPWARDS = {
     ("plan/load.py", "runtime"): "planish.load makes an engine of the plan it reads",
     ("plan/load.py", "builder.py"): "retune=True tunes again, as a build does",
     ("quantization/observe.py", "builder.py"): "calibration builds the engine that it observes",
+    ("quantization/taps.py", "builder.py"): "a comparison builds the model that it compares with",
 }
 """Imports inside functions, or for type checkers only, that go upwards: (file, layer), and why."""
 

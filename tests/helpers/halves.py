@@ -83,6 +83,16 @@ def detector(batch: int = 2) -> Graph:
     return net.output(*node.outputs)
 
 
+def growing() -> Graph:
+    """Values grow past 65504 in the second product; the third layer only hands them on."""
+    net = Net()
+    x = net.input(2, 4)
+    for name in ("small", "large", "larger"):
+        w = net.graph.constant(np.full((4, 4), 30.0, np.float32))
+        x = net.graph.add(MatMul(), x, w, name=name, origin=f"model/{name} (Dense)")
+    return net.output(net.graph.add(Softmax(1), x, name="softmax"))
+
+
 def normalized(epsilon: float) -> Graph:
     """A product whose rows are divided by their length, spelled out, and another product."""
     net = Net("normalized", seed=5)

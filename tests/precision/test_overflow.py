@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from helpers.halves import F16, lowered, normalized
+from helpers.halves import F16, growing, lowered, normalized
 from helpers.networks import Net, feeds, residual_net
-from planish.graph.graph import Graph
-from planish.ops import MatMul, Softmax, ew
+from planish.ops import Softmax, ew
 from planish.precision.lower import lower
 from planish.precision.overflow import find_overflows
-
-
-def growing() -> Graph:
-    """Values grow past 65504 in the second product; the third layer only hands them on."""
-    net = Net()
-    x = net.input(2, 4)
-    for name in ("small", "large", "larger"):
-        w = net.graph.constant(np.full((4, 4), 30.0, np.float32))
-        x = net.graph.add(MatMul(), x, w, name=name, origin=f"model/{name} (Dense)")
-    return net.output(net.graph.add(Softmax(1), x, name="softmax"))
-
 
 ONES = {"x": np.full((2, 4), 10, np.float32)}
 

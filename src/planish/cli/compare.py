@@ -1,4 +1,7 @@
-"""``planish compare``: the outputs of a plan against those of the original framework."""
+"""``planish compare``: the outputs of a plan against those of the original framework.
+
+With ``--data`` layer by layer against Planish's own float32 instead: see `planish.cli.layers`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planish.cli.console import Json, ThresholdMissedError, command, note, table
+from planish.cli.layers import as_dict, compare_with_data, refuse_mixed, show, worst_output
 from planish.cli.models import open_engine, sizes
 from planish.cli.options import BuildOptions, with_build_options
 from planish.cli.shapes import parse_pairs
@@ -28,8 +32,14 @@ planish compare frozen.pb --input input=4x224x224x3
 
 planish compare model.onnx half.plan --layers
 
+planish compare model.onnx int8.plan --data images/ --image-size 224 --image-mean 127.5
+--image-scale 1/127.5 --labels labels.csv
+
 TensorFlow models are run by TensorFlow, ONNX models by ONNX Runtime, or by onnx.reference where
-that is not installed. Without a plan, one is built for the comparison."""
+that is not installed. Without a plan, one is built for the comparison.
+
+With --data the reference is Planish's own FP32, and every layer is judged: what it adds to the
+error, what it inherits, and why."""
 
 
 @command
@@ -47,6 +57,29 @@ def compare(
             "of that shape. Repeatable.",
         ),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Compare layer by layer on these data: an .npz, or a folder of images (see "
+            "--image-size).",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --data: the classes. An .npy, or a text with a number, or FILE NAME,NUMBER, "
+            "a line.",
+        ),
+    ] = None,
+    classes_before: Annotated[
+        int,
+        typer.Option(
+            help="How many classes the model has before the first label: 1 for a background class.",
+            min=0,
+        ),
+    ] = 0,
     max_error: Annotated[
         float | None,
         typer.Option(help="Exit with 3 if an output deviates by more, relative to its scale."),
@@ -63,8 +96,8 @@ def compare(
         bool,
         typer.Option(
             "--layers",
-            help="Also run the plan layer by layer, by NumPy references, and name those whose "
-            "values overflow their precision.",
+            help="With --data: show all layers. Otherwise also run the plan by NumPy references, "
+            "and name the layers whose values overflow their precision.",
         ),
     ] = False,
     json_output: Json = False,
@@ -75,6 +108,11 @@ def compare(
     from planish.cli.arrays import read_inputs
     from planish.cli.deviation import deviations
 
+    refuse_mixed(data, labels, {"--input": input, "--python-for": python_for, "--seed": seed})
+    if data is not None:
+        return _by_layer(
+            model, plan, data, labels, classes_before, max_error, layers, json_output, options
+        )
     pythons = parse_pairs(python_for or [], "PEER=/path/to/python")
     engine = open_engine(plan or model, options)
     arrays, made = read_inputs(input or [], engine.inputs, sizes(engine), seed)
@@ -109,12 +147,37 @@ def compare(
         result["overflows"] = _overflows(engine, arrays, json_output)
     worst = max(found, key=lambda d: d.relative)
     if max_error is not None and not worst.relative <= max_error:
-        raise ThresholdMissedError(
-            f"output {worst.name!r} deviates by {worst.relative:.3g} of its scale, more than "
-            f"--max-error {max_error:g}",
-            result,
-        )
+        raise _missed(worst.name, worst.relative, max_error, result)
     return result
+
+
+def _by_layer(
+    model: str,
+    plan: str | None,
+    data: str,
+    labels: str | None,
+    classes_before: int,
+    max_error: float | None,
+    everything: bool,
+    json_output: bool,
+    options: BuildOptions,
+) -> dict[str, Any]:
+    engine = open_engine(plan or model, options)
+    found = compare_with_data(model, engine, data, labels, classes_before, options)
+    if not json_output:
+        show(found, everything)
+    result = as_dict(found)
+    name, error = worst_output(found)
+    if max_error is not None and not error <= max_error:
+        raise _missed(name, error, max_error, result)
+    return result
+
+
+def _missed(name: str, error: float, limit: float, result: dict[str, Any]) -> ThresholdMissedError:
+    return ThresholdMissedError(
+        f"output {name!r} deviates by {error:.3g} of its scale, more than --max-error {limit:g}",
+        result,
+    )
 
 
 def _overflows(

@@ -1,6 +1,7 @@
 """The arguments of `planish.build` as flags of the same name, shared by the commands that build.
 
-`with_build_options` gives a command all of them and hands it one `BuildOptions`.
+`with_build_options` gives a command all of them, and those of `planish.cli.images`, and hands it
+one `BuildOptions`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from planish.cli.images import as_data, image_flags
 from planish.cli.shapes import parse_bytes, parse_inputs, parse_pairs
 
 PANEL = "Building"
@@ -23,10 +25,21 @@ PANEL = "Building"
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """Keyword arguments for `planish.build`, and the device, if one was named: plans have one."""
+    """What the flags say.
+
+    Attributes
+    ----------
+    arguments : dict
+        Keyword arguments for `planish.build`.
+    device : str or None
+        The device, if one was named: plans have one.
+    images : dict
+        How the images of folders are prepared; see `planish.cli.images.image_flags`.
+    """
 
     arguments: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
+    images: dict[str, Any] = field(default_factory=image_flags)
 
 
 def _flags(
@@ -78,7 +91,8 @@ def _flags(
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="Calibration data: an .npz, a folder of images, or a calibration cache.",
+            help="Calibration data: an .npz, a folder of images (see --image-size), or a "
+            "calibration cache.",
             metavar="PATH",
             rich_help_panel=PANEL,
         ),
@@ -169,7 +183,8 @@ def with_build_options(*without: str) -> Callable[[Callable[..., Any]], Callable
     without : str
         Flags to leave out, where the command has its own of that name.
     """
-    flags = [p for p in keyword_parameters(_flags) if p.name not in without]
+    images = keyword_parameters(image_flags)
+    flags = [*(p for p in keyword_parameters(_flags) if p.name not in without), *images]
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         own = [p for p in keyword_parameters(function) if p.name != "options"]
@@ -178,13 +193,24 @@ def with_build_options(*without: str) -> Callable[[Callable[..., Any]], Callable
         @functools.wraps(function)
         def wrapper(**given: Any) -> Any:
             chosen = {name: given.pop(name) for name in list(given) if name in names}
-            return function(**given, options=_flags(**chosen))
+            prepared = {p.name: chosen.pop(p.name) for p in images if p.name in chosen}
+            options = replace(_flags(**chosen), images=image_flags(**prepared))
+            return function(**given, options=_with_images(options))
 
         wrapper.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in (*own, *flags)}
         return wrapper
 
     return decorate
+
+
+def _with_images(options: BuildOptions) -> BuildOptions:
+    """The options with the images in place of the name of their folder."""
+    path = options.arguments["calibration"]
+    if path is None:
+        return options
+    data = as_data(path, options.images, "--calibration")
+    return replace(options, arguments={**options.arguments, "calibration": data})
 
 
 def keyword_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -33,5 +33,6 @@ def duplicate(graph: Graph) -> tuple[Graph, dict[Value, Value]]:
     copy.outputs = [of(value) for value in graph.outputs]
     copy.output_names = list(graph.output_names)
     copy.ranges, copy.counts = dict(graph.ranges), dict(graph.counts)
-    copy.trims, copy._names = dict(graph.trims), dict(graph._names)
+    copy.trims, copy.scales = dict(graph.trims), dict(graph.scales)
+    copy._names = dict(graph._names)
     return copy, made

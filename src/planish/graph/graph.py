@@ -124,6 +124,9 @@ class Graph:
         The dimensions that depend on the data, by symbol; see `measure`.
     trims : dict of str to tuple
         By output name the shape that is given to the user, where the output itself is padded.
+    scales : dict of str to (float, float)
+        What bytes stand for, by the name of the value: scale and zero point. For those alone from
+        whose `Quantize` both went into other factors; nothing computes with this.
     """
 
     def __init__(self, name: str = "graph") -> None:
@@ -135,6 +138,7 @@ class Graph:
         self.ranges: dict[str, DimRange] = {}
         self.counts: dict[str, Count] = {}
         self.trims: dict[str, tuple[DimLike, ...]] = {}
+        self.scales: dict[str, tuple[float, float]] = {}
         self._names: dict[str, int] = {}
 
     # ---- building -------------------------------------------------------------------------

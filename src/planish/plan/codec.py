@@ -60,6 +60,10 @@ def encode_graph(graph: Graph, tensor_names: Mapping[Value, str]) -> dict[str, J
         }
     if graph.trims:
         encoded["trims"] = {n: [_encode_dim(d) for d in shape] for n, shape in graph.trims.items()}
+    names = {v.name for v in graph.values()}
+    scales = {n: list(s) for n, s in sorted(graph.scales.items()) if n in names}
+    if scales:
+        encoded["scales"] = scales
     return encoded
 
 
@@ -108,6 +112,12 @@ def decode_graph(data: Json, tensors: Mapping[str, np.ndarray]) -> Graph:
             case _:
                 raise PlanError("An output is stored wrongly", why=str(pair)[:99])
     _decode_counts(graph, data)
+    for name, item in expect(data, "scales", dict).items() if "scales" in data else ():
+        match item:
+            case [float(scale), float(zero)] if name in known and 0 < scale < math.inf:
+                graph.scales[name] = scale, zero
+            case _:
+                raise PlanError(f"The scale of {name!r} is stored wrongly", why=str(item)[:99])
     try:
         verify(graph)
     except PlanishError as error:

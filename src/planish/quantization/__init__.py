@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from planish.quantization.calibration import calibrate
     from planish.quantization.calibrator import Calibrator
     from planish.quantization.collect import collect_ranges
+    from planish.quantization.compare import compare_layers
+    from planish.quantization.comparison import Comparison, LayerError, OutputError
     from planish.quantization.entropy import EntropyCalibrator, EntropyCalibrator2
     from planish.quantization.evaluators import top1
     from planish.quantization.images import ImageFolder, Preprocess
@@ -27,6 +29,10 @@ _LAZY = {
     "calibrate": "calibration",
     "calibrate_model": "model",
     "collect_ranges": "collect",
+    "compare_layers": "compare",
+    "Comparison": "comparison",
+    "LayerError": "comparison",
+    "OutputError": "comparison",
     "Calibrator": "calibrator",
     "EntropyCalibrator": "entropy",
     "EntropyCalibrator2": "entropy",
@@ -41,17 +47,21 @@ _LAZY = {
 
 __all__ = [
     "Calibrator",
+    "Comparison",
     "EntropyCalibrator",
     "EntropyCalibrator2",
     "ImageFolder",
+    "LayerError",
     "MinMaxCalibrator",
     "MseCalibrator",
+    "OutputError",
     "PercentileCalibrator",
     "Preprocess",
     "Ranges",
     "calibrate",
     "calibrate_model",
     "collect_ranges",
+    "compare_layers",
     "top1",
 ]
 

@@ -47,14 +47,7 @@ def top1(
     InputError
         The arguments are wrong; or, when it is called, images, labels and the engine do not fit.
     """
-    wanted = np.asarray(labels)
-    if wanted.ndim != 1 or wanted.dtype.kind not in "iu" or not wanted.size:
-        raise InputError(
-            "labels= must be whole numbers, one for each image",
-            where="top1(labels=)",
-            why=f"it has shape {wanted.shape} and dtype {wanted.dtype}",
-            cure="pass the classes' numbers; for one-hot labels, labels.argmax(1)",
-        )
+    wanted = whole_numbers(labels, "top1(labels=)")
     if iter(images) is images:
         raise InputError(
             "images= can be read only once",
@@ -84,6 +77,25 @@ def top1(
         return 100.0 * right / seen
 
     return evaluate
+
+
+def whole_numbers(labels: Sequence[int] | np.ndarray, where: str) -> np.ndarray:
+    """Labels as an array.
+
+    Raises
+    ------
+    InputError
+        They are no whole numbers.
+    """
+    wanted = np.asarray(labels)
+    if wanted.ndim != 1 or wanted.dtype.kind not in "iu" or not wanted.size:
+        raise InputError(
+            "labels= must be whole numbers, one for each image",
+            where=where,
+            why=f"it has shape {wanted.shape} and dtype {wanted.dtype}",
+            cure="pass the classes' numbers; for one-hot labels, labels.argmax(1)",
+        )
+    return wanted
 
 
 def _batches(images: Any, engine: Engine) -> Any:

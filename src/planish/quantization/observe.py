@@ -64,7 +64,7 @@ class Observer:
         self._unlimited.ranges = {}  # a batch of more rows than the profile allows is divided
         self._given = [v for v in values if v in set(graph.inputs)]
         self._inner = [v for v in values if v not in set(graph.inputs)]
-        self._rows = _independent_rows(graph)
+        self._rows = independent_rows(graph)
         self._parts: list[_Part] = []
         self._exit = ExitStack()
 
@@ -172,7 +172,7 @@ class _Part:
         return {self._names[name]: array for name, array in result.items()}
 
 
-def _independent_rows(graph: Graph) -> str:
+def independent_rows(graph: Graph) -> str:
     """The dimension along which batches are independent rows; empty if there is none."""
     first: set[DimLike] = {v.shape[0] if v.shape else 1 for v in graph.inputs}
     if len(first) != 1 or graph.counts:

@@ -87,6 +87,7 @@ class _Chain:
             high = max(min(high, round(self.high / step + level)), low)
         one = graph.constant(np.float32(1), "scale")
         none = graph.constant(np.float32(0), "zero")
+        graph.scales[self.last.output.name] = step, level
         self.last.op = Quantize(op.to, low, high)
         graph.set_inputs(self.last, (y, one, none))
 
