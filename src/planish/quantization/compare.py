@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from planish.checks import checked_inputs, checked_outputs
-from planish.errors import CalibrationError, InputError
+from planish.errors import CalibrationError, InputError, ShapeError
 from planish.graph.graph import Graph
 from planish.graph.types import DType
 from planish.passes import optimize
@@ -155,9 +155,14 @@ def _reference(
     def read(outputs: Sequence[str] | None) -> Graph:
         return import_model(model, inputs=checked_inputs(given), outputs=checked_outputs(outputs))
 
-    graph = read(None if outputs is None else list(outputs))
-    if outputs is None and [name for name, _, _ in graph.results()] != wanted:
-        graph = read(wanted)
+    try:
+        graph = read(None if outputs is None else list(outputs))
+        if outputs is None and [name for name, _, _ in graph.results()] != wanted:
+            graph = read(wanted)
+    except (InputError, ShapeError) as error:
+        if inputs is not None or outputs is not None:
+            raise
+        raise _foreign(error.what) from error  # what was asked for is the engine's
     for name in graph.symbols() & plan.ranges.keys():
         graph.ranges[name] = plan.ranges[name]
     settle_ranges(graph)
@@ -169,15 +174,19 @@ def _reference(
 def _check_same(graph: Graph, engine: Engine, found: Sequence[Match]) -> None:
     own = [(v.name, v.dtype) for v in graph.inputs]
     plan = [(v.name, v.dtype) for v in engine.plan.graph.inputs]
-    if own != plan or not found:
-        raise InputError(
-            "The engine is not of this model",
-            where="compare_layers(model, engine)",
-            why=f"the model's inputs are {_shown(own)}, the engine's {_shown(plan)}"
-            if own != plan
-            else "no tensor that it keeps has the name of one of the model's",
-            cure="pass the model that it was built from, and inputs= and outputs= of that build",
-        )
+    if own != plan:
+        raise _foreign(f"the model's inputs are {_shown(own)}, the engine's {_shown(plan)}")
+    if not found:
+        raise _foreign("no tensor that it keeps has the name of one of the model's")
+
+
+def _foreign(why: str) -> InputError:
+    return InputError(
+        "The engine is not of this model",
+        where="compare_layers(model, engine)",
+        why=why,
+        cure="pass the model that it was built from, and inputs= and outputs= of that build",
+    )
 
 
 def _shown(inputs: Sequence[tuple[str, DType]]) -> str:

@@ -163,6 +163,8 @@ class Match:
 def match(reference: Graph, plan: Graph, stored: Mapping[Value, Node]) -> list[Match]:
     """The tensors of a model that a plan keeps in memory, in the plan's order.
 
+    Those whose sizes depend on the data are left out.
+
     Parameters
     ----------
     reference : Graph
@@ -178,6 +180,7 @@ def match(reference: Graph, plan: Graph, stored: Mapping[Value, Node]) -> list[M
     outputs = {value: name for name, value, _ in plan.results()}
     wanted = {name: value for name, value, _ in reference.results()}
     counted = reference.counts.keys() | plan.counts.keys()
+    trimmed = {v for g in (plan, reference) for name, v, _ in g.results() if name in g.trims}
     known = forms(plan)
     found: dict[Value, Match] = {}
     for value in (*plan.inputs, *stored):
@@ -188,6 +191,8 @@ def match(reference: Graph, plan: Graph, stored: Mapping[Value, Node]) -> list[M
         if same is None and value in outputs:
             same = wanted.get(outputs[value])
         if same is None or same.dtype is not DType.FLOAT32 or same.shape != value.shape:
+            continue
+        if same in trimmed or value in trimmed:
             continue
         if counted and any(s in counted for d in same.shape for s in symbols(d)):
             continue
