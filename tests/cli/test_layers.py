@@ -52,6 +52,10 @@ def test_a_plan_in_int8(cli, model: Path, quantized: Path, data: Path, tmp_path:
     outcome = cli(*given, "--labels", labels, "--max-error", 1e-9)
     assert outcome.code == 1  # two outputs could be meant
     assert "could be the scores" in outcome.err
+    outcome = cli(*given, "--labels", labels, "--label-output", "z", "--json")
+    shares = {o["name"]: (o["accuracy_fp32"], o["accuracy"]) for o in outcome.document["outputs"]}
+    assert shares["y"] == (None, None)
+    assert all(0 <= share <= 100 for share in shares["z"])
 
 
 def test_limits_and_wrong_usage(cli, model: Path, plan: Path, data: Path, tmp_path: Path) -> None:

@@ -171,8 +171,9 @@ def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = quantized(graph)
     whole = compare_graph(graph, engine, X)
     monkeypatch.setattr(compare, "MOST_BYTES", 100_000)
-    parts = compare_graph(graph, engine, [X[:5], X[5:]])
-    assert parts.samples == whole.samples
+    twice = np.concatenate((X, X))  # more rows than the engine takes
+    parts = compare_graph(graph, engine, [X[:5], X[5:], twice])
+    assert parts.samples == 3 * whole.samples
     for a, b in zip(whole.layers, parts.layers, strict=True):
         assert a.layer == b.layer
         assert a.own_sqnr == pytest.approx(b.own_sqnr, abs=1e-6)

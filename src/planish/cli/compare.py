@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planish.cli.console import Json, ThresholdMissedError, command, note, table
-from planish.cli.layers import as_dict, compare_with_data, refuse_mixed, show, worst_output
+from planish.cli.layers import (
+    JudgedBy,
+    as_dict,
+    compare_with_data,
+    refuse_mixed,
+    show,
+    worst_output,
+)
 from planish.cli.models import open_engine, sizes
 from planish.cli.options import BuildOptions, with_build_options
 from planish.cli.shapes import parse_pairs
@@ -80,6 +87,10 @@ def compare(
             min=0,
         ),
     ] = 0,
+    label_output: Annotated[
+        str | None,
+        typer.Option(help="The output that holds the scores. (default: the only one)"),
+    ] = None,
     max_error: Annotated[
         float | None,
         typer.Option(help="Exit with 3 if an output deviates by more, relative to its scale."),
@@ -110,9 +121,13 @@ def compare(
 
     refuse_mixed(data, labels, {"--input": input, "--python-for": python_for, "--seed": seed})
     if data is not None:
-        return _by_layer(
-            model, plan, data, labels, classes_before, max_error, layers, json_output, options
-        )
+        engine = open_engine(plan or model, options)
+        judged_by = JudgedBy(labels, classes_before, label_output)
+        compared = compare_with_data(model, engine, data, judged_by, options)
+        if not json_output:
+            show(compared, everything=layers)
+        name, error = worst_output(compared)
+        return _within(name, error, max_error, as_dict(compared))
     pythons = parse_pairs(python_for or [], "PEER=/path/to/python")
     engine = open_engine(plan or model, options)
     arrays, made = read_inputs(input or [], engine.inputs, sizes(engine), seed)
@@ -146,38 +161,18 @@ def compare(
     if layers:
         result["overflows"] = _overflows(engine, arrays, json_output)
     worst = max(found, key=lambda d: d.relative)
-    if max_error is not None and not worst.relative <= max_error:
-        raise _missed(worst.name, worst.relative, max_error, result)
+    return _within(worst.name, worst.relative, max_error, result)
+
+
+def _within(name: str, error: float, limit: float | None, result: dict[str, Any]) -> dict[str, Any]:
+    """The result, if its worst output is within the limit."""
+    if limit is not None and not error <= limit:
+        raise ThresholdMissedError(
+            f"output {name!r} deviates by {error:.3g} of its scale, more than --max-error "
+            f"{limit:g}",
+            result,
+        )
     return result
-
-
-def _by_layer(
-    model: str,
-    plan: str | None,
-    data: str,
-    labels: str | None,
-    classes_before: int,
-    max_error: float | None,
-    everything: bool,
-    json_output: bool,
-    options: BuildOptions,
-) -> dict[str, Any]:
-    engine = open_engine(plan or model, options)
-    found = compare_with_data(model, engine, data, labels, classes_before, options)
-    if not json_output:
-        show(found, everything)
-    result = as_dict(found)
-    name, error = worst_output(found)
-    if max_error is not None and not error <= max_error:
-        raise _missed(name, error, max_error, result)
-    return result
-
-
-def _missed(name: str, error: float, limit: float, result: dict[str, Any]) -> ThresholdMissedError:
-    return ThresholdMissedError(
-        f"output {name!r} deviates by {error:.3g} of its scale, more than --max-error {limit:g}",
-        result,
-    )
 
 
 def _overflows(

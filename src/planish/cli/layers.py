@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -23,13 +24,17 @@ ROWS = 8
 """Images of a batch, where the engine takes any number."""
 
 
+@dataclass(frozen=True)
+class JudgedBy:
+    """Labels, if there are any: their file, the classes before the first, the output."""
+
+    labels: str | None
+    classes_before: int
+    output: str | None
+
+
 def compare_with_data(
-    model: str,
-    engine: Engine,
-    data: str,
-    labels: str | None,
-    classes_before: int,
-    options: BuildOptions,
+    model: str, engine: Engine, data: str, judged_by: JudgedBy, options: BuildOptions
 ) -> Comparison:
     """Runs `planish.quantization.compare_layers` by what the flags say."""
     from planish.quantization import compare_layers
@@ -42,8 +47,9 @@ def compare_with_data(
         model,
         engine,
         given,
-        labels=None if labels is None else read_labels(labels, files),
-        classes_before=classes_before,
+        labels=None if judged_by.labels is None else read_labels(judged_by.labels, files),
+        classes_before=judged_by.classes_before,
+        output=judged_by.output,
         inputs=options.arguments.get("inputs"),
         outputs=options.arguments["outputs"],
         threads=options.arguments["threads"],

@@ -24,6 +24,7 @@ import numpy as np
 
 from planish.checks import checked_inputs, checked_outputs
 from planish.errors import CalibrationError, InputError, ShapeError
+from planish.graph.duplicate import duplicate
 from planish.graph.graph import Graph
 from planish.graph.types import DType
 from planish.passes import optimize
@@ -118,11 +119,12 @@ def compare_graph(
         batches = Batches(graph.inputs, data)
         with ExitStack() as stack:
             run = _Run(graph, engine, found, threads, stack)
+            portions = _Portions(graph, found)
             for number, batch in enumerate(batches):
                 if listener:
                     elapsed = time.monotonic() - start
                     listener(ProgressEvent(STAGE, number, batches.total, elapsed))
-                for portion in _portions(graph, found, batch):
+                for portion in portions.of(batch):
                     run.add(portion, rows)
     except CalibrationError as error:  # the same data, of another argument
         raise InputError(
@@ -193,22 +195,30 @@ def _shown(inputs: Sequence[tuple[str, DType]]) -> str:
     return ", ".join(f"{name} ({dtype.numpy.name})" for name, dtype in inputs)
 
 
-def _portions(
-    graph: Graph, found: Sequence[Match], batch: Mapping[str, np.ndarray]
-) -> Iterator[dict[str, np.ndarray]]:
-    """A batch in parts, where its rows are independent, of which the tensors are not too large."""
-    symbols = graph.bindings({name: a.shape for name, a in batch.items()})
-    dim = independent_rows(graph)
-    if not dim:
-        yield dict(batch)
-        return
-    size = sum(4 * int(np.prod(m.reference.type.bind(symbols), dtype=np.int64)) for m in found)
-    rows = symbols[dim]
-    step = max(min(rows * MOST_BYTES // max(size, 1), rows), 1)
-    if dim in graph.ranges:
-        step = min(step, graph.ranges[dim].max)
-    for at in range(0, rows, step):
-        yield {name: a[at : at + step] for name, a in batch.items()}
+class _Portions:
+    """Batches in parts of which the tensors are not too large, where rows are independent."""
+
+    def __init__(self, graph: Graph, found: Sequence[Match]) -> None:
+        self._types = [one.reference.type for one in found]
+        self._dim = independent_rows(graph)
+        self._range = graph.ranges.get(self._dim)
+        self._graph, _ = duplicate(graph)
+        self._graph.ranges = {}  # a batch of more rows than the profile allows is divided
+
+    def of(self, batch: Mapping[str, np.ndarray]) -> Iterator[Mapping[str, np.ndarray]]:
+        """The parts of a batch."""
+        if not self._dim:
+            yield batch
+            return
+        symbols = self._graph.bindings({name: a.shape for name, a in batch.items()})
+        shapes = (type.bind(symbols) for type in self._types)
+        size = sum(4 * int(np.prod(shape, dtype=np.int64)) for shape in shapes)
+        rows = symbols[self._dim]
+        step = max(rows * MOST_BYTES // max(size, 1), 1)
+        if self._range is not None:
+            step = min(max(step, self._range.min), self._range.max)
+        for at in range(0, rows, step):
+            yield {name: a[at : at + step] for name, a in batch.items()}
 
 
 class _Run:
