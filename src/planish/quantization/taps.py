@@ -25,9 +25,10 @@ from planish.plan.check import check_steps
 from planish.plan.plan import Choice, Plan, PlanStep
 from planish.plan.views import insert_copies
 from planish.runtime.engine import Engine
-from planish.targets.base import Tactic, Target
+from planish.targets.base import Tactic
 from planish.targets.devices import find_target
 from planish.targets.reference import ReferenceTactic
+from planish.targets.target import Target
 
 Arrays = Mapping[str, np.ndarray]
 
