@@ -175,3 +175,9 @@ def test_batches_before_a_bad_one_are_given() -> None:
     np.testing.assert_array_equal(next(batches)["x"], X)
     with pytest.raises(CalibrationError, match="Batch 1 has values that are NaN"):
         next(batches)
+
+
+def test_scalars_stay_scalars() -> None:
+    values = inputs((N, 4), ())
+    (batch,) = Batches(values, [{"x": X, "y": np.float32(0.5)}])
+    assert batch["y"].shape == ()

@@ -279,7 +279,7 @@ class Batches:
                 f"the model declares {_declared(value)}",
                 "yield arrays of that shape, pre-processed as the model was trained",
             )
-        return np.ascontiguousarray(array)
+        return np.asarray(array, order="C")
 
     def _look(self, batch: Batch, number: int) -> None:
         """Refuses NaN and infinity, and notes what is constant."""

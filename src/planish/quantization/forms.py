@@ -178,7 +178,7 @@ def match(reference: Graph, plan: Graph, stored: Mapping[Value, Node]) -> list[M
         v.name: v for v in reference.values() if v.dtype is DType.FLOAT32 and not v.is_constant
     }
     outputs = {value: name for name, value, _ in plan.results()}
-    wanted = {name: value for name, value, _ in reference.results()}
+    wanted = {name: value for name, value, _ in reference.results() if not value.is_constant}
     counted = reference.counts.keys() | plan.counts.keys()
     trimmed = {v for g in (plan, reference) for name, v, _ in g.results() if name in g.trims}
     known = forms(plan)
