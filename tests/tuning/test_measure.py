@@ -117,6 +117,17 @@ class TestDifference:
         assert not _difference([want.copy()], [want])
         assert "25.0%" in _difference([np.array([0, 1, 2, 4])], [want])
 
+    @pytest.mark.parametrize("step", [np.uint8(1), np.float32(0.7)])
+    def test_levels_of_sums_may_be_the_next_ones(self, step) -> None:
+        want = np.arange(100).astype(step.dtype) * step
+        near, far, everywhere = want.copy(), want.copy(), want + step
+        near[::9] += step
+        far[7] += 2 * step
+        assert _difference([near], [want])
+        assert not _difference([near], [want], step=float(step))
+        assert _difference([far], [want], step=float(step))
+        assert _difference([everywhere], [want], step=float(step))
+
     def test_halves_have_a_wider_tolerance(self) -> None:
         want = np.ones(3, ml_dtypes.bfloat16)
         assert not _difference([(want * 1.01).astype(ml_dtypes.bfloat16)], [want])

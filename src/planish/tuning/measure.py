@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from planish.fusion.task import PRECISIONS, Task
-from planish.graph.graph import Value
+from planish.graph.graph import Node, Value
 from planish.graph.interpret import bind
 from planish.graph.types import DType
 from planish.ops.quantization import ConvInteger, Dequantize, MatMulInteger, Quantize
+from planish.precision.kinds import Kind, kind_of
 from planish.targets.base import Binding, Constant, Kernel, Layout, Tactic, Workspace
 from planish.targets.execution import (
     ABSOLUTE,
@@ -37,6 +38,11 @@ TOLERANCES = {"fp16": 1e-2, "bf16": 2e-2, "tf32": 4e-3}
 """Largest error of a result, as a share of its largest magnitude, by what it is rounded to."""
 TOLERANCE = 1e-4
 """That of float32 and wider."""
+
+HALF_WAY = 0.3
+"""Share of levels that may be the next ones where sums of floats are rounded to levels: an average
+of four levels lies half-way between two every fourth time, and the order of the sum decides.
+"""
 
 SECONDS_EACH = 0.006
 """Time given to the repeats of one tactic."""
@@ -150,7 +156,8 @@ class Bench:
                 have = tensor.read(probes)
                 if have.dtype.kind in "fV" and np.isnan(have).any() and not np.isnan(want).any():
                     return f"output {i} is not written everywhere"
-        return _difference([t.read(self._rows) for t in self._outputs], wanted, precision)
+        outputs = [t.read(self._rows) for t in self._outputs]
+        return _difference(outputs, wanted, precision, _step(self._task))
 
     @contextmanager
     def _program(self, tactic: Tactic) -> Iterator[tuple[Executable, Any]]:
@@ -209,14 +216,45 @@ def _reads_levels(task: Task) -> bool:
     return any(isinstance(node.op, _OF_LEVELS) for node in task.nodes)
 
 
+def _step(task: Task) -> float:
+    """How far apart levels are in the results of a task that rounds sums of floats; else 0."""
+    anchor = task.anchor
+    if anchor is None or not anchor.outputs[0].dtype.is_float or kind_of(anchor) is Kind.MOVE:
+        return 0.0
+    rounded = [_scale(node) for node in task.nodes if isinstance(node.op, Quantize)]
+    if not rounded:
+        return 0.0
+    again = [_scale(node) for node in task.nodes if isinstance(node.op, Dequantize)]
+    if task.output.dtype.is_float:
+        return max(again, default=1.0)
+    return 1.0 + max(again, default=0.0) / (
+        rounded[-1] or 1.0
+    )  # levels may be rounded to other ones
+
+
+def _scale(node: Node) -> float:
+    """The largest scale of a conversion; 1 where it is computed."""
+    scale = node.inputs[1].data
+    return 1.0 if scale is None or not scale.size else float(scale.max())
+
+
 def _difference(
-    outputs: list[np.ndarray], expected: list[np.ndarray], precision: str = "fp32"
+    outputs: list[np.ndarray],
+    expected: list[np.ndarray],
+    precision: str = "fp32",
+    step: float = 0.0,
 ) -> str:
-    """What is wrong with outputs of a tactic of that precision; empty if nothing is."""
+    """What is wrong with outputs of a tactic of that precision; empty if nothing is.
+
+    Where sums of floats are rounded to levels, some results may be off by a `step`.
+    """
     for i, (have, want) in enumerate(zip(outputs, expected, strict=True)):
         if have.dtype.kind not in "fV":
             if not np.array_equal(have, want):
                 share = float(np.mean(have != want))
+                apart = np.abs(have.astype(np.int64) - want.astype(np.int64)).max()
+                if apart <= step and share <= HALF_WAY:
+                    continue
                 return f"output {i} differs in {share:.1%} of its elements"
             continue
         # results are rounded to their own dtype, and computed in the tactic's precision
@@ -233,6 +271,9 @@ def _difference(
                 worst = float(np.max(np.where(agree, 0.0, error), initial=0.0))
                 b = b[np.isfinite(b)]
         scale = float(np.max(np.abs(b, out=b))) if b.size else 1.0
-        if not worst <= tolerance * max(scale, 1e-30):
+        usual = tolerance * max(scale, 1e-30)
+        if not worst <= usual:
+            if worst <= step + usual and np.mean(error > usual) <= HALF_WAY:
+                continue
             return f"output {i} is off by {worst:.3g}, values reach {scale:.3g}"
     return ""
