@@ -14,6 +14,7 @@ from planish.errors import InputError, PrecisionError, ShapeError, UnsupportedOp
 from planish.fusion.candidates import propose
 from planish.graph.graph import Graph
 from planish.graph.verify import verify
+from planish.ops import ConvInteger, MatMulInteger
 from planish.passes import optimize
 from planish.passes.counted import settle_counts
 from planish.plan.plan import Plan
@@ -26,7 +27,11 @@ from planish.progress import ProgressEvent, console_progress
 from planish.quantization.budget import Kept
 from planish.quantization.calibration import calibrate
 from planish.quantization.choose import Attempt, Chooser, Outcome
-from planish.quantization.settle import candidates
+from planish.quantization.explicit import holds_weights, settle_scales
+from planish.quantization.explicit_products import explicit_candidates, use_scales
+from planish.quantization.level_moves import move_levels
+from planish.quantization.policy import tensors_between
+from planish.quantization.settle import candidates, quantize_layers
 from planish.runtime.engine import Engine
 from planish.targets.devices import find_target
 from planish.targets.target import Target
@@ -115,7 +120,8 @@ def build(
     precision : str or set
         Permitted precisions: "fp32", "tf32", "fp16", "bf16", "int8", or "best" for all that the
         device has. FP32 is always permitted, and stands in where the device lacks another; a line
-        in the log says so. INT8 needs `calibration`; "best" leaves it out without.
+        in the log says so. INT8 needs `calibration`, or a model that brings its own scales; "best"
+        leaves it out without.
     layer_precision : mapping of str to str, optional
         Precisions by the names of layers, or patterns of them ("head/*"), in place of what Planish
         chooses; of those that `precision` permits.
@@ -123,7 +129,8 @@ def build(
         Whether a layer that cannot have the precision asked for is an error.
     calibration : optional
         For INT8: representative inputs, a calibrator, or a calibration cache; see
-        `planish.quantization.calibrate`.
+        `planish.quantization.calibrate`. None for models that bring their own scales (fake
+        quantization, QuantizeLinear and DequantizeLinear): these are obeyed.
     evaluate : callable, optional
         From an engine to its accuracy, a number, larger is better: its value is reported.
     accuracy_budget : float, optional
@@ -150,8 +157,6 @@ def build(
 
     target = find_target(device)
     asked = parse_precision(precision, device, target.precisions)
-    if calibration is None and not _names(precision, INT8):  # "best" is what can be had
-        asked -= {INT8}
     layer_precision = check_layer_precision(layer_precision, strict_types, asked)
     _refuse_unused(asked, calibration, evaluate, accuracy_budget)
     inputs, outputs = checked_inputs(inputs), checked_outputs(outputs)
@@ -170,6 +175,11 @@ def build(
             allow_fallback=allow_fallback,
         )
         warn_of_nan(graph)
+        by_chance = calibration is None and INT8 in asked and not _names(precision, INT8)
+        if by_chance and not settle_scales(graph):  # "best" is what can be had
+            asked -= {INT8}
+            check_layer_precision(layer_precision or None, strict_types, asked)
+            _refuse_unused(asked, calibration, evaluate, accuracy_budget)
     return build_graph(
         graph,
         target,
@@ -212,7 +222,12 @@ def build_graph(
     with clock.stage("optimize"):
         settle_counts(graph)
         before = all_names(graph)
-        optimize(graph)
+        explicit = INT8 in precision and settle_scales(graph)
+        if explicit:
+            _refuse_calibration(calibration)
+        optimize(graph, keep=holds_weights if explicit else None)
+        if explicit:
+            move_levels(graph)
         report.nodes_optimized = len(graph.nodes)
 
     # in INT8 the network is tuned twice, and then what was measured is put together
@@ -246,13 +261,23 @@ def build_graph(
 
     if INT8 in precision:
         asked = match_layers(graph, layer_precision or {}, strict=strict_types, before=before)
-        found = candidates(graph, asked, strict=strict_types)
-        with clock.stage("calibrate"):
-            ranges = calibrate(
-                graph, calibration, device=target.device, threads=threads, report=clock.report
+        if explicit:  # levels lie between layers in any case: there is nothing to convert
+            found = explicit_candidates(graph, asked, strict=strict_types)
+            chooser = Chooser(graph, found, use_scales, finish)
+            outcome = chooser.by_time()
+        else:
+            found = candidates(graph, asked, strict=strict_types)
+            with clock.stage("calibrate"):
+                ranges = calibrate(
+                    graph, calibration, device=target.device, threads=threads, report=clock.report
+                )
+            chooser = Chooser(
+                graph,
+                found,
+                lambda copy, layers: quantize_layers(copy, layers, ranges, target.device),
+                finish,
             )
-        chooser = Chooser(graph, found, ranges, target.device, finish)
-        outcome = chooser.by_time(tuning_points(graph)[0])
+            outcome = chooser.by_time(tensors_between(graph, tuning_points(graph)[0]))
         if evaluate is not None:
             outcome = chooser.by_metric(
                 outcome, lambda plan: evaluate(Engine(plan, target)), accuracy_budget
@@ -262,6 +287,9 @@ def build_graph(
     else:
         attempt = finish(graph)
     plan = attempt.plan
+    report.quantized = sorted(
+        node.name for node in plan.graph.nodes if isinstance(node.op, ConvInteger | MatMulInteger)
+    )
     decision, report.tuning = attempt.notes
     report.lowered = len(decision.lowered)
     report.kept_in_fp32.update({node.name: why for node, why in decision.kept.items()})
@@ -347,8 +375,7 @@ def _names(precision: Any, name: str) -> bool:
 
 
 def _tell(report: BuildReport, outcome: Outcome, kept: Mapping[str, str]) -> None:
-    """Puts down what was quantized and why."""
-    report.quantized = sorted(outcome.layers)
+    """Puts down what was not quantized and why."""
     report.kept_in_fp32.update({**kept, **outcome.kept})
     report.accuracy = outcome.scores
     report.bought = list(outcome.bought)
@@ -379,6 +406,18 @@ def _refuse_unused(asked: frozenset[str], calibration: Any, evaluate: Any, budge
             where="accuracy_budget=",
             why="it is how much less than in FP32 the metric may be",
             cure="pass 0.2, say, for 0.2 points of a metric in percent",
+        )
+
+
+def _refuse_calibration(calibration: Any) -> None:
+    if calibration is not None:
+        raise PrecisionError(
+            "calibration= has no effect",
+            where="calibration=",
+            why="the model brings its own scales (quantized layers, or simulated quantization), "
+            "which are obeyed",
+            cure="leave it out (in TensorFlow: use_calibration=False), or pass the model as it was "
+            "before it was quantized",
         )
 
 

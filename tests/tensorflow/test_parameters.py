@@ -66,12 +66,13 @@ def test_a_precision_without_kernels():
 
 
 @pytest.mark.parametrize("mode", ["INT8", "int8"])
-def test_int8_needs_calibration(mode):
+def test_int8_with_and_without_calibration(mode):
     params = trt.DEFAULT_TRT_CONVERSION_PARAMS._replace(precision_mode=mode)
     parameters.check_params(params)
-    assert parameters.settle_precision(params, "cpu") == {"int8", "fp32"}
-    with pytest.raises(PrecisionError, match="not available without calibration"):
-        parameters.settle_precision(params._replace(use_calibration=False), "cpu")
+    for use in (True, False):
+        own = params._replace(use_calibration=use)
+        assert parameters.settle_precision(own, "cpu") == {"int8", "fp32"}
+        assert parameters.needs_calibration(own) == use
 
 
 @pytest.mark.parametrize("mode", ["FP16", "bf16"])

@@ -186,7 +186,7 @@ def _show_layers(rows: list[dict[str, Any]], measured: bool) -> None:
     more = ["tensor cores"] if units else []
     table(
         [
-            *("layer", "what it fuses", "tactic", "output", ">µs", ">share"),
+            *("layer", "what it fuses", "tactic", "precision", "output", ">µs", ">share"),
             *(">GFLOP/s", ">GB/s", ">of ceiling", *more),
         ],
         [
@@ -194,6 +194,7 @@ def _show_layers(rows: list[dict[str, Any]], measured: bool) -> None:
                 row["name"],
                 row["origin"],
                 row["tactic"],
+                row["precision"],
                 row["output"],
                 shown(row["microseconds"], ".1f"),
                 shown(row["share"], ".1%"),

@@ -70,7 +70,7 @@ def _flags(
         str,
         typer.Option(
             help="Permitted precisions: fp32, tf32, fp16, bf16, int8, best, or several with "
-            "commas. INT8 needs --calibration.",
+            "commas. INT8 needs --calibration, or a model that brings its own scales.",
             rich_help_panel=PANEL,
         ),
     ] = "fp32",

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 
-from planish.graph.graph import Graph
+from planish.graph.graph import Graph, Node
 from planish.graph.verify import verify
 from planish.passes.activations import recognize_activations
 from planish.passes.batch_norm import lower_batch_norm
@@ -30,6 +31,7 @@ from planish.passes.siblings import merge_siblings
 from planish.passes.slices import simplify_slices
 from planish.passes.transposes import move_transposes
 from planish.passes.upsampling import recognize_upsampling
+from planish.passes.zero_points import move_zero_points
 
 Pass = Callable[[Graph], "bool | None"]
 """Changes a graph in place; tells whether it did."""
@@ -68,6 +70,7 @@ PASSES: tuple[Group, ...] = (
             lower_batch_norm,
             move_transposes,
             fold_scales,
+            move_zero_points,
             fold_padding,
             simplify_matmuls,
             recognize_activations,
@@ -86,6 +89,7 @@ def optimize(
     *,
     observe: Callable[[str, Graph], None] | None = None,
     merge: bool = True,
+    keep: Callable[[Node], bool] | None = None,
 ) -> None:
     """Runs all passes on a graph, in place.
 
@@ -98,6 +102,8 @@ def optimize(
         of all with the name ``"input"``.
     merge : bool
         Whether products that read the same value are merged into wider ones.
+    keep : callable, optional
+        Which nodes stay though all that they read is constant.
 
     Raises
     ------
@@ -110,10 +116,20 @@ def optimize(
         observe("input", graph)
     for group in PASSES:
         passes = [p for p in group.passes if merge or p is not merge_siblings]
+        if keep:
+            passes = [_folding_but(keep) if p is fold_constants else p for p in passes]
         for _ in range(ROUNDS):
             changed = [_run(one, graph, observe) for one in passes]
             if not any(changed):
                 break
+
+
+def _folding_but(keep: Callable[[Node], bool]) -> Pass:
+    @wraps(fold_constants)
+    def fold(graph: Graph) -> bool:
+        return fold_constants(graph, keep)
+
+    return fold
 
 
 def _run(one: Pass, graph: Graph, observe: Callable[[str, Graph], None] | None) -> bool:

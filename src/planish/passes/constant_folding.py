@@ -15,6 +15,8 @@ small.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from planish.errors import PlanishError
@@ -31,11 +33,14 @@ GROWTH = 4
 """Results between the two sizes may be this many times larger than their inputs."""
 
 
-def fold_constants(graph: Graph) -> bool:
-    """Replaces every node by its result if its inputs are constant or its results are empty."""
+def fold_constants(graph: Graph, keep: Callable[[Node], bool] | None = None) -> bool:
+    """Replaces every node by its result if its inputs are constant or its results are empty.
+
+    Nodes that `keep` is true of stay.
+    """
     changed = False
     for node in list(graph.nodes):
-        results = _results(node)
+        results = _results(node) if keep is None or not keep(node) else None
         if results is None:
             continue
         for value, array in zip(node.outputs, results, strict=True):

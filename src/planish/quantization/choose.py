@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +18,12 @@ from planish.graph.graph import Graph
 from planish.plan.plan import Plan
 from planish.quantization.budget import Kept, keep_within
 from planish.quantization.policy import (
+    Tensor,
     faster_as_integers,
     seconds_of_layers,
     seconds_of_plan,
-    tensors_between,
 )
-from planish.quantization.ranges import Ranges
-from planish.quantization.settle import Candidates, quantize_layers
+from planish.quantization.settle import Candidates
 
 log = logging.getLogger("planish")
 
@@ -67,10 +66,10 @@ class Chooser:
     Parameters
     ----------
     graph : Graph
-        The optimised float32 graph; it is not changed.
+        The optimised graph in which no layer is quantized yet; it is not changed.
     found : Candidates
-    ranges : Ranges
-    device : str
+    quantize : callable
+        Quantizes these layers of a copy of the graph, in place.
     build : callable
         From a graph, which it may change, to an `Attempt`.
     """
@@ -79,19 +78,23 @@ class Chooser:
         self,
         graph: Graph,
         found: Candidates,
-        ranges: Ranges,
-        device: str,
+        quantize: Callable[[Graph, frozenset[str]], object],
         build: Callable[[Graph], Attempt],
     ) -> None:
-        self._graph, self._found, self._ranges = graph, found, ranges
-        self._device, self._build = device, build
+        self._graph, self._found = graph, found
+        self._quantize, self._build = quantize, build
         self._attempts: dict[frozenset[str], Attempt] = {}
         self._losses: dict[str, float] = {}
 
-    def by_time(self, sizes: Mapping[str, int]) -> Outcome:
-        """The fastest plan by what was measured, at these sizes of the dimensions.
+    def by_time(self, tensors: Iterable[Tensor] = ()) -> Outcome:
+        """The fastest plan by what was measured.
 
         Without measurements everything is quantized.
+
+        Parameters
+        ----------
+        tensors : iterable of Tensor
+            What has to be converted where one layer is quantized, and the next is not.
         """
         found = self._found
         everything = frozenset((*found.free, *found.forced))
@@ -107,7 +110,7 @@ class Chooser:
         chosen |= faster_as_integers(
             {name: floats[name] for name in common},
             {name: integers[name] for name in common},
-            tensors_between(self._graph, sizes),
+            tensors,
             found.forced,
         )
         ways = (frozenset(chosen), everything, frozenset(found.forced))
@@ -164,8 +167,7 @@ class Chooser:
         key = frozenset(layers)
         if key not in self._attempts:
             graph, _ = duplicate(self._graph)
-            if key:
-                quantize_layers(graph, key, self._ranges, self._device)
+            self._quantize(graph, key)
             self._attempts[key] = self._build(graph)
         return self._attempts[key]
 

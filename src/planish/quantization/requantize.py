@@ -6,6 +6,10 @@
 What limits values (relu, relu6) limits levels instead, mostly those that there are anyway. Factors
 are vectors of channels even where they are one number: numbers are compiled into kernels, vectors
 are read by them, so that layers share kernels.
+
+Where scales are given, and others compute with them too, roundings are those of ONNX's QLinearConv:
+
+    Quantize((sums + bias) * a) + zero point      bias in steps of the sums, where it is that
 """
 
 from __future__ import annotations
@@ -22,15 +26,19 @@ from planish.ops import Cast, Clip, ConvInteger, Dequantize, MatMulInteger, Quan
 _PRODUCTS = (ConvInteger, MatMulInteger)
 
 
-def fold_scales(graph: Graph) -> bool:
-    """Folds every chain from integer sums to levels that is linear up to limits, in place."""
+def fold_scales(graph: Graph, *, exact: bool = False) -> bool:
+    """Folds every chain from integer sums to levels that is linear up to limits, in place.
+
+    With `exact` numbers half-way between two levels go where ONNX sends them: the zero point is
+    added after rounding, a bias that is a multiple of the sums' scale before scaling.
+    """
     outputs = set(graph.outputs)
     changed = False
     for node in list(graph.nodes):
         if isinstance(node.op, _PRODUCTS):
             chain = _follow(node, outputs)
             if chain is not None:
-                chain.rewrite(graph)
+                chain.rewrite(graph, exact)
                 changed = True
     return changed
 
@@ -40,8 +48,12 @@ class _Chain:
     """``levels = round(clip(factor * sums + shift + residuals) / scale) + zero``."""
 
     sums: Value
+    depth: int
+    """Products in a sum."""
     factor: np.ndarray
     shift: np.ndarray
+    scaled: bool = False
+    """Whether `factor` is not that of the sums any more."""
     residuals: list[tuple[Node, np.ndarray]] = field(default_factory=list)
     low: float = -math.inf
     high: float = math.inf
@@ -51,7 +63,7 @@ class _Chain:
     def limited(self) -> bool:
         return self.low > -math.inf or self.high < math.inf
 
-    def rewrite(self, graph: Graph) -> None:
+    def rewrite(self, graph: Graph, exact: bool) -> None:
         """Puts the folded form in the place of the chain."""
         assert self.last is not None
         op, (_, scale, zero) = self.last.op, self.last.inputs
@@ -60,36 +72,52 @@ class _Chain:
         assert isinstance(channels, int)
         step, level = _number(scale), _number(zero)
 
-        def vector(values: np.ndarray, name: str) -> Value:
+        def vector(values: np.ndarray, name: str, dtype: type = np.float32) -> Value:
             wide = np.broadcast_to(values.reshape(-1), (channels,))
-            return graph.constant(np.ascontiguousarray(wide, np.float32), name)
+            return graph.constant(np.ascontiguousarray(wide, dtype), name)
 
         def apply(op: object, *inputs: Value) -> Value:
             return graph.add(op, *inputs, name=f"{name}/scaled", origin=origin)  # type: ignore[arg-type]
 
         name, origin = self.last.name, self.last.origin
-        shift = self.shift / step + level
+        sums, shift = self.sums, self.shift / step
+        if exact and (bias := self._bias()) is not None:
+            sums, shift = apply(ew.Add(), sums, vector(bias, "b", np.int32)), np.zeros(1)
+        if not exact:
+            shift = shift + level
         terms = []
         for dequantize, scales in self.residuals:
             levels, own_scale, own_zero = dequantize.inputs
             ratio = _number(own_scale) * scales / step
             shift = shift - _number(own_zero) * ratio
             terms.append((levels, ratio))
-        y = apply(ew.Mul(), apply(Cast(DType.FLOAT32), self.sums), vector(self.factor / step, "a"))
-        y = apply(ew.Add(), y, vector(shift, "b"))
+        y = apply(ew.Mul(), apply(Cast(DType.FLOAT32), sums), vector(self.factor / step, "a"))
+        if not exact or shift.any():
+            y = apply(ew.Add(), y, vector(shift, "b"))
         for levels, ratio in terms:
             wide = apply(Cast(DType.FLOAT32), levels)
             y = apply(ew.Add(), y, apply(ew.Mul(), wide, vector(ratio, "c")))
         low, high = op.low, op.high
         if self.low > -math.inf:
-            low = min(max(low, round(self.low / step + level)), high)
+            low = min(max(low, _level(self.low, step, level, exact)), high)
         if self.high < math.inf:
-            high = max(min(high, round(self.high / step + level)), low)
-        one = graph.constant(np.float32(1), "scale")
-        none = graph.constant(np.float32(0), "zero")
+            high = max(min(high, _level(self.high, step, level, exact)), low)
+        none = np.zeros((), np.float32)
+        last = (
+            vector(np.asarray(level), "zero") if exact and level else graph.constant(none, "zero")
+        )
         graph.scales[self.last.output.name] = step, level
         self.last.op = Quantize(op.to, low, high)
-        graph.set_inputs(self.last, (y, one, none))
+        graph.set_inputs(self.last, (y, graph.constant(np.float32(1), "scale"), last))
+
+    def _bias(self) -> np.ndarray | None:
+        """What is added, in steps of the sums; None where it is no multiple of these."""
+        with np.errstate(all="ignore"):
+            steps = np.rint(self.shift / self.factor)
+        most = 2.0**31 - 1 - 255 * 255 * self.depth
+        same = np.float32(steps) * np.float32(self.factor) == np.float32(self.shift)
+        usual = not self.residuals and not self.scaled and steps.any()
+        return steps if usual and np.all(same) and np.all(np.abs(steps) <= most) else None
 
 
 def _follow(product: Node, outputs: set[Value]) -> _Chain | None:
@@ -104,7 +132,9 @@ def _follow(product: Node, outputs: set[Value]) -> _Chain | None:
     if not isinstance(channels, int):
         return None
     wide = np.asarray(factor, np.float64).reshape(-1)
-    chain = _Chain(product.output, wide, np.zeros(1))
+    elements = product.inputs[1].type.elements
+    depth = elements // channels if isinstance(elements, int) else 0
+    chain = _Chain(product.output, depth, wide, np.zeros(1))
     node = start
     while True:
         value = node.output
@@ -141,6 +171,7 @@ def _extend(chain: _Chain, user: Node, value: Value) -> bool:
             chain.shift = chain.shift + number
         else:
             chain.factor, chain.shift = chain.factor * number, chain.shift * number
+            chain.scaled = True
             chain.residuals = [(node, scales * number) for node, scales in chain.residuals]
         return True
     residual = other.producer
@@ -167,6 +198,13 @@ def _only_user(value: Value, outputs: set[Value]) -> Node | None:
 def _is_per_channel(data: np.ndarray) -> bool:
     """Whether numbers differ along the last axis at most."""
     return data.ndim == 0 or data.size == data.shape[-1]
+
+
+def _level(number: float, step: float, zero: float, exact: bool) -> int:
+    """The level of a number."""
+    if exact:
+        return int(np.rint(np.float32(number) / np.float32(step))) + int(zero)
+    return round(number / step + zero)
 
 
 def _is_unknown(value: Value) -> bool:

@@ -176,6 +176,63 @@ def missing_ranges(graph: Graph, products: Iterable[Node], ranges: Ranges) -> li
     return [g[0] for g in groups if not any(v.name in ranges.tensors for v in g)]
 
 
+def multiply_levels(
+    graph: Graph,
+    node: Node,
+    levels: Value,
+    zero: int,
+    weights: tuple[np.ndarray, np.ndarray | np.generic],
+    factor: np.ndarray,
+) -> Value:
+    """Makes a product of floats one of levels, whose readers read what the sums stand for.
+
+    Parameters
+    ----------
+    graph : Graph
+    node : Node
+        Of `Conv`, or of `MatMul` by a matrix; its name stays.
+    levels, zero
+        What it reads: int8 or uint8, and the zero point of these.
+    weights : tuple of array
+        Levels in the order of `Conv`'s filters or of a matrix that is not transposed, and their
+        zero point or points, of the same dtype.
+    factor : array of float32
+        What a sum is multiplied by; one number, or one for each output channel.
+
+    Returns
+    -------
+    Value
+        The product as floats.
+    """
+    op = node.op
+    data, data_zero = weights
+    label = f"{node.inputs[1].name}/{SUFFIX}"
+    inputs = (
+        levels,
+        graph.constant(data, label),
+        graph.constant(np.asarray(zero, levels.dtype.numpy), "zero"),
+        graph.constant(np.asarray(data_zero), "zero"),
+    )
+    node.op = (
+        MatMulInteger()
+        if isinstance(op, MatMul)
+        else ConvInteger(op.strides, op.padding, op.dilations, op.groups)  # type: ignore[attr-defined]
+    )
+    sums = node.output
+    graph.set_inputs(node, inputs)
+    sums.type = TensorType(sums.shape, DType.INT32)
+    result = graph.add(
+        Dequantize(),
+        sums,
+        graph.constant(factor, "scale"),
+        graph.constant(np.float32(0), "zero"),
+        name=f"{node.name}/fp32",
+        origin=node.origin,
+    )
+    graph.replace(sums, result)
+    return result
+
+
 class _Groups:
     """Values that share their levels: disjoint sets."""
 
@@ -292,31 +349,15 @@ class _Rewrite:
         groups = op.groups if isinstance(op, Conv) else 1
         is_depthwise = groups > 1 and data.shape[-2] == 1
         integers, scales = quantize_weights(data, keep_sums=is_depthwise)
-        inputs = (
-            self._integers[x],
-            graph.constant(np.ascontiguousarray(integers), f"{weights.name}/{SUFFIX}"),
-            graph.constant(np.asarray(own.zero, own.dtype.numpy), "zero"),
-            graph.constant(np.int8(0), "zero"),
-        )
-        new = (
-            MatMulInteger()
-            if isinstance(op, MatMul)
-            else ConvInteger(op.strides, op.padding, op.dilations, op.groups)  # type: ignore[attr-defined]
-        )
         sums = node.output
-        node.op = new
-        graph.set_inputs(node, inputs)
-        sums.type = TensorType(sums.shape, DType.INT32)
-        factor = (own.scale * scales.astype(np.float64)).astype(np.float32)
-        result = graph.add(
-            Dequantize(),
-            sums,
-            graph.constant(factor, "scale"),
-            graph.constant(np.float32(0), "zero"),
-            name=f"{node.name}/fp32",
-            origin=node.origin,
+        result = multiply_levels(
+            graph,
+            node,
+            self._integers[x],
+            own.zero,
+            (np.ascontiguousarray(integers), np.int8(0)),
+            (own.scale * scales.astype(np.float64)).astype(np.float32),
         )
-        graph.replace(sums, result)
         if x in self._means:
             shift = mean_shift(data, integers, scales, np.asarray(self._means[x]), groups)
             wanted = graph.add(

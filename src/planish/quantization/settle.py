@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from planish.errors import PrecisionError
@@ -37,7 +37,13 @@ class Candidates:
     kept: Mapping[str, str]
 
 
-def candidates(graph: Graph, asked: Mapping[Node, str], *, strict: bool = False) -> Candidates:
+def candidates(
+    graph: Graph,
+    asked: Mapping[Node, str],
+    *,
+    strict: bool = False,
+    possible: Callable[[Node], bool] = is_product,
+) -> Candidates:
     """What may become of the layers of an optimised float32 graph.
 
     Parameters
@@ -47,6 +53,8 @@ def candidates(graph: Graph, asked: Mapping[Node, str], *, strict: bool = False)
         From `planish.precision.layers.match_layers`.
     strict : bool
         Whether a layer that cannot be quantized though it was asked for is an error.
+    possible : callable
+        Whether a node can be quantized.
 
     Raises
     ------
@@ -56,7 +64,7 @@ def candidates(graph: Graph, asked: Mapping[Node, str], *, strict: bool = False)
     free, forced, kept = [], [], {}
     for node in graph.nodes:
         wanted = asked.get(node)
-        if is_product(node):
+        if possible(node):
             if wanted == INT8:
                 forced.append(node.name)
             elif wanted is None:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import Any
 
+from planish.errors import PrecisionError
 from planish.frontends.tensorflow import graphdef
 from planish.frontends.tensorflow.weights import Weights
 from planish.graph.graph import DimRange
 from planish.graph.types import TensorType
+from planish.precision.permissions import INT8
 from planish.profile import UNBOUNDED
 from planish.quantization.ranges import Ranges
 from planish.runtime.engine import Engine
@@ -28,6 +30,9 @@ from planish.tensorflow.settings import Settings, variable
 log = logging.getLogger("planish")
 
 ENGINE_NAME = "PlanishEngine_{:03}"
+
+_SIMULATIONS = ("FakeQuantWithMinMax", "QuantizeAndDequantize")
+"""How the names of ops begin that simulate quantization."""
 
 PlanStore = Callable[[Any, str, Engine], str]
 """Keeps the plan of an engine: ``store(graph_def, engine name, engine)`` adds the node that gives
@@ -65,9 +70,13 @@ def convert_graph_def(
 
     Raises
     ------
+    PrecisionError
+        INT8 has no ranges: neither are they measured, nor does the graph bring scales.
     PlanishError
         The graph is damaged, or an engine cannot be built.
     """
+    if INT8 in settings.precisions and calibrate is None:
+        _expect_scales(graph_def)
     ends = [graphdef.tensor_name(t) for t in outputs]
     arrays = weights or {}
     found = find_segments(graph_def, ends, settings, types, arrays)
@@ -124,18 +133,23 @@ def build_segment(
     calibration: Ranges | None = None,
 ) -> Engine:
     """The engine of a segment; `ranges` says which sizes of its dimensions to tune for, and
-    `calibration` which numbers its tensors hold.
+    `calibration` which numbers its tensors hold: without it, segments that bring no scales of their
+    own have no INT8.
     """
     from planish.builder import build_graph, find_target
+    from planish.quantization.explicit import settle_scales
 
     graph = import_segment(graph_def, segment, name, weights)
     graph.ranges.update({n: r for n, r in (ranges or {}).items() if n in graph.ranges})
     calibrated: dict[str, Any] = {} if calibration is None else {"calibration": calibration}
+    precisions = settings.precisions
+    if INT8 in precisions and calibration is None and not settle_scales(graph):
+        precisions -= {INT8}
     log.info("building engine %s of %d nodes", name, segment.size)
     engine = build_graph(
         graph,
         find_target(settings.device),
-        precision=settings.precisions,
+        precision=precisions,
         threads=thread_count(),
         tuning_seconds=settings.tuning_seconds,
         max_workspace_size=settings.max_workspace_size,
@@ -144,6 +158,17 @@ def build_segment(
     for symbol, limits in engine.plan.graph.ranges.items():
         engine.plan.graph.ranges[symbol] = DimRange(min(limits.min, 1), limits.opt, UNBOUNDED)
     return engine
+
+
+def _expect_scales(graph_def: Any) -> None:
+    bodies = (graph_def.node, *(function.node_def for function in graph_def.library.function))
+    if not any(node.op.startswith(_SIMULATIONS) for body in bodies for node in body):
+        raise PrecisionError(
+            "INT8 is not available without calibration",
+            where="use_calibration=",
+            why="the model brings no scales of its own (FakeQuant, QuantizeAndDequantize)",
+            cure="leave use_calibration out, and give convert() a calibration_input_fn",
+        )
 
 
 def name_segments(graph_def: Any, segments: Iterable[Segment]) -> dict[str, Segment]:

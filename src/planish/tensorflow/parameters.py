@@ -190,13 +190,5 @@ def settle_precision(params: Any, device: str) -> frozenset[str]:
             why=f"this version has no kernels for it on {target.device}",
             cure='pass precision_mode="FP32"',
         )
-    if mode == TrtPrecisionMode.INT8 and not needs_calibration(params):
-        raise PrecisionError(
-            "INT8 is not available without calibration",
-            where="use_calibration=",
-            why="scales that a model brings along (FakeQuant, QuantizeAndDequantize) are computed "
-            "in FP32 in this version",
-            cure="leave use_calibration out, and give convert() a calibration_input_fn",
-        )
     asked = parse_precision(mode.lower(), target.device, target.precisions)
     return permit(asked, target.device, target.precisions)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import helper
 
-from helpers.onnx_graph import assert_close, model, node, runtime
+from helpers.contrib import contrib_model
+from helpers.onnx_graph import assert_close, runtime
 from planish.errors import UnsupportedOpError
 from planish.frontends.onnx import import_model
 from planish.graph.interpret import interpret
@@ -20,25 +19,6 @@ RNG = np.random.default_rng(11)
 
 def floats(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-def contrib_model(
-    op_type: str,
-    inputs: Sequence[np.ndarray | None],
-    outputs: str = "y",
-    constant: Sequence[int] = (),
-    domain: str = "com.microsoft",
-    **attributes: Any,
-) -> tuple[onnx.ModelProto, Mapping[str, np.ndarray]]:
-    names = [f"x{i}" if a is not None else "_" for i, a in enumerate(inputs)]
-    arrays = {n: np.asarray(a) for n, a in zip(names, inputs, strict=True) if a is not None}
-    fixed = {f"x{i}": arrays.pop(f"x{i}") for i in constant}
-    one = node(op_type, " ".join(names), outputs, domain=domain, **attributes)
-    declared = {n: (a.dtype, a.shape) for n, a in arrays.items()}
-    wanted = [n for n in outputs.split() if n != "_"]
-    proto = model([one], declared, wanted, fixed)
-    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    return proto, arrays
 
 
 def check(op_type: str, inputs: Sequence[np.ndarray | None], **options: Any) -> None:

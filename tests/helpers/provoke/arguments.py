@@ -12,6 +12,7 @@ import planish
 from helpers.engines import quick_engine
 from helpers.onnx_graph import model, node
 from helpers.provoke.registry import case
+from helpers.qdq import residual_model
 
 FLOAT = np.float32
 ONES = np.ones((2, 4), FLOAT)
@@ -92,6 +93,16 @@ def strict_types(folder: Path) -> None:
 @case("`calibration=` where INT8 is not permitted")
 def calibration(folder: Path) -> None:
     quick_engine(addition(), calibration=ONES)
+
+
+@case("`calibration=` for a model that brings its own scales")
+def calibration_of_scales(folder: Path) -> None:
+    quick_engine(residual_model(), precision="int8", calibration=ONES)
+
+
+@case("`evaluate=` that gives no number")
+def metric(folder: Path) -> None:
+    quick_engine(addition(), precision="int8", calibration="dummy", evaluate=lambda engine: "good")
 
 
 @case("`inputs=` that is no mapping")

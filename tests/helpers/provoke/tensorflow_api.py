@@ -108,6 +108,7 @@ def precision(folder: Path) -> None:
 
 @case('`precision_mode="INT8"` without calibration')
 def int8(folder: Path) -> None:
+    keras_model().export(str(folder / "model"), verbose=False)
     converter(folder, precision_mode="INT8", use_calibration=False).convert()
 
 

@@ -19,6 +19,7 @@ from planish.graph.graph import CONTENT_LIMIT, Graph, Value
 from planish.graph.types import DType
 from planish.ops.base import Op
 from planish.ops.elementwise import Cast
+from planish.ops.quantization import FakeQuant, SnapToLevels
 from planish.ops.shape import Reshape, Transpose
 
 Converter: TypeAlias = "Callable[..., Value | Sequence[Value | None]]"
@@ -113,13 +114,14 @@ class Context:
     def add_node(self, op: Op, *inputs: Value, part: str = "") -> tuple[Value, ...]:
         """Applies an op; small results that depend on no input of the graph are computed now.
 
-        Not those of windows, whose padding may be much larger than their results.
+        Not those of windows, whose padding may be much larger than their results, nor levels of
+        weights, which INT8 wants to know.
         """
         name = self._label(part)
         node = self.graph.add_node(op, inputs, name=name, origin=self.origin)
         outputs = node.outputs
         small = all(v.type.is_static and _size(v) <= CONTENT_LIMIT for v in outputs)
-        if small and not hasattr(op, "dilations"):
+        if small and not hasattr(op, "dilations") and not isinstance(op, FakeQuant | SnapToLevels):
             arrays = [small_array(v) for v in inputs]
             known = [a for a in arrays if a is not None]
             if len(known) == len(arrays) and all(v.content is None for v in outputs):

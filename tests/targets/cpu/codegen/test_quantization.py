@@ -45,6 +45,7 @@ def test_quantize(evaluate, isa, to):
     for scale, zero in ((1.0, 0.0), (0.37, 3.0)):
         op = Quantize(to, int(limits.min), int(limits.max))
         check(evaluate, op, [x, full(400, scale), full(400, zero)], isa)
+    check(evaluate, Quantize(to, 3, int(limits.max)), [x, full(400, 0.7), full(400, 3.0)], isa)
     check(evaluate, Quantize(DType.INT8, -8, 7), [x, full(400, 0.7), full(400, 2.0)], isa)
 
 

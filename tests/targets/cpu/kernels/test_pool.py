@@ -8,9 +8,11 @@ import pytest
 from helpers.machines import restricted
 from helpers.tactics import check_tactics, random_array, row_padded, strided, task_of
 from planish.errors import PlanError
-from planish.graph import DType
+from planish.fusion.task import make_task
+from planish.graph import DType, Graph, TensorType
 from planish.ops.elementwise import ew
 from planish.ops.pool import AvgPool, MaxPool
+from planish.ops.quantization import Dequantize
 from planish.targets.base import Binding
 from planish.targets.cpu.kernels.pool import PoolFamily
 
@@ -53,6 +55,18 @@ def test_mean(count_include_pad, machine, rng):
         tolerance=1e-5,
         machine=restricted(machine) if machine == "avx2" else None,
     )
+
+
+@pytest.mark.parametrize("op", [MAX, AvgPool((2, 3), (2, 1), ((1, 0), (1, 1)))])
+def test_levels_become_floats_as_they_are_read(op, rng):
+    graph = Graph()
+    x = graph.input("x", TensorType((2, 7, 6, 37), DType.UINT8))
+    scale, zero = graph.constant(np.float32(0.03)), graph.constant(np.float32(117))
+    pooled = graph.add(op, graph.add(Dequantize(), x, scale, zero))
+    graph.mark_output(graph.add(ew.Relu(), pooled), "y")
+    task = make_task(graph.nodes, pooled.producer)
+    assert task.prologue is not None
+    check_tactics(FAMILY, task, rng, tolerance=1e-6, limit=2)
 
 
 @pytest.mark.parametrize(

@@ -68,15 +68,15 @@ def _quantize(c: Conversion) -> Value:
     x, scale = c.cast(x, precision), c.cast(_along_axis(c, scale), precision)
     shift = c.constant(0, _F32) if zero is None else c.cast(_along_axis(c, zero), _F32)
     if target.is_integer and precision is _F32:
-        return c.narrow.mark(_quantized(c, x, scale, shift, code), code)
+        return c.narrow.mark(quantized(c, x, scale, shift, code), code)
     quotient = c.cast(c.aux(ExactDiv(), x, scale), _F32)
     if target.is_integer:
-        return c.narrow.mark(_quantized(c, quotient, c.constant(1, _F32), shift, code), code)
+        return c.narrow.mark(quantized(c, quotient, c.constant(1, _F32), shift, code), code)
     saturate = bool(c.attr("saturate", 1))
     return c.narrow.mark(rounded_to(c, quotient, code, saturate=saturate), code)
 
 
-def _quantized(c: Conversion, x: Value, scale: Value, zero: Value, code: int) -> Value:
+def quantized(c: Conversion, x: Value, scale: Value, zero: Value, code: int) -> Value:
     """A float32 in levels of an integer type; scale and zero point are float32 as well."""
     target = _dtype_of(c, code)
     if is_narrow(code):
@@ -134,7 +134,7 @@ def _dynamic_quantize(c: Conversion) -> tuple[Value, Value, Value]:
     scale = c.aux(Select(), flat, c.constant(1, _F32), c.aux(ExactDiv(), extent, levels))
     place = c.aux(ew.Sub(), zero, c.aux(ExactDiv(), low, scale))
     place = c.aux(ew.Round(), c.aux(Clip(0.0, 255.0), place))
-    y = _quantized(c, x, scale, place, onnx.TensorProto.UINT8)
+    y = quantized(c, x, scale, place, onnx.TensorProto.UINT8)
     return y, scale, c.cast(place, DType.UINT8)
 
 
@@ -152,17 +152,17 @@ def _qlinear_matmul(c: Conversion) -> Value:
     a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = (c.input(i) for i in range(8))
     total = _integer_product(c, a, b, a_zero, b_zero)
     rows = _rows(c, a, a_scale)
-    return _requantized(c, total, (rows, _columns(c, b, b_scale), scale), zero)
+    return requantized(c, total, (rows, as_scalar(c, b_scale), scale), zero)
 
 
 def _integer_product(
     c: Conversion, a: Value, b: Value, a_zero: Value | None, b_zero: Value | None
 ) -> Value:
     shifts = (
-        _rows(c, a, a_zero if a_zero is not None else c.constant(0, a.dtype)),
-        _columns(c, b, b_zero if b_zero is not None else c.constant(0, b.dtype)),
+        _rows(c, a, zero_or(c, a_zero, a)),
+        as_scalar(c, zero_or(c, b_zero, b)),
     )
-    return matrix_product(c, a, b, lambda x, y: c.aux(MatMulInteger(), x, y, *shifts))
+    return matrix_product(c, a, b, lambda x, y: c.add(MatMulInteger(), x, y, *shifts))
 
 
 def _rows(c: Conversion, a: Value, parameter: Value) -> Value:
@@ -174,9 +174,9 @@ def _rows(c: Conversion, a: Value, parameter: Value) -> Value:
     return parameter
 
 
-def _columns(c: Conversion, b: Value, parameter: Value) -> Value:
-    """A parameter of the right matrix: a scalar, or one per column."""
-    return reshaped(c, parameter, ()) if parameter.shape in ((), (1,)) else parameter
+def zero_or(c: Conversion, zero: Value | None, x: Value) -> Value:
+    """A zero point, which is 0 of the dtype of `x` where it is left out."""
+    return c.constant(0, x.dtype) if zero is None else zero
 
 
 @converter("ConvInteger")
@@ -190,8 +190,8 @@ def _qlinear_conv(c: Conversion) -> Value:
     total = _convolved(c, x, w, x_zero, w_zero)
     if (bias := c.optional(8)) is not None:
         total = c.aux(ew.Add(), total, bias)
-    scales = (_scalar(c, x_scale), _columns(c, w, w_scale), _scalar(c, scale))
-    return channels_first(c, _requantized(c, total, scales, zero))
+    scales = (_scalar(c, x_scale), as_scalar(c, w_scale), _scalar(c, scale))
+    return channels_first(c, requantized(c, total, scales, zero))
 
 
 def _convolved(
@@ -199,12 +199,9 @@ def _convolved(
 ) -> Value:
     """The int32 sums of a convolution, channels last."""
     conv, filters = convolution(c, x, w)
-    shifts = (
-        _scalar(c, x_zero) if x_zero is not None else c.constant(0, x.dtype),
-        _columns(c, w, w_zero) if w_zero is not None else c.constant(0, w.dtype),
-    )
+    shifts = _scalar(c, zero_or(c, x_zero, x)), as_scalar(c, zero_or(c, w_zero, w))
     op = ConvInteger(conv.strides, conv.padding, conv.dilations, conv.groups)
-    return c.aux(op, channels_last(c, x), filters, *shifts)
+    return c.add(op, channels_last(c, x), filters, *shifts)
 
 
 def _scalar(c: Conversion, parameter: Value) -> Value:
@@ -213,19 +210,19 @@ def _scalar(c: Conversion, parameter: Value) -> Value:
     return reshaped(c, parameter, ())
 
 
-def _requantized(
+def requantized(
     c: Conversion, total: Value, scales: tuple[Value, Value, Value], zero: Value
 ) -> Value:
     """Sums times the factors' scales over the result's, as the dtype of its zero point."""
     left, right, result = (c.cast(s, _F32) for s in scales)
-    factor = c.aux(ExactDiv(), c.aux(ew.Mul(), left, right), _as_scalar(c, result))
-    shift = c.cast(_as_scalar(c, zero), _F32)
+    factor = c.aux(ExactDiv(), c.aux(ew.Mul(), left, right), as_scalar(c, result))
+    shift = c.cast(as_scalar(c, zero), _F32)
     code = onnx.helper.np_dtype_to_tensor_dtype(zero.dtype.numpy)
     # dividing by 1 is exact: what is rounded is the product
     scaled = c.aux(ew.Mul(), c.cast(total, _F32), factor)
-    return _quantized(c, scaled, c.constant(1, _F32), shift, code)
+    return quantized(c, scaled, c.constant(1, _F32), shift, code)
 
 
-def _as_scalar(c: Conversion, value: Value) -> Value:
+def as_scalar(c: Conversion, value: Value) -> Value:
     """A vector of one element as a scalar; anything else as it is."""
     return reshaped(c, value, ()) if value.shape == (1,) else value

@@ -32,8 +32,13 @@ def quantize(
         inside = f.min(f.max(quotient, f.c(0.0)), f.c(float(op.high)))  # NaN becomes 0
         return k.b.trunc(f.to_integer(f.rint(inside)), register_type(op.to, lanes))
     level = f.add(f.rint(quotient), zero)
-    level = f.min(f.c(float(op.high)), f.max(f.c(float(op.low)), level))  # NaN stays
-    return cast(k, level, F32, op.to, lanes)
+    low, high = f.c(float(op.low)), f.c(float(op.high))
+    if op.to.size > 2:
+        return cast(k, f.min(high, f.max(low, level)), F32, op.to, lanes)  # NaN stays until then
+    inside = f.min(f.max(level, low), high)  # NaN becomes the least level
+    if op.low != 0:
+        inside = f.select(f.is_nan(level), f.c(0.0), inside)
+    return k.b.trunc(f.to_integer(inside), register_type(op.to, lanes))
 
 
 def _is(value: ir.Value, number: float) -> bool:

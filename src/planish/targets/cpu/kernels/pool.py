@@ -2,7 +2,8 @@
 
 Vectors run over channels. For each output position the part of the window that lies inside the
 image is a box whose bounds are computed; what lies outside is never looked at. A task is one row
-of output positions.
+of output positions. Elementwise work on the input alone, such as making floats of levels, is done
+to each element as it is read.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from planish.ops.pool import AvgPool, MaxPool
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.elementwise import emit
 from planish.targets.cpu.codegen.types import register_type
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import (
@@ -75,6 +77,7 @@ class PoolKernel(CpuKernel):
     count_padding: bool
     vectors: int
     source: Accesses
+    prologue: Expression | None
     expression: Expression
     accesses: Accesses
     outputs: Accesses
@@ -178,6 +181,9 @@ class PoolKernel(CpuKernel):
             for span, state in zip(spans, states, strict=True):
                 (x,) = source.load(place, span)
                 assert x is not None
+                if self.prologue is not None:
+                    leaves = [None if f.constant is not None else x for f in self.prologue.leaves]
+                    (x,) = emit(k, self.prologue, leaves, span.lanes)
                 new += reducer.step([state], x)
             return new
         low, high, _ = box[axis]
@@ -211,13 +217,14 @@ class Pool(AnchoredTactic):
         reads, operands, writes = bind_window(task, binding, shape)
         kernel = PoolKernel(
             reduction="max" if isinstance(op, MaxPool) else "mean",
-            dtype=task.inputs[0].dtype,
+            dtype=self.anchor.inputs[0].dtype,
             window=op.window,
             strides=op.strides,
             dilations=op.spread if isinstance(op, AvgPool) else op.dilations,
             count_padding=isinstance(op, AvgPool) and op.count_include_pad,
             vectors=self.vectors,
             source=reads.accesses,
+            prologue=task.prologue.expression if task.prologue else None,
             expression=task.epilogue.expression,
             accesses=operands.accesses,
             outputs=writes.accesses,
@@ -251,7 +258,7 @@ def _understood(task: Task) -> bool:
         task.anchor is not None
         and isinstance(task.anchor.op, MaxPool | AvgPool)
         and len(task.anchor.op.window) > 0
-        and task.prologue is None
+        and (task.prologue is None or set(task.prologue.sources) <= {0, None})
     )
 
 
@@ -264,7 +271,8 @@ class PoolFamily(Family):
         if not _understood(task):
             return
         channels = Pool(task, 1).result_shape(binding)[-1]
-        full = 64 // min(4, wide_dtype("max", task.inputs[0].dtype).size)
+        assert task.anchor is not None
+        full = 64 // min(4, wide_dtype("max", task.anchor.inputs[0].dtype).size)
         for vectors in (4, 2, 1):
             if vectors == 1 or channels >= vectors * full:
                 yield Pool(task, vectors)
