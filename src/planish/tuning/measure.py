@@ -227,9 +227,8 @@ def _step(task: Task) -> float:
     again = [_scale(node) for node in task.nodes if isinstance(node.op, Dequantize)]
     if task.output.dtype.is_float:
         return max(again, default=1.0)
-    return 1.0 + max(again, default=0.0) / (
-        rounded[-1] or 1.0
-    )  # levels may be rounded to other ones
+    # levels may be rounded to other ones
+    return 1.0 + max(again, default=0.0) / (rounded[-1] or 1.0)
 
 
 def _scale(node: Node) -> float:
