@@ -6,11 +6,17 @@ long run with every tactic of every task is `tests/campaigns/fuzz_graphs.py`.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+import planish.ops as ops
 from helpers.fuzz.check import Checker, Options, shrink, smallest_failure
 from helpers.fuzz.generate import SMALLEST, random_recipe
+from helpers.fuzz.recipe import Domain, Recipe, Ref, Source, Step, Weight
+from helpers.fuzz.rounding import Bounds, Noise
 from helpers.fuzz.specs import has_spec
+from planish.graph import TensorType
+from planish.graph.types import DType
 from planish.ops.base import OPS
 
 GRAPHS = 200
@@ -60,6 +66,31 @@ def test_every_op_is_drawn() -> None:
 
 def test_a_seed_is_a_graph() -> None:
     assert str(random_recipe(7).graph()) == str(random_recipe(7).graph())
+
+
+def test_products_that_may_leave_the_range_are_not_compared() -> None:
+    """1e-32 if taken in turn, 0 if two lanes take every other number."""
+    x = np.float32([[1e5, 1e-13] * 4, [1e5, 1e-6] * 4])
+    op = ops.ReduceProd((1,))
+    exact = op.reference(x)[0]
+    assert exact[0] > 0 == np.prod(x[0, 1::2])
+    assert Bounds(exact, Noise(0).results(op, [x])).compared.tolist() == [False, True]
+
+
+def test_onnx_runtime_is_not_given_a_value_of_both_runtimes() -> None:
+    """It rounds the first op otherwise and does not have the second: y >= y holds all the same."""
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    x = Source(TensorType((1, 8, 33), DType.FLOAT32), Domain(), 0)
+    scales = [Weight(rng.standard_normal(33).astype(np.float32)) for _ in range(2)]
+    steps = (
+        Step(ops.InstanceNorm(1e-2), (Ref(0), Ref(1), Ref(2))),
+        Step(ops.Pad(((0, 0),) * 3, "symmetric"), (Ref(3),)),
+        Step(ops.ew.GreaterEqual(), (Ref(4), Ref(3))),
+    )
+    checker = Checker(Options(engine=False, tactics=0))
+    checker.check(Recipe((x, *scales, *steps), (Ref(5),)), 0)
+    assert checker.tally.onnx_nodes == 2
 
 
 def test_a_failing_graph_is_cut_down() -> None:

@@ -221,12 +221,12 @@ class Draft:
         bound = bind(op, self.symbols)
         try:
             exact = bound.reference(*(k.exact for k in known))
-            runs = [bound.reference(*(k.noisy[i] for k in known)) for i in range(2)]
+            noisy = [
+                noise.results(bound, [k.noisy[i] for k in known])
+                for i, noise in enumerate(self._noise)
+            ]
         except PlanishError:
             return False
-        noisy = [
-            [noise.on(op, a) for a in run] for noise, run in zip(self._noise, runs, strict=True)
-        ]
         for i, array in enumerate(exact):
             if not _is_fit(array, [run[i] for run in noisy]):
                 return False
