@@ -359,9 +359,14 @@ _REDUCTIONS = {
 
 @export(*_REDUCTIONS)
 def _reduce(e: Exporter, node: Node) -> list[str] | None:
+    """Of integers, ONNX Runtime adds in float64, and stops at the ends of the dtype."""
     op: Any = node.op
     if op.name in ("reduce_mean", "reduce_prod") and not node.output.dtype.is_float:
         return None
+    if op.name == "reduce_sum" and not node.output.dtype.is_float:
+        x = e.known[node.inputs[0]]
+        if np.abs(x.astype(np.float64)).sum() > min(np.iinfo(x.dtype).max, 2**53):
+            return None
     axes = e.constant(list(op.axes))
     return [e.do(_REDUCTIONS[op.name], *_names(node), axes, keepdims=int(op.keepdims))]
 
