@@ -337,8 +337,10 @@ def _softmax(e: Exporter, node: Node) -> list[str]:
 
 @export("lrn")
 def _lrn(e: Exporter, node: Node) -> list[str] | None:
+    """ONNX Runtime keeps a running sum: squares that left the window leave their rounding there."""
     op: Any = node.op
-    if node.output.type.rank != 4:
+    largest = float(np.abs(e.known[node.inputs[0]]).max())
+    if node.output.type.rank != 4 or op.alpha * largest**2 > 16 * op.bias:
         return None
     size = 2 * op.radius + 1
     x = e.first(_names(node)[0], 4)
