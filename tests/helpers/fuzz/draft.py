@@ -237,6 +237,12 @@ class Draft:
             self._known[Ref(entry, i)] = _Known(value, exact[i], [run[i] for run in noisy])
         return True
 
+    def applied(self, op: Op, *args: Ref) -> Ref:
+        """The result of an op, which must fit."""
+        if not self.apply(op, *args):
+            raise Skip
+        return Ref(len(self.entries) - 1)
+
     def forget(self, entries: int) -> None:
         """Drops what was added after so many entries."""
         del self.entries[entries:]
