@@ -331,10 +331,13 @@ def timing_cache_files() -> list[bytes]:
 
 
 def calibration_cache_files() -> list[bytes]:
-    """Caches of no tensor, of one, and of several with odd names."""
+    """Caches of no tensor, of one, and of several with odd names; one with means of channels."""
     tensors = {"x": (-1.5, 2.25), 'a "b"\n\u00e9': (0.0, 6.0), "tiny": (-1e-38, 0.0)}
+    means = {"tiny": (0.5, -1.25e-7)}
     return [
-        calibration_cache.encode(Ranges(dict(islice(tensors.items(), count)), "0" * 16, "mse"))
+        calibration_cache.encode(
+            Ranges(dict(islice(tensors.items(), count)), "0" * 16, "mse", means=means)
+        )
         for count in range(4)
     ]
 

@@ -6,11 +6,17 @@ long run with every tactic of every task is `tests/campaigns/fuzz_graphs.py`.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+import planish.ops as ops
 from helpers.fuzz.check import Checker, Options, shrink, smallest_failure
 from helpers.fuzz.generate import SMALLEST, random_recipe
+from helpers.fuzz.recipe import Domain, Recipe, Ref, Source, Step, Weight
+from helpers.fuzz.rounding import Bounds, Noise
 from helpers.fuzz.specs import has_spec
+from planish.graph import TensorType
+from planish.graph.types import DType
 from planish.ops.base import OPS
 
 GRAPHS = 200
@@ -60,6 +66,32 @@ def test_every_op_is_drawn() -> None:
 
 def test_a_seed_is_a_graph() -> None:
     assert str(random_recipe(7).graph()) == str(random_recipe(7).graph())
+
+
+@pytest.mark.parametrize(("small", "accepted"), [(1e-13, True), (1e-6, False)])
+def test_a_product_may_be_zero_where_an_order_gives_that(small: float, accepted: bool) -> None:
+    """Of 1e-13: 1e-32 if taken in turn, 0 if two lanes take every other number."""
+    x = np.float32([1e5, small] * 4)
+    op = ops.ReduceProd((0,))
+    (exact,), noisy = op.reference(x), Noise(0).results(op, [x])
+    assert exact > 0 and (np.prod(x[::2]) * np.prod(x[1::2]) == 0) == accepted
+    assert (Bounds(exact, noisy).difference(np.zeros_like(exact)) == "") == accepted
+
+
+def test_onnx_runtime_is_not_given_a_value_of_both_runtimes() -> None:
+    """It rounds the first op otherwise and does not have the second: y >= y holds all the same."""
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    x = Source(TensorType((1, 8, 33), DType.FLOAT32), Domain(), 0)
+    scales = [Weight(rng.standard_normal(33).astype(np.float32)) for _ in range(2)]
+    steps = (
+        Step(ops.InstanceNorm(1e-2), (Ref(0), Ref(1), Ref(2))),
+        Step(ops.Pad(((0, 0),) * 3, "symmetric"), (Ref(3),)),
+        Step(ops.ew.GreaterEqual(), (Ref(4), Ref(3))),
+    )
+    checker = Checker(Options(engine=False, tactics=0))
+    checker.check(Recipe((x, *scales, *steps), (Ref(5),)), 0)
+    assert checker.tally.onnx_nodes == 2
 
 
 def test_a_failing_graph_is_cut_down() -> None:

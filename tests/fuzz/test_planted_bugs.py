@@ -114,7 +114,7 @@ def maximum_starts_at_zero(patch: Patch) -> None:
     patch.setattr(reducers, "lowest", lambda dtype, highest=False: 0)
 
 
-@bug(replace(KERNELS, tactics=8), 40, 80)
+@bug(replace(KERNELS, tactics=8), 40, 200)
 def cast_rounds_to_nearest(patch: Patch) -> None:
     """Floats become integers by rounding instead of truncation."""
     right = casts._float_to_integer

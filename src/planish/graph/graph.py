@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 CONTENT_LIMIT = 1024
 """Integer tensors of at most this many elements carry their content."""
 
+COMPUTED = (DType.INT32, DType.INT64, DType.BOOL)
+"""Dtypes of computed contents: in others, dimensions would wrap around."""
+
 LARGEST = 2**47
 """Bytes that a process can address: no tensor is larger, and offsets always fit 64 bits."""
 
@@ -192,7 +195,7 @@ class Graph:
                 self._unique(node.name + suffix) if suffix else node.name,
                 inferred,
                 node,
-                content=content,
+                content=content if inferred.dtype in COMPUTED else None,
             )
             for suffix, inferred, content in zip(suffixes, types, contents, strict=True)
         )

@@ -124,11 +124,15 @@ def _is_lossless(a: DType, b: DType) -> bool:
 
 
 def _cast_of_cast(m: Match) -> Value | None:
+    """Integers that do not fit an integer dtype wrap around, but as floats they saturate."""
     first, second = m.ops["first"], m.ops["second"]
     assert isinstance(first, Cast)
     assert isinstance(second, Cast)
     x = m["x"]
     if not _is_lossless(x.dtype, first.to):
+        return None
+    between = x.dtype.is_integer and first.to.is_float and second.to.is_integer
+    if between and not _is_lossless(x.dtype, second.to):
         return None
     return x if second.to is x.dtype else m.add(Cast(second.to), x)
 

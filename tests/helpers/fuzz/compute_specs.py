@@ -99,7 +99,7 @@ def _gelu(d: Draft) -> Choice:
 
 @spec("conv")
 def _conv(d: Draft) -> Choice:
-    if d.chance(0.15):
+    if d.chance(0.2):
         return _wide_conv(d)
     x = image(d, (F32,) if d.chance(0.8) else NUMBERS)
     window, strides, padding, dilations = window_of(d, x)
@@ -117,11 +117,11 @@ def _conv(d: Draft) -> Choice:
 
 def _wide_conv(d: Draft) -> Choice:
     """A convolution with enough channels and pixels for Winograd's transforms to pay."""
-    size = [2, d.integer(12, 17), d.integer(12, 17), d.integer(32, 40)]
+    size = [2, d.integer(12, 13), d.integer(12, 13), d.integer(32, 35)]
     x = d.input(size, F32)
     window = d.one_of([(3, 3), (3, 3), (1, 3), (5, 5)])
     scale = 1 / np.sqrt(size[-1] * np.prod(window))
-    w = d.weight((*window, size[-1], d.integer(32, 40)), F32, Domain(), scale)
+    w = d.weight((*window, size[-1], d.integer(32, 35)), F32, Domain(), scale)
     padding = tuple((d.integer(0, n // 2), d.integer(0, n // 2)) for n in window)
     return ops.Conv((1, 1), padding, (1, 1), 1), (x, w)
 
@@ -180,6 +180,8 @@ def _resize(d: Draft) -> Choice:
 
 @spec("mat_mul")
 def _mat_mul(d: Draft) -> Choice:
+    if d.chance(0.2):
+        return _attention(d)
     dtypes = (F32,) if d.chance(0.8) else NUMBERS
     a = d.pick(dtypes, (2, 4), lambda v: is_static(v.shape[-1]) and is_static(v.shape[-2]))
     if d.chance(0.3):
@@ -197,6 +199,16 @@ def _mat_mul(d: Draft) -> Choice:
     else:
         b = d.input(whole, dtype)
     return ops.MatMul(transpose_a, transpose_b), (a, b)
+
+
+def _attention(d: Draft) -> Choice:
+    """The second product of an attention, after the other ops of it: one task together."""
+    heads, length, size = (d.batch, d.integer(1, 4)), d.integer(3, 20), d.integer(4, 40)
+    q = d.input([*heads, d.integer(1, 20), size], F32)
+    k, v = (d.input([*heads, length, size], F32) for _ in range(2))
+    scores = d.applied(ops.MatMul(transpose_b=True), q, k)
+    scaled = d.applied(ops.ew.Mul(), scores, d.constant(np.float32(size**-0.5)))
+    return ops.MatMul(), (d.applied(ops.Softmax(-1), scaled), v)
 
 
 # ---- normalizations ------------------------------------------------------------------------

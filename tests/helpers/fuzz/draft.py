@@ -221,12 +221,12 @@ class Draft:
         bound = bind(op, self.symbols)
         try:
             exact = bound.reference(*(k.exact for k in known))
-            runs = [bound.reference(*(k.noisy[i] for k in known)) for i in range(2)]
+            noisy = [
+                noise.results(bound, [k.noisy[i] for k in known])
+                for i, noise in enumerate(self._noise)
+            ]
         except PlanishError:
             return False
-        noisy = [
-            [noise.on(op, a) for a in run] for noise, run in zip(self._noise, runs, strict=True)
-        ]
         for i, array in enumerate(exact):
             if not _is_fit(array, [run[i] for run in noisy]):
                 return False
@@ -236,6 +236,12 @@ class Draft:
         for i, value in enumerate(node.outputs):
             self._known[Ref(entry, i)] = _Known(value, exact[i], [run[i] for run in noisy])
         return True
+
+    def applied(self, op: Op, *args: Ref) -> Ref:
+        """The result of an op, which must fit."""
+        if not self.apply(op, *args):
+            raise Skip
+        return Ref(len(self.entries) - 1)
 
     def forget(self, entries: int) -> None:
         """Drops what was added after so many entries."""

@@ -1,8 +1,9 @@
 """Graphs as ONNX models, for a runtime that shares no code with Planish: every op beside its own.
 
-Ops that ONNX, or ONNX Runtime's CPU provider, does not have for a dtype are left out: what reads
-their results is given the references' instead. Every result is an output of the model and is
-compared, so that a difference names its op.
+Every op is given what the references computed before it, and its result is an output of the model
+and is compared: a difference names its op. (Were an op given results of both runtimes, which round
+otherwise, it could find x less than a copy of x, which no computation finds.) Ops that ONNX, or
+ONNX Runtime's CPU provider, does not have for a dtype are left out.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def onnx_difference(
             session = runtime.InferenceSession(
                 exporter.model().SerializeToString(), _options(runtime), ["CPUExecutionProvider"]
             )
-            names = [v.name for v in exporter.outputs]
+            names = list(exporter.outputs.values())
             results = session.run(names, {v.name: known[v] for v in exporter.inputs})
             break
         except Exception as error:

@@ -19,8 +19,10 @@ class Exporter:
 
     Attributes
     ----------
-    inputs, outputs : list of Value
-        What it is given, and every result it has.
+    inputs : list of Value
+        What its ops are given.
+    outputs : dict of Value to str
+        Every result it has, and what it is called there.
     count : int
         How many ops of the graph it holds.
     """
@@ -28,7 +30,7 @@ class Exporter:
     def __init__(self, known: Mapping[Value, np.ndarray]) -> None:
         self.known = known
         self.inputs: list[Value] = []
-        self.outputs: list[Value] = []
+        self.outputs: dict[Value, str] = {}
         self.count = 0
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
@@ -36,20 +38,14 @@ class Exporter:
 
     def add(self, node: Node, export: Export) -> None:
         """Adds an op, unless it cannot be said."""
-        from onnx import helper
-
         self._prefix = node.name
         before = len(self._nodes), len(self._constants)
         results = export(self, node)
         if results is None:
             del self._nodes[before[0] :], self._constants[before[1] :]
             return
-        for value in node.inputs:
-            if value not in self.outputs and value not in self.inputs:
-                self.inputs.append(value)
-        for value, name in zip(node.outputs, results, strict=True):
-            self._nodes.append(helper.make_node("Identity", [name], [value.name], f"{name}_out"))
-            self.outputs.append(value)
+        self.inputs += [v for v in dict.fromkeys(node.inputs) if v not in self.inputs]
+        self.outputs.update(zip(node.outputs, results, strict=True))
         self.count += 1
 
     def do(self, kind: str, *inputs: str, results: int = 1, **attributes: Any) -> Any:
@@ -81,16 +77,16 @@ class Exporter:
         """The model."""
         from onnx import helper
 
-        def described(value: Value) -> Any:
+        def described(value: Value, name: str) -> Any:
             array = self.known[value]
             kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-            return helper.make_tensor_value_info(value.name, kind, array.shape)
+            return helper.make_tensor_value_info(name, kind, array.shape)
 
         graph = helper.make_graph(
             self._nodes,
             "fuzz",
-            [described(v) for v in self.inputs],
-            [described(v) for v in self.outputs],
+            [described(v, v.name) for v in self.inputs],
+            [described(v, name) for v, name in self.outputs.items()],
             self._constants,
         )
         opsets = [helper.make_opsetid("", OPSET)]
@@ -204,12 +200,11 @@ def _gelu(e: Exporter, node: Node) -> list[str] | None:
 
 
 @export("clip")
-def _clip(e: Exporter, node: Node) -> list[str] | None:
+def _clip(e: Exporter, node: Node) -> list[str]:
     op, dtype = node.op, node.output.dtype
     limits = (op.low, op.high)  # type: ignore[attr-defined]
-    if not np.isfinite(limits).all():
-        return None
-    return [e.do("Clip", *_names(node), *(e.constant(n, dtype.numpy) for n in limits))]
+    given = (e.constant(n, dtype.numpy) if np.isfinite(n) else "" for n in limits)
+    return [e.do("Clip", *_names(node), *given)]
 
 
 @export("cast")
@@ -342,8 +337,10 @@ def _softmax(e: Exporter, node: Node) -> list[str]:
 
 @export("lrn")
 def _lrn(e: Exporter, node: Node) -> list[str] | None:
+    """ONNX Runtime keeps a running sum: squares that left the window leave their rounding there."""
     op: Any = node.op
-    if node.output.type.rank != 4:
+    largest = float(np.abs(e.known[node.inputs[0]]).max())
+    if node.output.type.rank != 4 or op.alpha * largest**2 > 16 * op.bias:
         return None
     size = 2 * op.radius + 1
     x = e.first(_names(node)[0], 4)
@@ -364,9 +361,14 @@ _REDUCTIONS = {
 
 @export(*_REDUCTIONS)
 def _reduce(e: Exporter, node: Node) -> list[str] | None:
+    """Of integers, ONNX Runtime adds in float64, and stops at the ends of the dtype."""
     op: Any = node.op
     if op.name in ("reduce_mean", "reduce_prod") and not node.output.dtype.is_float:
         return None
+    if op.name == "reduce_sum" and not node.output.dtype.is_float:
+        x = e.known[node.inputs[0]]
+        if np.abs(x.astype(np.float64)).sum() > min(np.iinfo(x.dtype).max, 2**53):
+            return None
     axes = e.constant(list(op.axes))
     return [e.do(_REDUCTIONS[op.name], *_names(node), axes, keepdims=int(op.keepdims))]
 

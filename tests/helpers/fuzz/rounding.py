@@ -3,7 +3,8 @@
 Every op's result is changed by a few units in the last place, at random: relative to each element
 for elementwise ops, relative to the largest element for ops that sum. What comes out several times
 shows, element by element, how rounding spreads: through cancellation, through divisions by small
-numbers, through comparisons that fall the other way. This is Monte Carlo arithmetic (D. S. Parker,
+numbers, through comparisons that fall the other way, through products that leave the range of
+floats on their way in one order and not in another. This is Monte Carlo arithmetic (D. S. Parker,
 "Monte Carlo arithmetic: exploiting randomness in floating-point arithmetic", UCLA CSD-970002,
 1997). Elements whose noisy results differ in kind (an index, a bool) carry no information and are
 not compared; how many are is counted.
@@ -11,7 +12,7 @@ not compared; how many are is counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from planish.graph.interpret import bind
 from planish.graph.types import DType
 from planish.ops.base import Op
 from planish.ops.elementwise import Cast, Elementwise
+from planish.ops.operands import widen
+from planish.ops.reduce import ReduceProd
 
 UNITS = 4.0
 """Noise in units in the last place: what the elementary functions are accurate to."""
@@ -63,6 +66,11 @@ class Noise:
         bits = (bits ^ (bits >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
         return ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1).reshape(wide.shape)
 
+    def results(self, op: Op, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What an op, its sizes bound, makes of arrays that hold the noise already."""
+        exact = [_small_first(op, *arrays)] if isinstance(op, ReduceProd) else op.reference(*arrays)
+        return [self.on(op, a) for a in exact]
+
     def on(self, op: Op | None, array: np.ndarray) -> np.ndarray:
         """A result with rounding errors; `op` is None for what the graph is given."""
         dtype = DType.of(array.dtype)
@@ -92,9 +100,25 @@ def evaluate(
     for node in nodes:
         op = bind(node.op, symbols)
         arrays = [_array(v, known, noise) for v in node.inputs]
-        for value, result in zip(node.outputs, op.reference(*arrays), strict=True):
-            known[value] = noise.on(op, result) if noise else result
+        results = noise.results(op, arrays) if noise else op.reference(*arrays)
+        known.update(zip(node.outputs, results, strict=True))
     return known
+
+
+@np.errstate(all="ignore")
+def _small_first(op: ReduceProd, x: np.ndarray) -> np.ndarray:
+    """A product in an order that leaves the range of floats if any order does.
+
+    That of all numbers below 1 times that of all others: no order has smaller or larger products
+    on its way.
+    """
+    if DType.of(x.dtype).is_integer:
+        return op.reference(x)[0]
+    wide = widen(x)
+    size = np.abs(wide)
+    parts = (np.minimum(size, 1), np.maximum(size, 1), np.where(wide < 0, -1, 1))
+    small, large, sign = (op.reference(part.astype(wide.dtype))[0] for part in parts)
+    return (small * large * sign).astype(x.dtype)
 
 
 def _array(value: Value, known: dict[Value, np.ndarray], noise: Noise | None) -> np.ndarray:
