@@ -12,7 +12,8 @@ from planish.graph.types import DType
 from planish.ops.base import OPS
 from planish.ops.elementwise import Elementwise
 
-F32, I64, I32, BOOL = DType.FLOAT32, DType.INT64, DType.INT32, DType.BOOL
+F32, BF16 = DType.FLOAT32, DType.BFLOAT16
+I64, I32, BOOL = DType.INT64, DType.INT32, DType.BOOL
 
 
 # ---- elementwise ---------------------------------------------------------------------------
@@ -101,7 +102,7 @@ def _gelu(d: Draft) -> Choice:
 def _conv(d: Draft) -> Choice:
     if d.chance(0.2):
         return _wide_conv(d)
-    x = image(d, (F32,) if d.chance(0.8) else NUMBERS)
+    x = image(d, (F32,) if d.chance(0.8) else (BF16,) if d.chance(0.5) else NUMBERS)
     window, strides, padding, dilations = window_of(d, x)
     channels = int(d.value(x).shape[-1])  # type: ignore[arg-type]
     divisors = [g for g in range(1, channels + 1) if channels % g == 0]
