@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,9 @@ from planish.targets.execution import (
     ScheduledLaunch,
 )
 from planish.targets.target import Target
+
+MANY_BYTES = 32 << 20
+"""Of weights, from which on packing them is worth the start of threads."""
 
 
 class ConstantStore:
@@ -60,14 +64,16 @@ class ConstantStore:
             return self._values[value][0]
 
     def make(self, tactics: Iterable[Tactic], threads: int) -> None:
-        """Makes what there is not yet of tactics' own constants, on several threads."""
-        with self._lock:
+        """Makes what there is not yet of tactics' own constants; if there are many, on threads."""
+        with self._lock, ExitStack() as stack:
             missing = {_key(t): t for t in tactics if _key(t) not in self._tactics}
-            with ThreadPoolExecutor(threads) as pool:
-                made = pool.map(lambda tactic: tactic.constants(), missing.values())
-                for key, arrays in zip(missing, made, strict=True):
-                    self._tactics[key] = [self._pool.place(c) for c in arrays]
-                    self.bytes += sum(c.nbytes for c in arrays)
+            each: Callable[..., Iterator[list[np.ndarray]]] = map
+            if sum(map(_constant_bytes, missing.values())) >= MANY_BYTES:
+                each = stack.enter_context(ThreadPoolExecutor(threads)).map
+            made = each(lambda tactic: tactic.constants(), missing.values())
+            for key, arrays in zip(missing, made, strict=True):
+                self._tactics[key] = [self._pool.place(c) for c in arrays]
+                self.bytes += sum(c.nbytes for c in arrays)
 
     def of(self, tactic: Tactic) -> list[int]:
         """The addresses of a tactic's own constants, which `make` has made."""
@@ -76,6 +82,10 @@ class ConstantStore:
 
 def _key(tactic: Tactic) -> tuple[str, str]:
     return tactic.task.name, str(tactic)
+
+
+def _constant_bytes(tactic: Tactic) -> int:
+    return sum(v.data.nbytes for v in tactic.task.inputs if v.data is not None)
 
 
 @dataclass(frozen=True)
