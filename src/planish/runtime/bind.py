@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +29,6 @@ from planish.targets.execution import (
     ScheduledLaunch,
 )
 from planish.targets.target import Target
-
-MANY_BYTES = 32 << 20
-"""Of weights, from which on packing them is worth the start of threads."""
 
 
 class ConstantStore:
@@ -63,29 +58,15 @@ class ConstantStore:
                 self._values[value] = self._pool.place(np.ascontiguousarray(value.data))
             return self._values[value][0]
 
-    def make(self, tactics: Iterable[Tactic], threads: int) -> None:
-        """Makes what there is not yet of tactics' own constants; if there are many, on threads."""
-        with self._lock, ExitStack() as stack:
-            missing = {_key(t): t for t in tactics if _key(t) not in self._tactics}
-            each: Callable[..., Iterator[list[np.ndarray]]] = map
-            if sum(map(_constant_bytes, missing.values())) >= MANY_BYTES:
-                each = stack.enter_context(ThreadPoolExecutor(threads)).map
-            made = each(lambda tactic: tactic.constants(), missing.values())
-            for key, arrays in zip(missing, made, strict=True):
+    def of(self, tactic: Tactic) -> list[int]:
+        """The addresses of a tactic's own constants."""
+        key = (tactic.task.name, str(tactic))
+        with self._lock:
+            if key not in self._tactics:
+                arrays = tactic.constants()
                 self._tactics[key] = [self._pool.place(c) for c in arrays]
                 self.bytes += sum(c.nbytes for c in arrays)
-
-    def of(self, tactic: Tactic) -> list[int]:
-        """The addresses of a tactic's own constants, which `make` has made."""
-        return [address for address, _ in self._tactics[_key(tactic)]]
-
-
-def _key(tactic: Tactic) -> tuple[str, str]:
-    return tactic.task.name, str(tactic)
-
-
-def _constant_bytes(tactic: Tactic) -> int:
-    return sum(v.data.nbytes for v in tactic.task.inputs if v.data is not None)
+            return [address for address, _ in self._tactics[key]]
 
 
 @dataclass(frozen=True)
@@ -136,7 +117,6 @@ def bind(
         workspaces.append(tactic.workspace(binding))
         zeroed.append(tactic.zeroed(binding))
         launches += [(index, tactic, launch, binding) for launch in tactic.launches(binding)]
-    constants.make(tactics, target.threads)
 
     memory = _Memory(plan, symbols, part.steps, workspaces, zeroed, constants)
     if memory.size > LARGEST:
