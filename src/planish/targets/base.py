@@ -12,12 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from planish.fusion.task import Task
 from planish.graph.graph import Value
+
+Result = TypeVar("Result")
 
 
 class Kernel(ABC):
@@ -136,6 +138,14 @@ class Binding:
 
     symbols: Mapping[str, int]
     layouts: Mapping[Value, Layout] = field(default_factory=dict)
+    _derived: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def derived(self, make: Callable[[Task, Binding], Result], task: Task) -> Result:
+        """``make(task, self)``, made once: every tactic of a task asks for the same."""
+        key = make, task
+        if key not in self._derived:
+            self._derived[key] = make(task, self)
+        return self._derived[key]
 
     def layout(self, value: Value) -> Layout:
         """The layout of a value; dense unless stated."""

@@ -96,7 +96,7 @@ def freeze_function(loaded: Any, function: Any) -> FrozenFunction:
     ends += [graphdef.tensor_name(t.name)[0] for t in arguments]
     graph_def, weights = optimize_graph_def(frozen.graph_def, ends, frozen.weights)
     present = {n.name for n in graph_def.node}
-    captures = {n: t for n, t in frozen.captures.items() if n in present}
+    captures = {n: c.tensor for n, c in frozen.captures.items() if n in present}
     return FrozenFunction(
         graph_def,
         weights,

@@ -115,7 +115,7 @@ def test_variables_that_loops_read_become_constants_in_them(rng):
     x = rng.standard_normal((2, 64)).astype(np.float32)
     np.testing.assert_allclose(run(model, {"x": x})["y"], loop(x)["y"], rtol=0, atol=1e-5)
     kept = freeze_function(loop.get_concrete_function(), inside=False)
-    assert [t.dtype for t in kept.captures.values()] == [tf.resource]
+    assert [c.tensor.dtype for c in kept.captures.values()] == [tf.resource]
     assert len(kept.weights) == 2
     assert not any(n.op == "ReadVariableOp" for n in kept.graph_def.node)
 
@@ -131,7 +131,7 @@ def test_variables_that_are_written_stay(rng):
 
     frozen = freeze_function(counting.get_concrete_function())
     assert [a.shape for a in frozen.weights.values()] == [(64, 64)]
-    assert next(iter(frozen.captures.values())) is count.handle
+    assert next(iter(frozen.captures.values())).tensor is count.handle
     ops = [n.op for n in frozen.graph_def.node]
     assert "AssignAddVariableOp" in ops
     assert "ReadVariableOp" in ops

@@ -8,10 +8,10 @@ control flow reads inside its functions.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,8 +24,78 @@ _RESOURCE, _VARIANT = 20, 21
 _CONTROL_FLOW = ("If", "StatelessIf", "Case", "StatelessCase", "While", "StatelessWhile")
 
 
+class Captured(Protocol):
+    """What a function captures: a tensor, or the handle of a variable.
+
+    Attributes
+    ----------
+    code : int
+        The number of the element type: of resources where it is a handle.
+    shape : TensorShapeProto or None
+        Of the variable behind a handle, where that is known.
+    """
+
+    @property
+    def code(self) -> int: ...
+    @property
+    def shape(self) -> Any: ...
+
+    def read(self, code: int) -> np.ndarray:
+        """The tensor's value, or the variable's of that element type."""
+        ...
+
+
+class CapturedTensor(NamedTuple):
+    """A tensor outside of any graph. A variable's value shares the variable's memory; assigning to
+    that makes new memory."""
+
+    tensor: Any
+
+    @property
+    def code(self) -> int:
+        return int(self.tensor.dtype.as_datatype_enum)
+
+    @property
+    def shape(self) -> Any:
+        data = getattr(self.tensor, "_handle_data", None)
+        if data is None or len(data.shape_and_type) != 1:
+            return None
+        return data.shape_and_type[0].shape
+
+    def read(self, code: int) -> np.ndarray:
+        if self.code != _RESOURCE:
+            return np.asarray(self.tensor)
+        tf = tensorflow()
+        with tf.init_scope():
+            return np.asarray(
+                tf.raw_ops.ReadVariableOp(resource=self.tensor, dtype=tf.as_dtype(code))
+            )
+
+
+AnyCaptured = TypeVar("AnyCaptured", bound=Captured)
+
+
 @dataclass(frozen=True)
-class FrozenGraph:
+class GraphFunction(Generic[AnyCaptured]):
+    """A function as a graph, which calls those of its library.
+
+    Attributes
+    ----------
+    graph_def : GraphDef
+    arguments, results : tuple of str
+        Tensors; what is captured comes last among the arguments.
+    captures : mapping of str to Captured
+        By its placeholder.
+    """
+
+    graph_def: Any
+    arguments: tuple[str, ...]
+    results: tuple[str, ...]
+    captures: Mapping[str, AnyCaptured]
+
+
+@dataclass(frozen=True)
+class FrozenGraph(Generic[AnyCaptured]):
     """A function as a graph without calls and, as far as possible, without variables.
 
     Attributes
@@ -35,7 +105,7 @@ class FrozenGraph:
         Of the nodes that stand for them; see `planish.frontends.tensorflow.weights`.
     outputs : tuple of str
         The tensors that the function returns.
-    captures : mapping of str to tensor
+    captures : mapping of str to Captured
         By its placeholder, what the graph still takes from outside: handles of tables, and of
         variables that are written.
     """
@@ -43,10 +113,10 @@ class FrozenGraph:
     graph_def: Any
     weights: Mapping[str, np.ndarray]
     outputs: tuple[str, ...]
-    captures: Mapping[str, Any]
+    captures: Mapping[str, AnyCaptured]
 
 
-def freeze_function(function: Any, *, inside: bool = True) -> FrozenGraph:
+def freeze_function(function: Any, *, inside: bool = True) -> FrozenGraph[CapturedTensor]:
     """A concrete function without variables, and without calls of other functions.
 
     Parameters
@@ -56,31 +126,68 @@ def freeze_function(function: Any, *, inside: bool = True) -> FrozenGraph:
         Whether variables that functions of control flow read become constants in these, too; else
         they stay captured.
     """
-    captures = {
-        graphdef.tensor_name(inner.name)[0]: outer for outer, inner in function.graph.captures
-    }
-    handles = [n for n, t in captures.items() if _code(t) == _RESOURCE]
-    inlined = Inlined(_inlined(function))
-    found = variables.uses(inlined.graph_def, handles)
-    hard = [n for n, use in found.items() if use.inside and not use.written] if inside else []
+    source = GraphFunction(
+        function.graph.as_graph_def(),
+        tuple(t.name for t in function.inputs),
+        tuple(t.name for t in function.outputs),
+        {
+            graphdef.tensor_name(inner.name)[0]: CapturedTensor(outer)
+            for outer, inner in function.graph.captures
+        },
+    )
+    inlined = Inlined(_inlined(source))
+    found = _uses(source, inlined)
+    hard = _read_inside(found) if inside else []
     if hard:
         inlined = Inlined(_frozen_by_tensorflow(function, hard))
-    graph_def = inlined.graph_def
+    return _without_variables(source, inlined, found, hard)
+
+
+def freeze_saved(function: GraphFunction[AnyCaptured]) -> FrozenGraph[AnyCaptured] | None:
+    """The same for a function that is only there as a graph.
+
+    Returns
+    -------
+    FrozenGraph or None
+        None where control flow reads variables inside its functions.
+    """
+    inlined = Inlined(_inlined(function))
+    found = _uses(function, inlined)
+    return None if _read_inside(found) else _without_variables(function, inlined, found, [])
+
+
+def _uses(function: GraphFunction[Any], inlined: Inlined) -> dict[str, variables.Use]:
+    handles = [n for n, c in function.captures.items() if c.code == _RESOURCE]
+    return variables.uses(inlined.graph_def, handles)
+
+
+def _read_inside(found: Mapping[str, variables.Use]) -> list[str]:
+    return [n for n, use in found.items() if use.inside and not use.written]
+
+
+def _without_variables(
+    function: GraphFunction[AnyCaptured],
+    inlined: Inlined,
+    found: Mapping[str, variables.Use],
+    constant: Container[str],
+) -> FrozenGraph[AnyCaptured]:
+    """Weights in the place of variables, but for those that are written or `constant` already."""
+    graph_def, captures = inlined.graph_def, function.captures
     weights: dict[str, np.ndarray] = {}
     easy = {
-        name: (_read(captures[name], use.code), use.code)
+        name: (captures[name].read(use.code), use.code)
         for name, use in found.items()
-        if use.code is not None and not use.written and name not in hard
+        if use.code is not None and not use.written and name not in constant
     }
     kept = {name for name in easy if found[name].inside}
     variables.replace_handles(graph_def, easy, weights, kept)
     for node in graph_def.node:
-        if node.name in captures and _code(captures[node.name]) not in (_RESOURCE, _VARIANT):
-            tensor = captures[node.name]
-            place(node, np.asarray(tensor), _code(tensor), weights)
+        captured = captures.get(node.name)
+        if captured is not None and captured.code not in (_RESOURCE, _VARIANT):
+            place(node, captured.read(captured.code), captured.code, weights)
     for name, use in found.items():
         for node in use.reads if name not in easy else ():
-            _declare_shape(node, captures[name])
+            _declare_shape(node, captures[name].shape)
     left = {
         n.name
         for n in graph_def.node
@@ -89,12 +196,12 @@ def freeze_function(function: Any, *, inside: bool = True) -> FrozenGraph:
     return FrozenGraph(
         graph_def,
         weights,
-        tuple(inlined.tensor(t.name) for t in function.outputs),
-        {n: t for n, t in captures.items() if n in left},
+        tuple(map(inlined.tensor, function.results)),
+        {n: c for n, c in captures.items() if n in left},
     )
 
 
-def freeze_session(session: Any, outputs: Sequence[str]) -> FrozenGraph:
+def freeze_session(session: Any, outputs: Sequence[str]) -> FrozenGraph[CapturedTensor]:
     """The part of a session's graph that computes `outputs`, without variables and calls.
 
     Parameters
@@ -143,25 +250,12 @@ def freeze_session(session: Any, outputs: Sequence[str]) -> FrozenGraph:
     return FrozenGraph(graph_def, weights, tuple(map(inlined.tensor, outputs)), {})
 
 
-def _code(tensor: Any) -> int:
-    """The number of a tensor's element type."""
-    return int(tensor.dtype.as_datatype_enum)
-
-
-def _declare_shape(node: Any, handle: Any) -> None:
+def _declare_shape(node: Any, shape: Any) -> None:
     """Notes the shape of a variable at an op that reads it, where only the handle knows it."""
-    data = getattr(handle, "_handle_data", None)
-    if data is not None and len(data.shape_and_type) == 1:
+    if shape is not None:
         shapes = node.attr[graphdef.SHAPES].list
         shapes.ClearField("shape")
-        shapes.shape.add().CopyFrom(data.shape_and_type[0].shape)
-
-
-def _read(handle: Any, code: int) -> np.ndarray:
-    """A variable's value. It shares the variable's memory; assigning to that makes new memory."""
-    tf = tensorflow()
-    with tf.init_scope():
-        return np.asarray(tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.as_dtype(code)))
+        shapes.shape.add().CopyFrom(shape)
 
 
 def _reading(session: Any, name: str, code: int) -> Any:
@@ -171,7 +265,7 @@ def _reading(session: Any, name: str, code: int) -> Any:
         return tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.as_dtype(code))
 
 
-def _inlined(function: Any) -> Any:
+def _inlined(function: GraphFunction[Any]) -> Any:
     """The graph of a function, its calls inlined by TensorFlow's optimizer."""
     from tensorflow.core.protobuf.config_pb2 import ConfigProto
     from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
@@ -179,7 +273,7 @@ def _inlined(function: Any) -> Any:
     from tensorflow.python.grappler import tf_optimizer
 
     meta = MetaGraphDef()
-    meta.graph_def.CopyFrom(function.graph.as_graph_def())
+    meta.graph_def.CopyFrom(function.graph_def)
     bodies = [meta.graph_def.node, *(f.node_def for f in meta.graph_def.library.function)]
     for node in (n for body in bodies for n in body):
         if node.op in _CONTROL_FLOW:
@@ -187,7 +281,7 @@ def _inlined(function: Any) -> Any:
     for callee in meta.graph_def.library.function:
         # an implementation for other devices; it keeps the function from being inlined
         callee.attr.pop("api_implements", None)
-    ends = [t.name for t in (*function.inputs, *function.outputs)]
+    ends = (*function.arguments, *function.results)
     meta.collection_def["train_op"].node_list.value.extend(ends)
     config = ConfigProto()
     options = config.graph_options.rewrite_options

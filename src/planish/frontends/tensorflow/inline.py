@@ -51,7 +51,7 @@ class Inlined:
 
     def _expand_all(self, graph_def: Any) -> Any:
         flat: list[Any] = []
-        with _library(graph_def):
+        with library(graph_def):
             self._expand(graph_def.node, "", (), (), flat)
         result = type(graph_def)()
         result.versions.CopyFrom(graph_def.versions)
@@ -179,7 +179,7 @@ def _inside(prefix: str, nested: str, names: Mapping[str, str]) -> Tensor:
 
 
 @contextmanager
-def _library(graph_def: Any) -> Iterator[None]:
+def library(graph_def: Any) -> Iterator[None]:
     """A context in which TensorFlow knows the functions of the graph."""
     import tensorflow as tf
 

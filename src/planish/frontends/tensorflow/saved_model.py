@@ -12,9 +12,15 @@ from typing import Any
 
 from planish.errors import ModelError, PlanishError
 from planish.frontends.tensorflow import graphdef
-from planish.frontends.tensorflow.freeze import freeze_function, freeze_session
-from planish.frontends.tensorflow.inputs import ModelInput
+from planish.frontends.tensorflow.freeze import (
+    FrozenGraph,
+    freeze_function,
+    freeze_saved,
+    freeze_session,
+)
+from planish.frontends.tensorflow.inputs import ModelInput, placeholder
 from planish.frontends.tensorflow.model import LoadedModel, ModelOutput, tensorflow
+from planish.frontends.tensorflow.saved_function import signature_function
 
 
 def from_saved_model(folder: Path, tags: Sequence[str], signature: str) -> LoadedModel:
@@ -30,7 +36,7 @@ def from_saved_model(folder: Path, tags: Sequence[str], signature: str) -> Loade
         raise _no_signature(folder, signature, meta.signature_def)
     with _as_model_error(folder):
         if meta.HasField("object_graph_def"):
-            return _from_version_2(folder, tags, signature)
+            return _from_version_2(folder, meta, tags, signature)
         return _from_version_1(folder, tags, meta.signature_def[signature])
 
 
@@ -69,7 +75,14 @@ def _meta_graph(folder: Path, tags: Sequence[str]) -> Any:
     )
 
 
-def _from_version_2(folder: Path, tags: Sequence[str], signature: str) -> LoadedModel:
+def _from_version_2(folder: Path, meta: Any, tags: Sequence[str], signature: str) -> LoadedModel:
+    function = signature_function(meta, folder, signature)
+    frozen = freeze_saved(function) if function else None
+    if function and frozen:
+        nodes = {n.name: n for n in function.graph_def.node}
+        names = [graphdef.tensor_name(a)[0] for a in function.arguments]
+        own = [placeholder(nodes[n], n) for n in names if n not in function.captures]
+        return _model(frozen, own, sorted(meta.signature_def[signature].outputs), folder.name)
     loaded = tensorflow().saved_model.load(str(folder), tags=list(tags))
     model = from_function(loaded.signatures[signature], folder.name)
     del loaded  # it owns the variables until they are frozen
@@ -99,27 +112,35 @@ def _from_version_1(folder: Path, tags: Sequence[str], signature: Any) -> Loaded
 
 def from_function(function: Any, name: str = "graph") -> LoadedModel:
     """A concrete function with its variables as weights and its calls inlined."""
-    frozen = freeze_function(function)
+    captured = {inner.name for _, inner in function.graph.captures}
+    own = [_declared(t) for t in function.inputs if t.name not in captured]
+    names = _output_names(function.structured_outputs, [t.name for t in function.outputs])
+    return _model(freeze_function(function), own, names, name)
+
+
+def _model(
+    frozen: FrozenGraph[Any], inputs: Sequence[ModelInput], outputs: Sequence[str], name: str
+) -> LoadedModel:
+    """A frozen function, its inputs called as the user called them."""
     users = {
         n.name: n.attr["_user_specified_name"].s.decode()
         for n in frozen.graph_def.node
         if "_user_specified_name" in n.attr
     }
-    inputs = []
-    captured = {inner.name for _, inner in function.graph.captures}
-    for tensor in function.inputs:
-        if tensor.name not in captured:
-            node = graphdef.tensor_name(tensor.name)[0]
-            inputs.append(_declared(users.get(node, node), tensor))
-    names = _output_names(function.structured_outputs, [t.name for t in function.outputs])
-    outputs = [ModelOutput(n, t) for n, t in zip(names, frozen.outputs, strict=True)]
-    return LoadedModel(frozen.graph_def, tuple(inputs), tuple(outputs), name, True, frozen.weights)
+    return LoadedModel(
+        frozen.graph_def,
+        tuple(i._replace(name=users.get(i.name, i.name)) for i in inputs),
+        tuple(ModelOutput(o, t) for o, t in zip(outputs, frozen.outputs, strict=True)),
+        name,
+        True,
+        frozen.weights,
+    )
 
 
-def _declared(name: str, tensor: Any) -> ModelInput:
+def _declared(tensor: Any) -> ModelInput:
     shape = tuple(tensor.shape.as_list()) if tensor.shape.rank is not None else None
     dtype = graphdef.dtype_of(tensor.dtype.as_datatype_enum)
-    return ModelInput(name, tensor.name, shape, dtype)
+    return ModelInput(graphdef.tensor_name(tensor.name)[0], tensor.name, shape, dtype)
 
 
 def _output_names(structure: Any, tensors: Sequence[str]) -> list[str]:

@@ -139,6 +139,10 @@ class Geometry:
 
 def conv_geometry(task: Task, binding: Binding) -> Geometry | None:
     """The geometry of a 1-D or 2-D convolution with constant filters; None if it is none."""
+    return binding.derived(_conv_geometry, task)
+
+
+def _conv_geometry(task: Task, binding: Binding) -> Geometry | None:
     anchor = task.anchor
     if anchor is None or not isinstance(anchor.op, Conv | ConvInteger):
         return None
@@ -199,6 +203,10 @@ def matmul_geometry(task: Task, binding: Binding) -> Geometry | None:
     The batch dimensions must reduce to two, along which every tensor has one stride: 0 where it is
     broadcast.
     """
+    return binding.derived(_matmul_geometry, task)
+
+
+def _matmul_geometry(task: Task, binding: Binding) -> Geometry | None:
     anchor = task.anchor
     if anchor is None or not isinstance(anchor.op, MatMul | MatMulInteger) or task.prologue:
         return None
