@@ -5,8 +5,8 @@
     y ─▶ conv ─▶ add bias ───────┘                          producer may take it instead), every
                                                             elementwise cluster, every node alone
 
-Attention (`planish.fusion.attention`) and pairs of convolutions (`planish.fusion.pairs`) are
-proposed as a whole too, beside their parts.
+Attention (`planish.fusion.attention`), pairs of convolutions (`planish.fusion.pairs`) and inverted
+bottlenecks (`planish.fusion.bottleneck`) are proposed as a whole too, beside their parts.
 
 Only sets with one output are proposed (but for ops that have several themselves, and pairs), and
 every other value inside is used only inside, so that any choice that covers each node once is a
@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from planish.fusion.attention import attention_around
+from planish.fusion.bottleneck import bottleneck_before
 from planish.fusion.pairs import pair_before
 from planish.fusion.task import Task, make_task
 from planish.graph.graph import Graph, Node, Value
@@ -63,14 +64,18 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
         if before:
             offer({node} | before, node)
         pair = pair_before(node, free, outputs) if isinstance(node.op, Conv) else None
-        if pair:
-            offer(pair.nodes, node)
+        wholes = [
+            whole for whole in (pair, pair and bottleneck_before(pair, free, outputs)) if whole
+        ]
+        for whole in wholes:
+            offer(whole.nodes, node)
         for after in _epilogues(node, outputs, free, position):
             offer({node, *after}, node)
             if before:
                 offer({node, *after} | before, node)
-            if pair and not pair.feeds(after):
-                offer({*pair.nodes, *after}, node)
+            for whole in wholes:
+                if not whole.feeds(after):
+                    offer({*whole.nodes, *after}, node)
     return list(found.values())
 
 

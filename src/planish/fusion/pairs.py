@@ -90,7 +90,7 @@ def pair_before(
 
     Nothing in `free` belongs to it, and none of the graph's `outputs` lies inside.
     """
-    return _find(second, lambda n: n not in free, lambda v: v not in outputs)
+    return find_pair(second, lambda n: n not in free, lambda v: v not in outputs)
 
 
 def pair_of(nodes: Collection[Node]) -> FoundPair | None:
@@ -99,51 +99,53 @@ def pair_of(nodes: Collection[Node]) -> FoundPair | None:
     if len(convolutions) != 2:
         return None
     members = set(nodes)
-    return _find(convolutions[1], members.__contains__, lambda v: True)
+    return find_pair(convolutions[1], members.__contains__, lambda v: True)
 
 
-def _find(
+def find_pair(
     second: Node, is_open: Callable[[Node], bool], is_hidden: Callable[[Value], bool]
 ) -> FoundPair | None:
-    if not _is_pointwise(second) or not is_hidden(second.inputs[0]):
+    """The pair that a convolution ends, of open nodes, the values between them hidden."""
+    if not is_pointwise(second) or not is_hidden(second.inputs[0]):
         return None
-    above = _above(second.inputs[0], LONGEST, is_open, is_hidden)
+    above = chain_above(second.inputs[0], LONGEST, is_open, is_hidden)
     if above is None:
         return None
     first, *chain = above
     found = FoundPair(first, tuple(chain), second)
-    if _is_pointwise(first):
+    if is_pointwise(first):
         return found
     inside = {v for n in above for v in n.outputs}
     operands = (v for n in chain for v in n.inputs if v not in inside)
-    return None if found.is_kept or not all(map(_is_per_channel, operands)) else found
+    return None if found.is_kept or not all(map(is_per_channel, operands)) else found
 
 
-def _above(
+def chain_above(
     value: Value, longest: int, is_open: Callable[[Node], bool], is_hidden: Callable[[Value], bool]
 ) -> list[Node] | None:
-    """The convolution above a value and the elementwise nodes between them, in order."""
+    """The 1x1 or depthwise convolution above a value, and the elementwise nodes between them."""
     node = value.producer
     if node is None or not is_open(node):
         return None
     if isinstance(node.op, Conv):
-        return [node] if _is_pointwise(node) or _is_depthwise(node) else None
+        return [node] if is_pointwise(node) or _is_depthwise(node) else None
     if not isinstance(node.op, Elementwise) or longest == 0:
         return None
     for source in dict.fromkeys(node.inputs):
         if source.shape == value.shape and len(source.users) == 1 and is_hidden(source):
-            above = _above(source, longest - 1, is_open, is_hidden)
+            above = chain_above(source, longest - 1, is_open, is_hidden)
             if above is not None:
                 return [*above, node]
     return None
 
 
-def _is_per_channel(value: Value) -> bool:
+def is_per_channel(value: Value) -> bool:
     """Whether a value is a constant of one number, or one per channel."""
     return value.data is not None and value.data.size == (value.data.shape or (1,))[-1]
 
 
-def _is_pointwise(node: Node) -> bool:
+def is_pointwise(node: Node) -> bool:
+    """Whether it is a 1x1 convolution that keeps every pixel."""
     op = node.op
     if not isinstance(op, Conv) or op.groups != 1 or not node.inputs[1].is_constant:
         return False

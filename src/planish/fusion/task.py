@@ -6,7 +6,8 @@
 
 A task without an anchor is elementwise altogether: then everything stands in the epilogue. A task
 of attention has two products (see `planish.fusion.attention`), a pair two convolutions (see
-`planish.fusion.pairs`); the second one is its anchor.
+`planish.fusion.pairs`), a bottleneck three (see `planish.fusion.bottleneck`); the last one is its
+anchor.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import cached_property
 import numpy as np
 
 from planish.fusion.attention import Attention, Found, attention_of, is_float_cast
+from planish.fusion.bottleneck import Bottleneck, FoundBottleneck, bottleneck_of
 from planish.fusion.expression import identity
 from planish.fusion.fused import ACCUMULATOR, Fused, fuse
 from planish.fusion.pairs import FoundPair, Pair, pair_of
@@ -47,7 +49,7 @@ class Task:
     nodes : tuple of Node
         In topological order.
     anchor : Node or None
-        The one node that is not elementwise; of attention and pairs, the second product.
+        The one node that is not elementwise; of several products, the last one.
     inputs : tuple of Value
         What comes from outside: the anchor's inputs first (its input 0 replaced by the prologue's
         first operand, if there is a prologue), then further operands, each once.
@@ -62,6 +64,8 @@ class Task:
         What comes before the epilogue in a task of attention; then there is no prologue.
     pair : Pair or None
         What comes before the anchor in a task of two convolutions; then there is no prologue.
+    bottleneck : Bottleneck or None
+        What comes before the pair in a task of three convolutions.
     """
 
     nodes: tuple[Node, ...]
@@ -72,11 +76,16 @@ class Task:
     epilogue: Fused
     attention: Attention | None = None
     pair: Pair | None = None
+    bottleneck: Bottleneck | None = None
 
     @property
     def pattern(self) -> str:
-        """Which kind of task of several products it is: "attention", "pair", "" for none."""
-        return "attention" if self.attention else "pair" if self.pair else ""
+        """Which kind of task of several products it is: "attention", "pair", "bottleneck", "" for
+        none.
+        """
+        if self.attention:
+            return "attention"
+        return "bottleneck" if self.bottleneck else "pair" if self.pair else ""
 
     @property
     def kind(self) -> str:
@@ -89,7 +98,7 @@ class Task:
     def computes(self) -> str:
         """What it computes between prologue and epilogue, with all attributes."""
         op = str(self.attention or self.anchor.op) if self.anchor else "elementwise"
-        return f"{self.pair} {op}" if self.pair else op
+        return " ".join(str(part) for part in (self.bottleneck, self.pair, op) if part)
 
     @property
     def output(self) -> Value:
@@ -155,6 +164,9 @@ def make_task(nodes: Iterable[Node], anchor: Node | None = None) -> Task:
     pair = pair_of(nodes)
     if pair is not None:
         return _pair_task(nodes, pair)
+    bottleneck = bottleneck_of(nodes)
+    if bottleneck is not None:
+        return _pair_task(nodes, bottleneck.pair, bottleneck)
     inside = {v for n in nodes for v in n.outputs}
     members = set(nodes)
     position = nodes.index(anchor) if anchor else -1
@@ -211,21 +223,36 @@ def _attention_task(nodes: tuple[Node, ...], found: Found) -> Task:
     return Task(nodes, found.mix, tuple(inputs), outputs, None, epilogue, attention)
 
 
-def _pair_task(nodes: tuple[Node, ...], found: FoundPair) -> Task:
-    """The task of two convolutions: image and filters of the first are its first inputs."""
+def _pair_task(
+    nodes: tuple[Node, ...], found: FoundPair, whole: FoundBottleneck | None = None
+) -> Task:
+    """The task of two convolutions, or three: image and filters of the first are its first inputs.
+
+    What the second of three reads comes from inside, so that the task has no input for it.
+    """
     inputs: dict[Value, int] = {}
 
     def operand(value: Value) -> int:
         return inputs.setdefault(value, len(inputs))
 
+    bottleneck = None
+    if whole is not None:
+        _, filters = (operand(value) for value in whole.first.inputs)
+        work = fuse(whole.chain, (found.first.inputs[0],), operand, whole.first.output)
+        assert isinstance(whole.first.op, Conv)
+        bottleneck = Bottleneck(whole.first.op, filters, work)
+    else:
+        operand(found.first.inputs[0])
     first, second = found.first, found.second
-    _, filters = (operand(value) for value in first.inputs)
+    filters = operand(first.inputs[1])
     between = fuse(found.chain, (second.inputs[0],), operand, first.output)
     operand(second.inputs[1])
-    after = [n for n in nodes if n not in found.nodes]
+    inside = (whole or found).nodes
     last = nodes[-1].output
-    epilogue = fuse(after, (last,), operand, second.output)
+    epilogue = fuse([n for n in nodes if n not in inside], (last,), operand, second.output)
     assert isinstance(first.op, Conv)
     pair = Pair(first.op, filters, between, found.is_kept)
     outputs = (last, found.inner) if found.is_kept else (last,)
-    return Task(nodes, second, tuple(inputs), outputs, None, epilogue, pair=pair)
+    return Task(
+        nodes, second, tuple(inputs), outputs, None, epilogue, pair=pair, bottleneck=bottleneck
+    )

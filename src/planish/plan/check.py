@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from planish.errors import PlanError
 from planish.fusion.attention import attention_of
+from planish.fusion.bottleneck import bottleneck_of
 from planish.fusion.pairs import pair_of
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Node, Value
@@ -35,7 +36,8 @@ def check_nodes(graph: Graph, nodes: Sequence[Node], anchor: Node | None) -> Non
     require(bool(nodes), "it has no nodes")
     require(order == sorted(set(order)), "its nodes are not in the order of the graph")
     members, outputs = set(nodes), set(graph.outputs)
-    pair = pair_of(nodes)
+    whole = bottleneck_of(nodes)
+    pair = whole.pair if whole else pair_of(nodes)
     for node in nodes[:-1]:
         for value in node.outputs:
             inner = bool(value.users) and all(u in members for u in value.users)
@@ -47,8 +49,8 @@ def check_nodes(graph: Graph, nodes: Sequence[Node], anchor: Node | None) -> Non
         return
     if pair is not None:
         require(anchor is pair.second, "its anchor is not the pair's second convolution")
-        behind = [n for n in nodes if n not in pair.nodes]
-        require(not pair.feeds(behind), "its epilogue reads what lies before its anchor")
+        behind = [n for n in nodes if n not in (whole or pair).nodes]
+        require(not (whole or pair).feeds(behind), "its epilogue reads what lies before its anchor")
         require(all(position[n] > position[pair.second] for n in behind), "it is entangled")
         nodes = (pair.second, *behind)
     require(

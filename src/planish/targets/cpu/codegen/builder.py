@@ -58,10 +58,10 @@ class KernelBuilder:
         The kernel's arguments.
     """
 
-    def __init__(self, name: str, machine: Machine) -> None:
+    def __init__(self, name: str, machine: Machine, module: ir.Module | None = None) -> None:
         self.machine = machine
         self.lanes = machine.lanes
-        self.module = ir.Module(name=name)
+        self.module = module or ir.Module(name=name)
         self.module.triple = machine.triple
         signature = ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64, PTR])
         self.function = ir.Function(self.module, signature, name)
@@ -70,10 +70,22 @@ class KernelBuilder:
             argument.add_attribute("noalias")
         self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
 
-    def finish(self) -> str:
-        """Ends the kernel and gives its module as LLVM assembly."""
+    def inner(self, name: str) -> KernelBuilder:
+        """A builder of another kernel in the same module, for this one to call."""
+        inner = KernelBuilder(name, self.machine, self.module)
+        inner.function.linkage = "internal"
+        inner.function.attributes.add("noinline")  # registers are allocated for one at a time
+        return inner
+
+    def close(self) -> ir.Function:
+        """Ends the kernel and gives its function."""
         if not self.b.block.is_terminated:
             self.b.ret_void()
+        return self.function
+
+    def finish(self) -> str:
+        """Ends the kernel and gives its module as LLVM assembly."""
+        self.close()
         return str(self.module)
 
     # ---- arguments and constants ----------------------------------------------------------
@@ -87,6 +99,10 @@ class KernelBuilder:
         """The kernel's integer parameter of that number."""
         slot = self.b.gep(self._params, [self.i64(index)], source_etype=I64)
         return self.b.load(slot, typ=I64)
+
+    def params_at(self, index: ir.Value) -> ir.Value:
+        """The kernel's parameters from that number on."""
+        return self.b.gep(self._params, [index], source_etype=I64)
 
     def i64(self, value: int | ir.Value) -> ir.Value:
         """A 64-bit integer; values pass through."""

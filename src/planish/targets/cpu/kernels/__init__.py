@@ -24,6 +24,7 @@ from planish.targets.cpu.kernels import (
     rows,
     sampling,
     selection,
+    strips,
     unique,
     winograd,
 )
@@ -35,6 +36,7 @@ FAMILIES: tuple[Family, ...] = (
     *integer_matrix.FAMILIES,
     *bfloat_matrix.FAMILIES,
     *depthwise.FAMILIES,
+    *strips.FAMILIES,
     *direct.FAMILIES,
     *contraction.FAMILIES,
     *fold.FAMILIES,
