@@ -20,7 +20,8 @@ COMMON = 0.35
 
 COMMON_OPS = (
     *("conv", "mat_mul", "batch_norm", "layer_norm", "softmax", "max_pool", "avg_pool"),
-    *("add", "add", "mul", "mul", "sub", "relu", "relu", "clip", "sigmoid", "tanh", "gelu", "cast"),
+    *("add", "add", "mul", "mul", "sub", "relu", "relu", "clip", "sigmoid", "tanh", "gelu"),
+    *("cast", "cast", "cast"),
     *("reduce_mean", "reshape", "transpose", "transpose", "concat", "concat", "slice", "pad"),
 )
 
