@@ -30,7 +30,7 @@ FOLLOWS = 0.4
 
 FOLLOWERS = {
     "pad": ("conv", "conv", "avg_pool", "max_pool", "pad"),
-    "transpose": ("transpose", "transpose", "reshape", "mat_mul", "conv", "add", "reduce_mean"),
+    "transpose": (*("transpose",) * 3, "reshape", "mat_mul", "conv", "add", "reduce_mean"),
     "reshape": ("reshape", "transpose", "mat_mul", "concat", "slice", "layer_norm"),
     "concat": ("slice", "concat", "conv", "transpose"),
     "slice": ("slice", "concat", "pad"),
