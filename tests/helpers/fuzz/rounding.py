@@ -42,7 +42,7 @@ EXACT = {
 CANCELLING = {"gelu", "mish", "softplus", "hard_sigmoid", "hard_swish"}
 """Ops whose definition subtracts numbers of the size of 1: their errors do not get smaller."""
 
-SATURATING = {"tanh", "sigmoid", "erf"}
+SATURATING = {"tanh", "sigmoid", "erf", *CANCELLING}
 """Ops that make much the same of large operands: equal results of other operands may differ."""
 
 _EPSILON = {
