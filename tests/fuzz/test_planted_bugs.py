@@ -14,7 +14,7 @@ import pytest
 import planish.passes
 from helpers.fuzz.check import Checker, Mismatch, Options
 from helpers.fuzz.generate import random_recipe
-from planish.errors import PlanError
+from planish.errors import PlanishError
 from planish.graph.graph import Graph
 from planish.ops.elementwise import ew
 from planish.ops.shape import Concat
@@ -228,7 +228,7 @@ def _search(planted: Bug, options: Options, within: int, patch: Patch) -> None:
     for seed in range(within):
         try:
             checker.check(random_recipe(seed), seed)
-        except (Mismatch, PlanError):
+        except (Mismatch, PlanishError):  # wrong, or refused where nothing is wrong
             return
     pytest.fail(f"not found within {within} graphs: {checker.tally}")
 

@@ -63,6 +63,21 @@ def test_windows_that_are_not_deformed():
     np.testing.assert_array_equal(halved, y / 2)
 
 
+@pytest.mark.parametrize("missing", [(0, 3, 4, 1), (1, 0, 4, 1), (1, 3, 0, 1)])
+@pytest.mark.parametrize("op", [CropAndResize((2, 2)), RoiAlign((2, 2))])
+def test_regions_of_no_image_are_zeros(op, missing):
+    """A batch of 0 that only a call says; the regions may be constants."""
+    image = np.zeros(missing, np.float32)
+    (y,) = op.reference(image, np.float32([[0, 0, 1, 1]]), np.int32([0]))
+    np.testing.assert_array_equal(y, np.zeros((1, 2, 2, 1)))
+
+
+def test_grids_over_no_image_are_zeros():
+    grid = np.zeros((1, 2, 5, 2), np.float32)
+    (y,) = GridSample("linear", "border").reference(IMAGE[:, :0], grid)
+    np.testing.assert_array_equal(y, np.zeros((1, 2, 5, 1)))
+
+
 def test_symbols():
     bindings = {"N": 2, "H": 5, "W": 6, "R": 3}
     image = tensor("f32", "N", "H", "W", 3)

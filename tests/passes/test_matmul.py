@@ -76,3 +76,10 @@ def test_other_row_counts_stay(net, check):
     x = net.add(Reshape((N * 5, 4)), net.input(N, 5, 4))
     net.output(net.add(Reshape((N, 30)), net.add(MatMul(), x, net.weights(4, 6))))
     assert check(net, simplify_matmuls) == ["reshape", "mat_mul", "reshape"]
+
+
+def test_a_vector_stays_a_row(net, check):
+    x = net.add(Reshape((1, 4)), net.input(4))
+    y = net.add(ew.Relu(), net.add(MatMul(), x, net.weights(4, 6)))
+    net.output(net.add(Reshape((6,)), y))
+    assert check(net, simplify_matmuls) == ["reshape", "mat_mul", "relu", "reshape"]

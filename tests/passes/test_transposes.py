@@ -134,6 +134,29 @@ def test_other_layouts_on_the_way(net, check):
     check(net, move_transposes)
 
 
+def test_a_transpose_that_is_an_output_is_shared(net, check):
+    """What is transposed anyway costs nothing twice; else these would move back and forth."""
+    x = net.input(3, 8, 21)
+    less = net.add(ew.LessEqual(), x, net.input(1, 1, 21, name="y"))
+    last = net.add(Slice((9, 0, 0), (2, 8, 3), (3, 1, 1)), net.add(Transpose((2, 1, 0)), less))
+    net.output(net.add(Transpose((2, 1, 0)), x), last)
+    names = check(net, move_transposes)
+    assert sorted(names) == ["less_equal", "reshape", "slice", "transpose"]
+    assert not move_transposes(net.graph)
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_transpose_that_a_product_takes_in_is_free_from_both_sides(net, check, grows):
+    x = net.add(Transpose(LAST), net.input(N, 3, 4, 5))
+    if grows:
+        x = net.add(Pad(((0, 0), (8, 8), (8, 8), (0, 0))), x)
+    y = net.add(Reshape((N, x.shape[1] * x.shape[2] * 3)), net.add(ew.Tanh(), x))
+    net.output(net.add(MatMul(), y, net.weights(y.shape[1], 7)))
+    assert transposes(check(net, move_transposes, rtol=1e-4, atol=1e-4)) == 1
+    assert not move_transposes(net.graph)
+    assert transposes(check(net, optimize, rtol=1e-4, atol=1e-4)) == 0
+
+
 def test_a_transpose_is_not_moved_for_nothing(net, check):
     x = net.add(Transpose(LAST), net.input(N, 3, 4, 5))
     net.output(net.add(ew.Relu(), x))
@@ -201,6 +224,7 @@ def test_random_graphs(net, check, seed):
     net.output(*values[-2:])
     before = sum(n.op.name == "transpose" for n in net.graph.nodes)
     assert transposes(check(net, move_transposes, rtol=1e-3, atol=1e-3)) <= before
+    assert not move_transposes(net.graph)
 
 
 def test_products_of_rows_do_not_care_for_their_order(net, check):

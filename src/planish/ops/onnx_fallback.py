@@ -161,6 +161,8 @@ def run_reference(op: OnnxFallback, inputs: Sequence[np.ndarray]) -> list[np.nda
 @lru_cache(maxsize=128)
 def _evaluator(op: OnnxFallback) -> Any:
     model = _model(op)
+    if _scans_too_many(model.graph):
+        raise op._refused("a Scan is said to read more inputs than it has")
     try:
         return _onnx(op).reference.ReferenceEvaluator(model)
     except Exception as error:  # NotImplementedError and kin, of a kind that differs by version
@@ -205,6 +207,16 @@ def _model(op: OnnxFallback) -> onnx.ModelProto:
         ir_version=onnx.IR_VERSION,
         graph=graph,
         opset_import=[onnx.OperatorSetIdProto(domain=op.domain, version=op.version)],
+    )
+
+
+def _scans_too_many(graph: onnx.GraphProto) -> bool:
+    """Whether a scan has fewer inputs than it says: ONNX's reference lists as many as it says."""
+    return any(
+        (a.name == "num_scan_inputs" and a.i > len(node.input))
+        or any(_scans_too_many(inner) for inner in (a.g, *a.graphs))
+        for node in graph.node
+        for a in node.attribute
     )
 
 

@@ -66,7 +66,7 @@ class GridSample(Op):
 
     @np.errstate(all="ignore")
     def reference(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        x = widen(inputs[0])
+        x = _pixels(inputs[0])
         grid = widen(inputs[1]).astype(x.dtype)
         axes = []
         for axis, extent in enumerate(x.shape[1:-1]):
@@ -111,7 +111,7 @@ class CropAndResize(Op):
 
     @np.errstate(all="ignore")
     def reference(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        x, boxes = (widen(a) for a in inputs[:2])
+        x, boxes = _pixels(inputs[0]), widen(inputs[1])
         images = np.clip(inputs[2].astype(np.int64), 0, max(x.shape[0] - 1, 0))
         kind = x.dtype.type
         axes, inside = [], []
@@ -179,7 +179,7 @@ class RoiAlign(Op):
 
     @np.errstate(all="ignore")
     def reference(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        x, regions = (widen(a) for a in inputs[:2])
+        x, regions = _pixels(inputs[0]), widen(inputs[1])
         images = np.clip(inputs[2].astype(np.int64), 0, max(x.shape[0] - 1, 0))
         size = concrete(self, self.size)
         output = np.zeros((len(regions), *size, x.shape[3]), x.dtype)
@@ -286,7 +286,7 @@ class DeformSample(Op):
 
     @np.errstate(all="ignore")
     def reference(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        x, offsets = (widen(a) for a in inputs[:2])
+        x, offsets = _pixels(inputs[0]), widen(inputs[1])
         spatial, groups = len(self.window), self.groups
         size = offsets.shape[1:-1]
         moved = offsets.reshape(*offsets.shape[:-1], groups, self.taps, spatial)
@@ -410,6 +410,12 @@ def _inside(
     turned = index % period
     mirrored = period - turned if align_corners else period - 1 - turned
     return np.minimum(np.where(turned > last, mirrored, turned), last), np.ones(index.shape, bool)
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    """Images as they are sampled: a pixel of zeros where there is none, which one axis may say."""
+    x = widen(images)
+    return x if x.size else np.zeros([max(d, 1) for d in x.shape], x.dtype)
 
 
 def _expect_regions(op: Op, x: Value, regions: Value, images: Value) -> None:

@@ -183,7 +183,7 @@ def _unflatten(graph: Graph, last: Node) -> bool:
         return False
     x = flat.inputs[0]
     rows, width = last.output.shape[:-1], last.inputs[0].shape[-1:]
-    if x.shape[: len(rows)] != rows or last.output.shape[-1:] != width:
+    if not rows or x.shape[: len(rows)] != rows or last.output.shape[-1:] != width:
         return False
     whole = (*rows, *value.shape[-1:])
     if x.shape != whole:  # the depth is flattened too: heads, say

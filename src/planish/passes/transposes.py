@@ -40,7 +40,7 @@ from planish.passes.layouts import (
 )
 from planish.passes.matmul import absorbs
 from planish.passes.min_cut import INFINITE, Network
-from planish.passes.rewrite import Apply, Match, Rule, Var, release, rewrite, swap_names
+from planish.passes.rewrite import Apply, Match, Rule, Var, release, rewrite, substitute, swap_names
 
 USUAL_DIM = 4
 """What a symbolic dimension without an optimization profile counts for."""
@@ -51,11 +51,27 @@ TRANSPOSE_COST = 256
 
 def move_transposes(graph: Graph) -> bool:
     """Merges transposes, then gives each region between them its cheapest layout."""
-    changed = rewrite(graph, RULES)
-    while _improve(graph):
+    changed = _merged(graph)
+    for _ in range(len(graph.nodes)):  # so that an error in the costs can never be a hang
+        if not _improve(graph):
+            break
         graph.tidy()
-        rewrite(graph, RULES)
+        _merged(graph)
         changed = True
+    return changed
+
+
+def _merged(graph: Graph) -> bool:
+    """Applies the rules and shares equal transposes: a value's users share one, say the costs."""
+    changed = rewrite(graph, RULES)
+    first: dict[tuple[Value, Layout], Value] = {}
+    for node in list(graph.nodes):
+        if isinstance(node.op, Transpose):
+            y = first.setdefault((node.inputs[0], node.op.perm), node.output)
+            if y is not node.output:
+                substitute(graph, node.output, y)
+                changed = True
+    graph.tidy()
     return changed
 
 
@@ -189,7 +205,7 @@ def _choose(graph: Graph, region: Region) -> set[Node]:
     for value, layout in region.layouts.items():
         weight = _weight(graph, value, layout)
         source = _source(value, layout, vertices)
-        readers = _readers(value, layout, vertices)
+        readers = _readers(graph, value, layout, vertices)
         if value in outputs:
             readers.add(AS_IS)
         if source is None:
@@ -208,7 +224,7 @@ def _choose(graph: Graph, region: Region) -> set[Node]:
     return {node for node, vertex in vertices.items() if vertex in chosen}
 
 
-def _readers(value: Value, layout: Layout, vertices: dict[Node, int]) -> set[int]:
+def _readers(graph: Graph, value: Value, layout: Layout, vertices: dict[Node, int]) -> set[int]:
     """The vertices that decide in which layouts a value is read."""
     readers: set[int] = set()
     back = inverse(layout)
@@ -217,10 +233,20 @@ def _readers(value: Value, layout: Layout, vertices: dict[Node, int]) -> set[int
             continue  # a product behind it takes in the transpose
         if not isinstance(node.op, Transpose):
             readers.add(vertices.get(node, AS_IS) if _takes_layout(node, value) else AS_IS)
-        elif is_identity(compose(back, node.op.perm)):
+        elif is_identity(compose(back, node.op.perm)) and not _is_absorbed(
+            graph, node, node.op.perm
+        ):
             readers.add(OTHER)
         # any other transpose costs the same whatever it starts from
     return readers
+
+
+def _is_absorbed(graph: Graph, transpose: Node, perm: Layout) -> bool:
+    """Whether products behind a transpose take it in, so that it costs nothing."""
+    y = transpose.output
+    return not any(y is o for o in graph.outputs) and all(
+        isinstance(user.op, Reshape) and absorbs(user, perm) for user in y.users
+    )
 
 
 def _takes_layout(node: Node, value: Value) -> bool:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from helpers.onnx_graph import assert_close, compare, model, node, runtime
 from helpers.refusal import refused
-from planish.errors import UnsupportedOpError
+from planish.errors import PlanishError, UnsupportedOpError
 from planish.frontends.onnx import OnnxFallback, import_model
 from planish.graph.interpret import interpret
 
@@ -222,3 +222,14 @@ def test_a_scan_of_unknown_length_falls_back() -> None:
     results = interpret(import_model(proto), feeds)
     for result, other in zip(results, runtime(proto, feeds), strict=True):
         assert_close(result, other, 1e-5)
+
+
+@pytest.mark.parametrize("opset", [1, 8, 9])  # 1: by ONNX's reference
+def test_a_scan_of_more_inputs_than_it_has(opset: int) -> None:
+    body = graph([node("Identity", "e", "row")], {"e": (FLOAT, [3])}, {"row": (FLOAT, [3])})
+    scan = node("Scan", "_ x" if opset == 8 else "x", "rows", body=body, num_scan_inputs=2**40)
+    proto = model([scan], {"x": (np.float32, [2, 4, 3])}, ["rows"], opset=opset)
+    with pytest.raises(PlanishError) as caught:
+        import_model(proto)
+    assert "said to read" in str(caught.value)
+    assert "Scan" in caught.value.where

@@ -54,7 +54,9 @@ def elementwise(kind: type[Elementwise]) -> Spec:
 
 @spec("cast")
 def _cast(d: Draft) -> Choice:
-    to = d.one_of(INTEGERS) if d.chance(0.4) else d.dtype(tuple(DType))
+    if d.chance(0.5):
+        return ops.Cast(d.one_of(INTEGERS)), (d.pick(FLOATS),)  # fractions are cut off
+    to = d.dtype(tuple(DType))
     return ops.Cast(to), (d.pick(where=lambda v: v.dtype is not to),)
 
 

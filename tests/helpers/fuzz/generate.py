@@ -20,7 +20,8 @@ COMMON = 0.35
 
 COMMON_OPS = (
     *("conv", "mat_mul", "batch_norm", "layer_norm", "softmax", "max_pool", "avg_pool"),
-    *("add", "add", "mul", "mul", "sub", "relu", "relu", "clip", "sigmoid", "tanh", "gelu", "cast"),
+    *("add", "add", "mul", "mul", "sub", "relu", "relu", "clip", "sigmoid", "tanh", "gelu"),
+    *("cast", "cast", "cast"),
     *("reduce_mean", "reshape", "transpose", "transpose", "concat", "concat", "slice", "pad"),
 )
 
@@ -29,7 +30,7 @@ FOLLOWS = 0.4
 
 FOLLOWERS = {
     "pad": ("conv", "conv", "avg_pool", "max_pool", "pad"),
-    "transpose": ("transpose", "transpose", "reshape", "mat_mul", "conv", "add", "reduce_mean"),
+    "transpose": (*("transpose",) * 3, "reshape", "mat_mul", "conv", "add", "reduce_mean"),
     "reshape": ("reshape", "transpose", "mat_mul", "concat", "slice", "layer_norm"),
     "concat": ("slice", "concat", "conv", "transpose"),
     "slice": ("slice", "concat", "pad"),

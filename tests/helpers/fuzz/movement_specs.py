@@ -43,7 +43,7 @@ def _reshape(d: Draft) -> Choice:
 
 @spec("transpose")
 def _transpose(d: Draft) -> Choice:
-    x = d.pick(ranks=(2, 5))
+    x = d.pick(ranks=(3, 5) if d.chance(0.7) else (2, 2))
     perm = tuple(int(p) for p in d.rng.permutation(d.value(x).type.rank))
     return ops.Transpose(perm), (x,)
 

@@ -42,6 +42,9 @@ EXACT = {
 CANCELLING = {"gelu", "mish", "softplus", "hard_sigmoid", "hard_swish"}
 """Ops whose definition subtracts numbers of the size of 1: their errors do not get smaller."""
 
+SATURATING = {"tanh", "sigmoid", "erf", *CANCELLING}
+"""Ops that make much the same of large operands: equal results of other operands may differ."""
+
 _EPSILON = {
     DType.FLOAT64: 2.0**-52,
     DType.FLOAT32: 2.0**-23,
@@ -69,10 +72,14 @@ class Noise:
     def results(self, op: Op, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """What an op, its sizes bound, makes of arrays that hold the noise already."""
         exact = [_small_first(op, *arrays)] if isinstance(op, ReduceProd) else op.reference(*arrays)
-        return [self.on(op, a) for a in exact]
+        told = arrays[0] if op.name in SATURATING else None
+        return [self.on(op, a, told) for a in exact]
 
-    def on(self, op: Op | None, array: np.ndarray) -> np.ndarray:
-        """A result with rounding errors; `op` is None for what the graph is given."""
+    def on(self, op: Op | None, array: np.ndarray, told: np.ndarray | None = None) -> np.ndarray:
+        """A result with rounding errors; `op` is None for what the graph is given.
+
+        The errors of an elementwise op are the same where `told`, else the result, is.
+        """
         dtype = DType.of(array.dtype)
         if not dtype.is_float or (op is not None and op.name in EXACT) or not array.size:
             return array
@@ -81,13 +88,14 @@ class Noise:
         wide = array.astype(np.float64)
         if op is None or isinstance(op, Elementwise):
             least = 1.0 if op is not None and op.name in CANCELLING else 0.0
-            error = self.units(wide) * np.maximum(np.abs(wide), least)
+            units = self.units(wide if told is None else told.astype(np.float64))
+            error = units * np.maximum(np.abs(wide), least)
         else:
             finite = np.abs(wide[np.isfinite(wide)])
             error = self._rng.uniform(-1, 1, wide.shape) * (finite.max() if finite.size else 0.0)
-        units = UNITS if dtype.size >= 4 else 1.0
+        size = UNITS if dtype.size >= 4 else 1.0
         with np.errstate(all="ignore"):
-            return (wide + units * _EPSILON[dtype] * error).astype(array.dtype)
+            return (wide + size * _EPSILON[dtype] * error).astype(array.dtype)
 
 
 def evaluate(

@@ -128,6 +128,16 @@ def test_symbolic_padding(rng):
         np.testing.assert_allclose(result, bound.reference(array, w.data)[0], rtol=1e-12)
 
 
+@pytest.mark.parametrize(("dilation", "accepted"), [(1 << 10, True), (1 << 31, False)])
+def test_gigabytes_of_zeros_around_an_image_are_not_made(dilation, accepted):
+    """The reference computes what is left of such a window."""
+    op = ConvTranspose((2, 3), (255, 2), (dilation, 2), (dilation, 2))
+    task = task_of((op, 2), inputs=[((3, 1, 1, 4), F32), ((4, 3, 4, 4), F32)])
+    tactics = list(FAMILY.tactics(task, Binding({})))
+    assert tactics
+    assert all(t.accepts(Binding({})) == accepted for t in tactics)
+
+
 def test_leaves_to_others_what_they_do_better():
     binding, plain = Binding({}), Conv((1,), ((0, 0),), (1,))
     graph = Graph()

@@ -169,12 +169,20 @@ def _stacked(c: Conversion, values: Sequence[Value], axis: int) -> Value:
     return values[0] if len(values) == 1 else c.aux(Concat(axis), *values)
 
 
+def _scan_inputs(c: Conversion) -> int:
+    """How many of its inputs a scan reads an element a round."""
+    scans = int(c.attr("num_scan_inputs", 1))
+    if scans > len(c.inputs):
+        raise c.shape_error(f"it is said to read {scans} inputs and has {len(c.inputs)}")
+    return scans
+
+
 @converter("Scan")
 def _scan_of_batches(c: Conversion) -> Sequence[Item]:
     """Opset 8: every tensor has a batch dimension first, and the body sees one element of it."""
     if c.optional(0) is not None:
         raise c.unsupported("its sequences have lengths of their own")
-    body, scans = c.subgraph("body"), int(c.attr("num_scan_inputs", 1))
+    body, scans = c.subgraph("body"), _scan_inputs(c)
     values = [c.input(i) for i in range(1, len(c.inputs))]
     backwards = c.attr("directions", (0,) * scans)
     batch = values[0].shape[0]
@@ -192,7 +200,7 @@ def _scan_of_batches(c: Conversion) -> Sequence[Item]:
 
 @converter("Scan", since=9)
 def _scan(c: Conversion) -> Sequence[Item]:
-    body, scans = c.subgraph("body"), int(c.attr("num_scan_inputs", 1))
+    body, scans = c.subgraph("body"), _scan_inputs(c)
     outputs = len(body.output) - (len(c.inputs) - scans)
     reading = (
         c.attr("scan_input_axes", (0,) * scans),

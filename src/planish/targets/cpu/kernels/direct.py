@@ -46,6 +46,8 @@ _TASKS = 64
 """Tasks that a convolution is split into, if it has as many positions."""
 _WORK = 1 << 16
 """Multiplications a thread takes at a time, at least."""
+_COPY, _COPIED = 1 << 22, 64
+"""Elements of a copy with zeros around it: so many, or so many times source and result, at most."""
 _RAW = {1: DType.UINT8, 2: DType.UINT16, 4: DType.UINT32, 8: DType.UINT64}
 
 
@@ -151,6 +153,16 @@ class Direct(AnchoredTactic):
         packed[:, :, :channels] = w.reshape(taps * depth, groups, channels).transpose(1, 0, 2)
         shape = (groups, taps * depth, blocks, self._width)
         return [np.ascontiguousarray(packed.reshape(shape).transpose(0, 2, 1, 3))]
+
+    def accepts(self, binding: Binding) -> bool:
+        """Not where the window of a huge dilation would need gigabytes of zeros around it."""
+        halo = self._halo(binding)
+        if halo is not None:
+            source, result = binding.shape(self.task.inputs[0]), self.result_shape(binding)
+            copy = source[0] * math.prod(halo) * source[-1]
+            if copy > max(_COPY, _COPIED * (math.prod(source) + math.prod(result))):
+                return False
+        return super().accepts(binding)
 
     def workspace(self, binding: Binding) -> int:
         return self._weights_at(binding) + self._weight_bytes
