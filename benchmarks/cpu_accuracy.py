@@ -5,12 +5,13 @@
     ... python benchmarks/cpu_accuracy.py --precision bf16 resnet56 squeezenet
 
 Each network sees the same samples in FP32 and in the lower precision. INT8 is calibrated on samples
-that are not judged by; with several splits each is calibrated on others. Without ``--tuning-seconds``
-every layer is lowered that can be: what tuning keeps in FP32 can only be nearer. On CPUs without
-products of bfloat16 set PLANISH_EMULATE_BF16=1: accuracy is the same there, speed is not.
+that are not judged by; with several splits each is calibrated on others. Without
+``--tuning-seconds`` every layer is lowered that can be: what tuning keeps in FP32 can only be
+nearer. On CPUs without products of bfloat16 set PLANISH_EMULATE_BF16=1: accuracy is the same there,
+speed is not.
 
-Writes ``NAME.json``, a row for each split, and ``NAME.md``, a row for each network; rows of networks
-that are not measured again stay.
+Writes ``NAME.json``, a row for each split, and ``NAME.md``, a row for each network; what is not
+measured again stays there.
 """
 
 from __future__ import annotations
