@@ -49,6 +49,13 @@ def test_means_are_kept() -> None:
     assert decode(encode(ranges)) == ranges
 
 
+def test_extremes_of_channels_are_kept() -> None:
+    extremes = {"x": ((-1.0, 2.0), (0.0, 1e-9))}
+    ranges = Ranges({"x": (-1.0, 2.0)}, "n", "c", means={"x": (0.5, 0.0)}, extremes=extremes)
+    assert b'"x" 0.5:-1.0:2.0 0.0:0.0:1e-09\n' in encode(ranges)
+    assert decode(encode(ranges)) == ranges
+
+
 def test_order_is_kept() -> None:
     assert list(decode(TEXT).tensors) == list(RANGES.tensors)
     assert encode(decode(TEXT)) == TEXT
@@ -78,6 +85,10 @@ def test_every_cut_is_noticed(cut: int) -> None:
         (b'"x"', b'"tiny"', "line 7 names a tensor that another line names"),
         (b'"x"', b'"x" 1.5 inf', "line 5 has means that are not finite"),
         (b'"x"', b'"x" one', "line 5 is not two numbers and a name"),
+        (b'"x"', b'"x" 1:-1:inf', "line 5 has means that are not finite"),
+        (b'"x"', b'"x" 1:2:-2', "line 5 does not say what its channels reach"),
+        (b'"x"', b'"x" 1:2', "line 5 does not say what its channels reach"),
+        (b'"x"', b'"x" 1:-2:2 1', "line 5 does not say what its channels reach"),
         (b'"x"', b'"x"1.5', "line 5 has no name"),
         (b"tensors 3", b"tensors 4", "line 4 says 4 tensors, and 3 follow"),
         (b"tensors 3", b"tensors 9999999", "line 4 says '9999999' tensors"),

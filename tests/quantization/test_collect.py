@@ -56,6 +56,16 @@ def test_extremes_are_those_of_the_references(graph: Graph, images: np.ndarray) 
     assert ranges.network == fingerprint(graph)
 
 
+def test_channels_are_looked_at_where_products_read_them(graph: Graph, images: np.ndarray) -> None:
+    whole = collect_ranges(graph, images, MinMaxCalibrator())
+    parts = collect_ranges(graph, [images[5:], images[:5]], MinMaxCalibrator())
+    assert whole.extremes == parts.extremes and whole.extremes.keys() == whole.means.keys()
+    (given,) = graph.inputs
+    flat = images.reshape(-1, images.shape[-1])
+    wanted = np.stack([flat.min(0), flat.max(0)], 1)
+    np.testing.assert_allclose(whole.extremes[given.name], wanted, rtol=1e-4)
+
+
 def histograms(graph: Graph, data: list[np.ndarray]) -> dict[str, Histogram]:
     with Collector(graph) as collector:
         collector.add_all(data)

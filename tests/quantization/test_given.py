@@ -71,6 +71,14 @@ def test_unknown_names(graph: Graph) -> None:
     assert "near names are 'relu'" in caught.value.cure
 
 
+def test_what_was_given_is_obeyed_in_all_channels(graph: Graph) -> None:
+    names = [value.name for value in quantizable(graph)][:2]
+    extremes = dict.fromkeys(names, ((0.0, 1.0), (-1.0, 0.0)))
+    ranges = Ranges(dict.fromkeys(names, (-1.0, 1.0)), extremes=extremes)
+    found = apply_dynamic_ranges(ranges, graph, {names[0]: 6.0})
+    assert found.extremes.keys() == {names[1]}
+
+
 def test_others_stay(graph: Graph) -> None:
     before = Ranges({"x": (-1.0, 1.0), "relu": (0.0, 5.0)}, "n", "mse")
     assert tensors(graph, {"relu": 2.0}, before) == {"x": (-1.0, 1.0), "relu": (-2.0, 2.0)}

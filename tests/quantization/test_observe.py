@@ -8,7 +8,7 @@ import pytest
 from helpers.networks import N, Net, feeds, residual_net
 from planish.graph.graph import Graph
 from planish.graph.interpret import interpret
-from planish.ops import ReduceSum, ew
+from planish.ops import ReduceSum, Resize, ew
 from planish.passes import optimize
 from planish.quantization import observe
 from planish.quantization.observe import Observer, quantizable
@@ -64,6 +64,14 @@ def test_rows_are_run_in_portions_where_they_are_independent(
 ) -> None:
     monkeypatch.setattr(observe, "MOST_BYTES", 12_000)
     assert check(residual(), 8) > 2
+
+
+def test_resizing_is_independent_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observe, "MOST_BYTES", 1000)
+    net = Net()
+    x = net.input(N, 4, 4, 3, name="x")
+    larger = net.graph.add(Resize((8, 8), "linear", "half_pixel"), x)
+    assert check(net.output(net.relu(larger))) > 2
 
 
 def test_tensors_are_divided_where_rows_are_not_independent(

@@ -37,14 +37,14 @@ class Chain:
         self.value = self.graph.add(op, self.value, *others)  # type: ignore[arg-type]
         return self
 
-    def residual(self) -> Chain:
+    def residual(self, scale: Value | None = None) -> Chain:
         r = self.graph.input("r", TensorType((1, 4, 4, 6), U8))
-        return self.then(
-            ew.Add(), self.graph.add(Dequantize(), r, self.number(0.03), self.number(90))
-        )
+        scale = scale or self.number(0.03)
+        return self.then(ew.Add(), self.graph.add(Dequantize(), r, scale, self.number(90)))
 
-    def levels(self, scale: float = 0.05, zero: int = 100) -> Graph:
-        self.then(Quantize(U8, 0, 255), self.number(scale), self.number(zero))
+    def levels(self, scale: float | Value = 0.05, zero: int = 100) -> Graph:
+        steps = scale if isinstance(scale, Value) else self.number(scale)
+        self.then(Quantize(U8, 0, 255), steps, self.number(zero))
         self.graph.mark_output(self.value, "y")
         return self.graph
 
@@ -55,6 +55,10 @@ CHAINS = {
     "relu": lambda: (c := Chain()).then(ew.Add(), c.vector(-1, 1)).then(ew.Relu()).levels(0.03, 0),
     "relu6": lambda: Chain().then(Clip(0.0, 6.0)).levels(0.05, 20),
     "residual": lambda: Chain().residual().then(ew.Relu()).levels(),
+    "factors": lambda: (
+        (c := Chain()).residual(c.vector(0.01, 0.05)).then(ew.Relu()).levels(c.vector(0.02, 0.1), 0)
+    ),
+    "wide relu6": lambda: (c := Chain()).then(Clip(0.0, 6.0)).levels(c.vector(0.01, 0.02), 0),
     "scaled": lambda: (c := Chain()).residual().then(ew.Mul(), c.vector(-2, 2)).levels(),
 }
 
@@ -97,6 +101,8 @@ def test_layers_share_kernels() -> None:
         lambda: Chain().then(ew.Sigmoid()).levels(0.01, 0),
         lambda: (c := Chain()).then(ew.Relu()).then(ew.Add(), c.vector(0, 1)).levels(),
         lambda: (c := Chain()).then(ew.Add(), c.value).levels(),
+        # a limit that is another level in each channel
+        lambda: (c := Chain()).then(Clip(0.0, 6.0)).levels(c.vector(0.03, 0.1), 0),
     ],
 )
 def test_what_is_not_linear_stays(chain) -> None:

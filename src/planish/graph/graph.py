@@ -127,8 +127,9 @@ class Graph:
         The dimensions that depend on the data, by symbol; see `measure`.
     trims : dict of str to tuple
         By output name the shape that is given to the user, where the output itself is padded.
-    scales : dict of str to (float, float)
-        What bytes stand for, by the name of the value: scale and zero point. For those alone from
+    scales : dict of str to tuple of float
+        What bytes stand for, by the name of the value: scale and zero point, and then, if channels
+        have scales of their own, by what the scale is multiplied for each. For those alone from
         whose `Quantize` both went into other factors; nothing computes with this.
     """
 
@@ -141,7 +142,7 @@ class Graph:
         self.ranges: dict[str, DimRange] = {}
         self.counts: dict[str, Count] = {}
         self.trims: dict[str, tuple[DimLike, ...]] = {}
-        self.scales: dict[str, tuple[float, float]] = {}
+        self.scales: dict[str, tuple[float, ...]] = {}
         self._names: dict[str, int] = {}
 
     # ---- building -------------------------------------------------------------------------

@@ -64,7 +64,7 @@ class _Rows:
         """Whether a dimension, or any item of a tuple, mentions it."""
         if isinstance(dim, tuple):
             return any(map(self.inside, dim))
-        return not isinstance(dim, bool | str | float) and self.name in symbols(dim)
+        return not isinstance(dim, bool | str | float | None) and self.name in symbols(dim)
 
     def at_limit(self, dim: DimLike) -> DimLike:
         return substitute(dim, {self.name: self.limit})

@@ -114,8 +114,13 @@ def decode_graph(data: Json, tensors: Mapping[str, np.ndarray]) -> Graph:
     _decode_counts(graph, data)
     for name, item in expect(data, "scales", dict).items() if "scales" in data else ():
         match item:
-            case [float(scale), float(zero)] if name in known and 0 < scale < math.inf:
-                graph.scales[name] = scale, zero
+            case [float(scale), float(zero), *factors] if (
+                name in known
+                and 0 < scale < math.inf
+                and (not factors or known[name].shape[-1:] == (len(factors),))
+                and all(isinstance(f, float) and 0 < f <= 1 for f in factors)
+            ):
+                graph.scales[name] = scale, zero, *factors
             case _:
                 raise PlanError(f"The scale of {name!r} is stored wrongly", why=str(item)[:99])
     try:

@@ -4,14 +4,16 @@
     network 5d41402abc4b2a76                          the fingerprint of the float32 network
     calibrator entropy-2
     tensors 3
-    -6.25 6.25 "conv1/Relu" 0.5 1.25                  least, greatest, name (a JSON string); then
-    …                                                 the means of channels, if a product reads it
+    -6.25 6.25 "conv1/Relu" 0.5:-6.25:3 1.25:0:6.25   least, greatest, name (a JSON string); then
+    …                                                 mean, least and greatest of each channel, if
+                                                      a product reads it
 
 Nothing in it depends on a device, a batch size or a tuned kernel. It is read as untrusted input.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -40,8 +42,13 @@ def encode(ranges: Ranges) -> bytes:
         f"tensors {len(ranges.tensors)}",
     ]
     for name, (least, greatest) in ranges.tensors.items():
-        means = "".join(f" {mean!r}" for mean in ranges.means.get(name, ()))
-        lines.append(f"{_number(least)} {_number(greatest)} {json.dumps(name)}{means}")
+        channels = [repr(mean) for mean in ranges.means.get(name, ())]
+        if ends := ranges.extremes.get(name):
+            channels = [
+                f"{mean}:{low!r}:{high!r}" for mean, (low, high) in zip(channels, ends, strict=True)
+            ]
+        rest = "".join(f" {channel}" for channel in channels)
+        lines.append(f"{_number(least)} {_number(greatest)} {json.dumps(name)}{rest}")
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -94,14 +101,17 @@ def decode(data: bytes, source: str = "calibration cache") -> Ranges:
         _damaged(source, f"line 4 says {int(count)} tensors, and {max(len(lines) - 5, 0)} follow")
     tensors: dict[str, tuple[float, float]] = {}
     means: dict[str, tuple[float, ...]] = {}
+    extremes: dict[str, tuple[tuple[float, float], ...]] = {}
     for number, line in enumerate(lines[4:-1], 5):
         name, limits, channels = _tensor(line, number, source)
         if name in tensors:
             _damaged(source, f"line {number} names a tensor that another line names")
         tensors[name] = limits
         if channels:
-            means[name] = channels
-    return Ranges(tensors, network, calibrator, means=means)
+            means[name] = tuple(channel[0] for channel in channels)
+        if channels and len(channels[0]) == 3:
+            extremes[name] = tuple((channel[1], channel[2]) for channel in channels)
+    return Ranges(tensors, network, calibrator, means=means, extremes=extremes)
 
 
 def check_network(ranges: Ranges, graph: Graph, source: str = "calibration cache") -> None:
@@ -144,13 +154,16 @@ def _field(lines: list[str], index: int, name: str, source: str) -> str:
 
 def _tensor(
     line: str, number: int, source: str
-) -> tuple[str, tuple[float, float], tuple[float, ...]]:
+) -> tuple[str, tuple[float, float], list[tuple[float, ...]]]:
     parts = line.split(" ", 2)
     try:
         with np.errstate(over="ignore"):
             least, greatest = (float(np.float32(float(part))) for part in parts[:2])
         name, end = json.JSONDecoder().raw_decode(parts[2])
-        means = tuple(float(part) for part in parts[2][end:].split(" ")[1:])
+        channels = [
+            tuple(float(part) for part in channel.split(":"))
+            for channel in parts[2][end:].split(" ")[1:]
+        ]
         if parts[2][end : end + 1].strip() or end > LONGEST_NAME:
             name = None
     except (ValueError, IndexError, RecursionError):
@@ -159,9 +172,12 @@ def _tensor(
         _damaged(source, f"line {number} has no name")
     if not (math.isfinite(least) and math.isfinite(greatest) and least <= 0 <= greatest):
         _damaged(source, f"line {number} has no range around zero")
-    if not all(map(math.isfinite, means)):
+    if not all(map(math.isfinite, itertools.chain(*channels))):
         _damaged(source, f"line {number} has means that are not finite")
-    return name, (least, greatest), means
+    kinds = {len(channel) for channel in channels}
+    if len(kinds) > 1 or kinds - {1, 3} or any(c[-2] > c[-1] for c in channels if len(c) == 3):
+        _damaged(source, f"line {number} does not say what its channels reach")
+    return name, (least, greatest), channels
 
 
 def _damaged(source: str, why: str) -> NoReturn:

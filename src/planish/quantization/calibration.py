@@ -33,7 +33,7 @@ ALGORITHMS: dict[str, type[Calibrator]] = {
 }
 """Calibrators by the names that the command line takes."""
 
-DEFAULT: type[Calibrator] = EntropyCalibrator2
+DEFAULT: type[Calibrator] = MseCalibrator
 """Where data come without a calibrator."""
 
 DUMMY = "dummy"

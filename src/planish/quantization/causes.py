@@ -166,7 +166,7 @@ def _rounded(held: Holding) -> str:
     middle = float(np.median(extents))
     widest, size = held.widest
     spiked = widest > SPIKE * size
-    if len(extents) > 1 and middle * APART <= reach and not spiked:
+    if len(extents) > 1 and not form.factors and middle * APART <= reach and not spiked:
         return (
             f"one scale for channels of very unlike ranges: the largest reaches {reach:.4g}, half "
             f"of them no further than {middle:.4g}, which is {middle / form.scale:.0f} levels; "

@@ -167,7 +167,10 @@ class Collector:
         _warn_of_constant(self.histograms)
         ranges = {name: calibrator.range(h) for name, h in self.histograms.items()}
         means = {name: mean.rounded() for name, mean in self._means.items()}
-        return Ranges(ranges, fingerprint(self._graph), calibrator.algorithm, means=means)
+        extremes = {name: mean.extremes() for name, mean in self._means.items()}
+        return Ranges(
+            ranges, fingerprint(self._graph), calibrator.algorithm, means=means, extremes=extremes
+        )
 
     def _count(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Counts arrays on several threads, the largest first."""

@@ -35,6 +35,8 @@ class Form:
         FLOAT32, FLOAT16, BFLOAT16; or INT8, UINT8, which are levels.
     scale, zero : float
         Of levels.
+    factors : tuple of float
+        By which `scale` is multiplied for each channel (the last axis), at most 1; empty: none.
     inside : bool
         Whether memory has it as float32, and all that read it bring it into the form first.
     """
@@ -43,6 +45,12 @@ class Form:
     scale: float = 1.0
     zero: float = 0.0
     inside: bool = False
+    factors: tuple[float, ...] = ()
+
+    @property
+    def scales(self) -> np.ndarray:
+        """Of levels: a float32, or one for each channel."""
+        return np.asarray(self.scale * np.asarray(self.factors or 1.0), np.float32)
 
     @property
     def is_levels(self) -> bool:
@@ -55,7 +63,7 @@ class Form:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The least and the greatest number that it holds."""
+        """The least and the greatest number that it holds, in the widest of the channels."""
         if self.is_levels:
             info = np.iinfo(self.dtype.numpy)
             return (info.min - self.zero) * self.scale, (info.max - self.zero) * self.scale
@@ -64,8 +72,13 @@ class Form:
 
     @property
     def slack(self) -> float:
-        """How far past an end a number may lie and only be rounded to it."""
+        """How far past an end a number may lie and only be rounded to it, in the widest channel."""
         return self.scale / 2 if self.is_levels else 0.0
+
+    @property
+    def widths(self) -> np.ndarray:
+        """How wide each channel is by the widest; one number where all are alike."""
+        return np.asarray(self.factors or 1.0)
 
     def encode(self, array: np.ndarray) -> np.ndarray:
         """A float32 array as memory has it."""
@@ -80,14 +93,14 @@ class Form:
             if not self.is_levels:
                 return array.astype(self.dtype.numpy, copy=False)
             info = np.iinfo(self.dtype.numpy)
-            level = np.rint(array / np.float32(self.scale)) + np.float32(self.zero)
+            level = np.rint(array / self.scales) + np.float32(self.zero)
             level = np.nan_to_num(np.clip(level, np.float32(info.min), np.float32(info.max)))
             return level.astype(self.dtype.numpy)
 
     def _widened(self, array: np.ndarray) -> np.ndarray:
         if not self.is_levels:
             return array.astype(np.float32, copy=False)
-        return (array.astype(np.float32) - np.float32(self.zero)) * np.float32(self.scale)
+        return (array.astype(np.float32) - np.float32(self.zero)) * self.scales
 
     def __str__(self) -> str:
         names = {DType.FLOAT32: "fp32", DType.FLOAT16: "fp16", DType.BFLOAT16: "bf16"}
@@ -112,16 +125,15 @@ def forms(graph: Graph) -> dict[Value, Form]:
 
 
 def _levels(
-    node: Node, value: Value, known: Mapping[Value, Form], scales: Mapping[str, tuple[float, float]]
+    node: Node, value: Value, known: Mapping[Value, Form], scales: Mapping[str, tuple[float, ...]]
 ) -> Form | None:
     if value.name in scales:
-        return Form(value.dtype, *scales[value.name])
+        scale, zero, *factors = scales[value.name]
+        return Form(value.dtype, scale, zero, factors=tuple(factors))
     if isinstance(node.op, Quantize):
-        scale, zero = (_number(v) for v in node.inputs[1:])
-        if scale is None or zero is None:
-            return None
+        found = _form(value, *node.inputs[1:])
         # 1 stands where scales were folded into other factors, by versions that kept no note of it
-        return Form(value.dtype, scale, zero) if scale != 1 else _read(value)
+        return found if found is None or found.scale != 1 else _read(value)
     if kind_of(node) in (Kind.MOVE, Kind.WINDOW) and node.inputs[0].dtype is value.dtype:
         return known.get(node.inputs[0])
     return _read(value)
@@ -131,10 +143,23 @@ def _read(value: Value) -> Form | None:
     """What the readers of bytes take them for."""
     for user in value.users:
         if isinstance(user.op, Dequantize) and user.inputs[0] is value:
-            scale, zero = (_number(v) for v in user.inputs[1:])
-            if scale is not None and zero is not None:
-                return Form(value.dtype, scale, zero)
+            found = _form(value, *user.inputs[1:])
+            if found is not None:
+                return found
     return None
+
+
+def _form(value: Value, scale: Value, zero: Value) -> Form | None:
+    """Levels of a scale, or of one for each channel, and a zero point; None if these are others."""
+    level, steps = _number(zero), scale.data
+    if level is None or steps is None:
+        return None
+    if steps.size == 1:
+        return Form(value.dtype, float(steps.reshape(())), level)
+    if steps.shape != value.shape[-1:]:
+        return None
+    widest = float(steps.max())
+    return Form(value.dtype, widest, level, factors=tuple(map(float, steps / widest)))
 
 
 def _number(value: Value) -> float | None:

@@ -65,7 +65,14 @@ def apply_dynamic_ranges(ranges: Ranges, graph: Graph, given: Mapping[str, Any] 
     merged = {**ranges.tensors, **found}
     tensors = {name: merged[name] for name in order if name in merged}
     how = f"{ranges.calibrator}, {len(found)} given" if ranges.tensors else "given"
-    return replace(ranges, tensors=tensors, calibrator=how, dummy=ranges.dummy - found.keys())
+    extremes = {name: e for name, e in ranges.extremes.items() if name not in found}
+    return replace(
+        ranges,
+        tensors=tensors,
+        calibrator=how,
+        dummy=ranges.dummy - found.keys(),
+        extremes=extremes,
+    )
 
 
 def dummy_ranges(graph: Graph, limit: float = DUMMY_LIMIT) -> Ranges:

@@ -59,7 +59,8 @@ class Holding:
         self.extents = np.maximum(self.extents, np.abs(a).max(axis=0, initial=0.0))
         if self.form.is_exact:
             return
-        beyond = (a > high + slack) | (a < low - slack)
+        widths = self.form.widths
+        beyond = (a > widths * (high + slack)) | (a < widths * (low - slack))
         with np.errstate(invalid="ignore"):
             lost = np.where(finite & np.isfinite(kept), kept - a, 0.0)
         self.beyond += int(np.count_nonzero(beyond))

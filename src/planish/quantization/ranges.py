@@ -35,6 +35,8 @@ class Ranges:
     means : mapping of str to tuple of float
         By the name of a tensor that products read, the mean of each channel (the last axis); with
         few digits. Rounding weights shifts results by multiples of them.
+    extremes : mapping of str to tuple of (float, float)
+        By the name of such a tensor the least and the greatest number of each channel.
     """
 
     tensors: Mapping[str, tuple[float, float]]
@@ -43,3 +45,4 @@ class Ranges:
     version: int = VERSION
     dummy: frozenset[str] = frozenset()
     means: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    extremes: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)

@@ -70,7 +70,7 @@ class _Chain:
         assert isinstance(op, Quantize)
         channels = self.sums.shape[-1]
         assert isinstance(channels, int)
-        step, level = _number(scale), _number(zero)
+        step, level = _numbers(scale), _number(zero)
 
         def vector(values: np.ndarray, name: str, dtype: type = np.float32) -> Value:
             wide = np.broadcast_to(values.reshape(-1), (channels,))
@@ -88,7 +88,7 @@ class _Chain:
         terms = []
         for dequantize, scales in self.residuals:
             levels, own_scale, own_zero = dequantize.inputs
-            ratio = _number(own_scale) * scales / step
+            ratio = _numbers(own_scale) * scales / step
             shift = shift - _number(own_zero) * ratio
             terms.append((levels, ratio))
         y = apply(ew.Mul(), apply(Cast(DType.FLOAT32), sums), vector(self.factor / step, "a"))
@@ -97,18 +97,23 @@ class _Chain:
         for levels, ratio in terms:
             wide = apply(Cast(DType.FLOAT32), levels)
             y = apply(ew.Add(), y, apply(ew.Mul(), wide, vector(ratio, "c")))
-        low, high = op.low, op.high
-        if self.low > -math.inf:
-            low = min(max(low, _level(self.low, step, level, exact)), high)
-        if self.high < math.inf:
-            high = max(min(high, _level(self.high, step, level, exact)), low)
+        low, high = self.ends(op, step, level, exact)
         none = np.zeros((), np.float32)
         last = (
             vector(np.asarray(level), "zero") if exact and level else graph.constant(none, "zero")
         )
-        graph.scales[self.last.output.name] = step, level
+        graph.scales[self.last.output.name] = (float(step.max()), level, *_factors(step))
         self.last.op = Quantize(op.to, low, high)
         graph.set_inputs(self.last, (y, graph.constant(np.float32(1), "scale"), last))
+
+    def ends(self, op: Quantize, step: np.ndarray, zero: float, exact: bool) -> tuple[int, int]:
+        """The least and the greatest level that the limits leave."""
+        low, high = op.low, op.high
+        if self.low > -math.inf:
+            low = min(max(low, _level(self.low, step, zero, exact)), high)
+        if self.high < math.inf:
+            high = max(min(high, _level(self.high, step, zero, exact)), low)
+        return low, high
 
     def _bias(self) -> np.ndarray | None:
         """What is added, in steps of the sums; None where it is no multiple of these."""
@@ -143,7 +148,13 @@ def _follow(product: Node, outputs: set[Value]) -> _Chain | None:
             return None
         if isinstance(user.op, Quantize):
             scale, zero_point = user.inputs[1:]
-            if user.inputs[0] is not value or _is_unknown(scale) or _is_unknown(zero_point):
+            if user.inputs[0] is not value or _is_unknown(scale, channels):
+                return None
+            if _is_unknown(zero_point):
+                return None
+            steps, zero_level = _numbers(scale), _number(zero_point)
+            ends = {chain.ends(user.op, np.array([s]), zero_level, False) for s in steps}
+            if len(ends) > 1:  # limits that differ by channel are no levels of an op
                 return None
             chain.last = user
             return chain
@@ -182,7 +193,8 @@ def _extend(chain: _Chain, user: Node, value: Value) -> bool:
         and residual.inputs[0].dtype in (DType.INT8, DType.UINT8)
         and other.shape == value.shape
         and len(other.users) == 1
-        and not any(_is_unknown(v) for v in residual.inputs[1:])
+        and not _is_unknown(residual.inputs[1], other.shape[-1])
+        and not _is_unknown(residual.inputs[2])
     ):
         chain.residuals.append((residual, np.ones(1)))
         return True
@@ -200,17 +212,28 @@ def _is_per_channel(data: np.ndarray) -> bool:
     return data.ndim == 0 or data.size == data.shape[-1]
 
 
-def _level(number: float, step: float, zero: float, exact: bool) -> int:
-    """The level of a number."""
+def _level(number: float, step: np.ndarray, zero: float, exact: bool) -> int:
+    """The level of a number, which is that of all channels."""
     if exact:
-        return int(np.rint(np.float32(number) / np.float32(step))) + int(zero)
-    return round(number / step + zero)
+        return int(np.rint(np.float32(number) / np.float32(step[0]))) + int(zero)
+    return round(number / float(step[0]) + zero)
 
 
-def _is_unknown(value: Value) -> bool:
-    return value.data is None or value.data.size != 1
+def _is_unknown(value: Value, channels: object = 1) -> bool:
+    """Whether it is no constant of one number, or of one for each channel."""
+    data = value.data
+    return data is None or (data.size != 1 and data.shape != (channels,))
 
 
 def _number(value: Value) -> float:
     assert value.data is not None
     return float(value.data.reshape(()))
+
+
+def _numbers(value: Value) -> np.ndarray:
+    assert value.data is not None
+    return np.asarray(value.data, np.float64).reshape(-1)
+
+
+def _factors(steps: np.ndarray) -> tuple[float, ...]:
+    return tuple(map(float, steps / steps.max())) if steps.size > 1 else ()

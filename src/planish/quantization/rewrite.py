@@ -44,6 +44,7 @@ from planish.ops import (
 from planish.quantization.ranges import Ranges
 from planish.quantization.requantize import fold_scales
 from planish.quantization.scheme import Levels, Scheme
+from planish.quantization.spread import channel_factors, factors_of_weights, matrix_of
 from planish.quantization.weights import mean_shift, quantize_weights
 
 SUFFIX = "int8"
@@ -160,6 +161,9 @@ def quantize(
     for group in quantized_values(graph, wanted):
         known = [ranges.tensors[v.name] for v in group if v.name in ranges.tensors]
         own = scheme.levels(min(low for low, _ in known), max(high for _, high in known))
+        if scheme.by_channel and (found := channel_factors(group, wanted, ranges)):
+            factors, least, greatest = found
+            own = replace(scheme.levels(least, greatest), factors=tuple(map(float, factors)))
         levels.update(dict.fromkeys(group, own))
     named = {value.name: own for value, own in levels.items()}
     _Rewrite(graph, levels, ranges.means).run(wanted)
@@ -333,20 +337,20 @@ class _Rewrite:
     def _parameters(self, levels: Levels) -> tuple[Value, Value]:
         """Scale and zero point as float32 constants."""
         return (
-            self._graph.constant(np.float32(levels.scale), "scale"),
+            self._graph.constant(levels.scales, "scale"),
             self._graph.constant(np.float32(levels.zero), "zero"),
         )
 
     def _make_integer(self, node: Node) -> None:
         """Makes a product one of integers; its readers read what the sums stand for."""
-        graph, op = self._graph, node.op
+        graph = self._graph
         x, weights = node.inputs
         own = self._levels[x]
-        assert weights.data is not None
-        data = weights.data
-        if isinstance(op, MatMul) and op.transpose_b:
-            data = np.swapaxes(data, -1, -2)
-        groups = op.groups if isinstance(op, Conv) else 1
+        data, groups = matrix_of(node)
+        factors = np.asarray(own.factors or 1.0)
+        if own.factors:
+            wide = factors_of_weights(factors, data.shape, groups)
+            data = (data * wide).astype(np.float32)
         is_depthwise = groups > 1 and data.shape[-2] == 1
         integers, scales = quantize_weights(data, keep_sums=is_depthwise)
         sums = node.output
@@ -359,7 +363,8 @@ class _Rewrite:
             (own.scale * scales.astype(np.float64)).astype(np.float32),
         )
         if x in self._means:
-            shift = mean_shift(data, integers, scales, np.asarray(self._means[x]), groups)
+            means = np.asarray(self._means[x]) / factors
+            shift = mean_shift(data, integers, scales, means, groups)
             wanted = graph.add(
                 ew.Add(),
                 result,

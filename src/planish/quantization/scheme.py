@@ -32,11 +32,19 @@ class Levels:
         The distance of two levels; a float32 above 0.
     zero : int
         The level that stands for 0.
+    factors : tuple of float
+        By which `scale` is multiplied, for each channel (the last axis); empty: one scale for all.
     """
 
     dtype: DType
     scale: float
     zero: int
+    factors: tuple[float, ...] = ()
+
+    @property
+    def scales(self) -> np.ndarray:
+        """The distance of two levels: a float32, or one for each channel."""
+        return (self.scale * np.asarray(self.factors or 1.0)).astype(np.float32)
 
     @property
     def low(self) -> int:
@@ -59,10 +67,13 @@ class Scheme:
         INT8 or UINT8.
     symmetric : bool
         Whether 0 must be level 0 (or 128), with as much room on either side.
+    by_channel : bool
+        Whether channels may have factors (`planish.quantization.spread`).
     """
 
     dtype: DType
     symmetric: bool
+    by_channel: bool = False
 
     def levels(self, least: float, greatest: float) -> Levels:
         """The levels that hold a range, which is widened to hold 0; one level is exactly 0."""
@@ -77,7 +88,7 @@ class Scheme:
 
 
 SCHEMES: Mapping[str, Scheme] = {
-    "cpu": Scheme(DType.UINT8, symmetric=False),
+    "cpu": Scheme(DType.UINT8, symmetric=False, by_channel=True),
     "cuda": Scheme(DType.INT8, symmetric=True),
 }
 """By device."""
