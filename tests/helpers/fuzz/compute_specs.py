@@ -104,7 +104,9 @@ def _gelu(d: Draft) -> Choice:
 def _conv(d: Draft) -> Choice:
     if d.chance(0.2):
         return _wide_conv(d)
-    x = image(d, (F32,) if d.chance(0.8) else (BF16,) if d.chance(0.5) else NUMBERS)
+    if d.chance(0.1):
+        return _bottleneck(d)
+    x = image(d, (F32,) if d.chance(0.7) else (BF16,) if d.chance(0.6) else NUMBERS)
     window, strides, padding, dilations = window_of(d, x)
     channels = int(d.value(x).shape[-1])  # type: ignore[arg-type]
     divisors = [g for g in range(1, channels + 1) if channels % g == 0]
@@ -127,6 +129,30 @@ def _wide_conv(d: Draft) -> Choice:
     w = d.weight((*window, size[-1], d.integer(32, 35)), F32, Domain(), scale)
     padding = tuple((d.integer(0, n // 2), d.integer(0, n // 2)) for n in window)
     return ops.Conv((1, 1), padding, (1, 1), 1), (x, w)
+
+
+def _bottleneck(d: Draft) -> Choice:
+    """The last convolution of an inverted bottleneck, or of a depthwise and a 1x1 one."""
+    size = d.integer(7, 14), d.integer(7, 14)
+    wide = d.integer(4, 40)
+    y = d.input([d.batch, *size, d.integer(3, 20)], F32)
+    if d.chance(0.7):
+        y = d.applied(ops.Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), y, _pointwise(d, y, wide))
+        y = d.applied(ops.ew.Add(), y, d.weight((wide,), F32))
+        y = d.applied(ops.Clip(0.0, 6.0), y) if d.chance(0.5) else y
+    channels = int(d.value(y).shape[-1])  # type: ignore[arg-type]
+    window, stride = d.one_of([1, 3, 3, 5]), d.integer(1, 2)
+    pads = ((d.integer(0, window // 2), d.integer(0, window // 2)),) * 2
+    filters = d.weight((window, window, 1, channels), F32, Domain(), 1 / window)
+    y = d.applied(ops.Conv((stride, stride), pads, (1, 1), channels), y, filters)
+    y = d.applied(ops.ew.Relu(), y) if d.chance(0.5) else y
+    op = ops.Conv((1, 1), ((0, 0), (0, 0)), (1, 1))
+    return op, (y, _pointwise(d, y, d.integer(3, 20)))
+
+
+def _pointwise(d: Draft, image: Ref, filters: int) -> Ref:
+    channels = int(d.value(image).shape[-1])  # type: ignore[arg-type]
+    return d.weight((1, 1, channels, filters), F32, Domain(), 1 / np.sqrt(channels))
 
 
 @spec("conv_transpose")

@@ -71,7 +71,7 @@ class KernelBuilder:
         self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
 
     def inner(self, name: str) -> KernelBuilder:
-        """A builder of another kernel in the same module, for this one to call."""
+        """A builder of another kernel in the same module, for this one alone to call."""
         inner = KernelBuilder(name, self.machine, self.module)
         inner.function.linkage = "internal"
         inner.function.attributes.add("noinline")  # registers are allocated for one at a time

@@ -85,8 +85,8 @@ class StripsKernel(CpuKernel):
 
     def write(self, k: KernelBuilder) -> None:
         functions = []
-        for stage in self.stages:
-            inner = k.inner(stage.kernel.symbol)
+        for i, stage in enumerate(self.stages):
+            inner = k.inner(f"stage{i}")  # not the kernel's symbol: that is the kernel alone
             stage.kernel.write(inner)
             functions.append(inner.close())
         tables = [
