@@ -101,7 +101,7 @@ def summary(rows: list[dict[str, Any]], network: Network) -> dict[str, str]:
     """Rows of several splits in words: means, and whether they reach the bars."""
     figures = {}
     for name, value in rows[0].items():
-        if isinstance(value, float) and name != "build_seconds":
+        if isinstance(value, float) and name not in ("build_seconds", "budget"):
             figures[name] = float(np.mean([row[name] for row in rows]))
     bars = dict(network.bars)
     if rows[0]["budget"] is not None:

@@ -1,7 +1,7 @@
 """From data to ranges, and from ranges to integers.
 
->>> from planish.quantization import EntropyCalibrator2
->>> calibrator = EntropyCalibrator2(images, cache="model.ranges")
+>>> from planish.quantization import MseCalibrator
+>>> calibrator = MseCalibrator(images, cache="model.ranges")
 >>> engine = planish.build("model.onnx", precision="int8", calibration=calibrator)
 """
 
