@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from planish.fusion.task import PRECISIONS, Task
 from planish.graph.graph import Node, Value
-from planish.graph.interpret import bind
 from planish.graph.types import DType
-from planish.ops.quantization import ConvInteger, Dequantize, MatMulInteger, Quantize
+from planish.ops.quantization import Dequantize, Quantize
 from planish.precision.kinds import Kind, kind_of
 from planish.targets.base import Binding, Constant, Kernel, Layout, Tactic, Workspace
 from planish.targets.execution import (
@@ -29,7 +29,8 @@ from planish.targets.execution import (
     TensorMemory,
 )
 from planish.targets.target import Target
-from planish.tuning.rows import probed_rows, sampled_rows, take
+from planish.tuning.reference import Reference
+from planish.tuning.rows import probed_rows
 from planish.tuning.sample import Sample
 
 log = logging.getLogger("planish")
@@ -47,15 +48,8 @@ of four levels lies half-way between two every fourth time, and the order of the
 SECONDS_EACH = 0.006
 """Time given to the repeats of one tactic."""
 
-KEPT = 1 << 21
-"""Bytes of reference results at most that are kept for a task that is measured again later."""
-
 HOPELESS = 4.0
 """A tactic whose first two runs both take so many times the best is not measured further."""
-
-
-_OF_LEVELS = (ConvInteger, Dequantize, MatMulInteger, Quantize)
-"""Ops whose operands of one byte are levels."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +61,7 @@ class Measurement:
 
 
 class Bench:
-    """Inputs, reference result and memory for the tactics of one task at one binding.
-
-    `expected` are the reference results, if an earlier bench has computed them.
-    """
+    """Memory for the tactics of one task at one binding, and what they are compared with."""
 
     def __init__(
         self,
@@ -78,48 +69,23 @@ class Bench:
         binding: Binding,
         target: Target,
         threads: int,
-        expected: list[np.ndarray] | None = None,
+        reference: Reference | None = None,
     ) -> None:
         self._task, self._binding, self._target = task, binding, target
         self._threads = threads
-        self._arrays: list[np.ndarray | Sample] = []
+        self.reference = reference or Reference(task, binding)
         self._inputs: list[TensorMemory] = []
-        for number, value in enumerate(task.inputs):
+        for value, array in zip(task.inputs, self.reference.arrays, strict=True):
             tensor = self._tensor(value)
-            if value.data is not None:
-                tensor.write(value.data)
-                self._arrays.append(value.data)
+            if isinstance(array, Sample):
+                tensor.fill(array.period)
             else:
-                levels = value.dtype.size == 1 and _reads_levels(task)
-                sample = Sample(binding.layout(value), value.dtype.numpy, number, levels)
-                tensor.fill(sample.period)
-                self._arrays.append(sample)
+                tensor.write(array)
             self._inputs.append(tensor)
         self._outputs = [self._tensor(v) for v in task.outputs]
-        self._rows = sampled_rows(task, binding)
-        self._expected = expected
 
     def _tensor(self, value: Value) -> TensorMemory:
         return self._target.tensor(self._binding.layout(value), value.dtype.numpy)
-
-    def expected(self) -> list[np.ndarray]:
-        """The outputs by the references; of large ones some rows (see `planish.tuning.rows`)."""
-        if self._expected is None:
-            arrays: Sequence[np.ndarray | Sample] = self._arrays
-            if self._rows is not None:
-                arrays = take(self._task, self._binding, arrays, self._rows)
-            known = dict(zip(self._task.inputs, map(np.asarray, arrays), strict=True))
-            for node in self._task.nodes:
-                op = bind(node.op, self._binding.symbols)
-                values = [known.get(v, v.data) for v in node.inputs]
-                known.update(zip(node.outputs, op.reference(*values), strict=True))  # type: ignore[arg-type]
-            self._expected = [known[v] for v in self._task.outputs]
-        return self._expected
-
-    def small_results(self) -> list[np.ndarray] | None:
-        """The reference results, if they are known and small enough to be kept."""
-        known = self._expected
-        return known if known and sum(a.nbytes for a in known) <= KEPT else None
 
     def time(self, tactic: Tactic, seconds: float) -> float:
         """The least seconds of the runs of a tactic in so many, whatever it computes."""
@@ -149,14 +115,14 @@ class Bench:
 
     def _difference(self, precision: str) -> str:
         """What is wrong with the outputs; empty if nothing is."""
-        wanted = self.expected()
-        if self._rows is not None:
+        wanted, rows = self.reference.results(), self.reference.rows
+        if rows is not None:
             probes = probed_rows(self._binding.shape(self._task.output)[0])
             for i, (tensor, want) in enumerate(zip(self._outputs, wanted, strict=True)):
                 have = tensor.read(probes)
-                if have.dtype.kind in "fV" and np.isnan(have).any() and not np.isnan(want).any():
+                if have.dtype.kind in "fV" and _has_nan(have) and not _has_nan(want):
                     return f"output {i} is not written everywhere"
-        outputs = [t.read(self._rows) for t in self._outputs]
+        outputs = [t.read(rows) for t in self._outputs]
         return _difference(outputs, wanted, precision, _step(self._task))
 
     @contextmanager
@@ -211,11 +177,6 @@ def kernels_of(tactic: Tactic, binding: Binding) -> list[Kernel]:
     ]
 
 
-def _reads_levels(task: Task) -> bool:
-    """Whether bytes among its inputs are levels of a quantized tensor, all of them likely."""
-    return any(isinstance(node.op, _OF_LEVELS) for node in task.nodes)
-
-
 def _step(task: Task) -> float:
     """How far apart levels are in the results of a task that rounds sums of floats; else 0."""
     anchor = task.anchor
@@ -235,6 +196,26 @@ def _scale(node: Node) -> float:
     """The largest scale of a conversion; 1 where it is computed."""
     scale = node.inputs[1].data
     return 1.0 if scale is None or not scale.size else float(scale.max())
+
+
+@lru_cache(maxsize=4)
+def _table(dtype: np.dtype) -> np.ndarray:
+    """The values of all elements of a dtype of two bytes, in float32."""
+    return np.arange(1 << 16, dtype=np.uint16).view(dtype).astype(np.float32)
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    """Floats in a new array of float32, or of float64 where they are that wide: where there are
+    many, looking halves up is quicker than NumPy's conversion.
+    """
+    if array.dtype.itemsize == 2 and array.size >= 1 << 16:
+        bits = np.ascontiguousarray(array).view(np.uint16)
+        return np.take(_table(array.dtype), bits)
+    return array.astype(np.float64 if array.dtype.itemsize > 4 else np.float32)
+
+
+def _has_nan(array: np.ndarray) -> bool:
+    return bool(np.isnan(_widened(array)).any())
 
 
 def _difference(
@@ -260,8 +241,7 @@ def _difference(
         rounded = PRECISIONS.get(DType.of(have.dtype), "fp32")
         tolerance = max(TOLERANCES.get(p, TOLERANCE) for p in (rounded, precision))
         # float32 tells errors of its own results, and is quicker for many
-        exact = np.float64 if have.dtype.itemsize > 4 else np.float32
-        a, b = have.astype(exact), want.astype(exact)
+        a, b = _widened(have), _widened(want)
         with np.errstate(all="ignore"):
             error = a - b
             worst = float(np.max(np.abs(error, out=error), initial=0.0))

@@ -28,7 +28,9 @@ from planish.targets.reference import ReferenceTactic
 from planish.targets.target import Target
 from planish.tuning.cache import TimingCache
 from planish.tuning.entry import Entry, ordered
+from planish.tuning.estimate import estimate
 from planish.tuning.measure import Bench, Measurement, kernels_of
+from planish.tuning.reference import Reference, References
 from planish.tuning.selection import Choice as Candidate
 from planish.tuning.selection import select
 
@@ -181,7 +183,8 @@ class Tuner:
                 for t in self._target.tactics(task, binding)
                 if t.is_permitted(precisions) and t.accepts(binding) and self._fits(t, binding)
             ][: self._target.tactics_per_task]
-            shared = Entry(task, binding, key, tactics, precisions)
+            guess = estimate(task, binding, self._target.rates)
+            shared = Entry(task, binding, key, tactics, precisions, guess)
             self._entries[key, precisions] = shared
             for i, tactic in enumerate(tactics):
                 seconds = self._cache.get(f"{key} {tactic}")
@@ -255,7 +258,12 @@ class Tuner:
         owner: Entry | None = None
         bench: Bench | None = None
         fresh: list[tuple[str, float]] = []
-        with closing(self._compiled(wanted)) as compiled:
+        order = list({id(entry): entry for entry, _ in wanted}.values())
+        numbers = {id(entry): number for number, entry in enumerate(order)}
+        with (
+            closing(self._compiled(wanted)) as compiled,
+            closing(self._references(order)) as references,
+        ):
             for done, (entry, i) in enumerate(compiled, 1):
                 if time.monotonic() > deadline:
                     self._cache.put(fresh)
@@ -263,9 +271,8 @@ class Tuner:
                     return False
                 if bench is None or owner is not entry:
                     owner = entry
-                    bench = Bench(
-                        entry.task, entry.binding, self._target, self._threads, entry.expected
-                    )
+                    reference = references.get(numbers[id(entry)])
+                    bench = Bench(entry.task, entry.binding, self._target, self._threads, reference)
                 fresh += self._measure_one(entry, i, bench)
                 self._report(what, done, len(wanted))
                 if len(fresh) >= BATCH:
@@ -278,7 +285,7 @@ class Tuner:
         """Measures a tactic; what the timing cache is to know of it."""
         best = min(entry.times.values(), default=float("inf"))
         outcome = self._try(bench, entry.tactics[i], best)
-        entry.expected = bench.small_results()
+        entry.expected = bench.reference.small_results()
         name = f"{entry.key} {entry.tactics[i]}"
         if outcome.seconds is None:
             entry.rejected.add(i)
@@ -287,6 +294,11 @@ class Tuner:
         entry.times[i] = outcome.seconds
         self.result.measured += 1
         return [(name, outcome.seconds)]
+
+    def _references(self, order: Sequence[Entry]) -> References:
+        """The references of entries; computed beside measuring where that is not disturbed."""
+        makers = [lambda e=entry: Reference(e.task, e.binding, e.expected) for entry in order]  # type: ignore[misc]
+        return References(makers) if self._target.compilers_beside else References(makers, 0)
 
     def _compiled(
         self, wanted: Sequence[tuple[Entry, int]]
