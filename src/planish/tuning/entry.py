@@ -35,7 +35,6 @@ class Entry:
     times: dict[int, float] = field(default_factory=dict)
     rejected: set[int] = field(default_factory=set)
     expected: list[np.ndarray] | None = None
-    """Results of the references, kept where they are small."""
 
     shortlist: list[int] | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,8 +13,9 @@ import numpy as np
 
 from planish.fusion.task import PRECISIONS, Task
 from planish.graph.graph import Node, Value
+from planish.graph.interpret import bind
 from planish.graph.types import DType
-from planish.ops.quantization import Dequantize, Quantize
+from planish.ops.quantization import ConvInteger, Dequantize, MatMulInteger, Quantize
 from planish.precision.kinds import Kind, kind_of
 from planish.targets.base import Binding, Constant, Kernel, Layout, Tactic, Workspace
 from planish.targets.execution import (
@@ -29,8 +30,7 @@ from planish.targets.execution import (
     TensorMemory,
 )
 from planish.targets.target import Target
-from planish.tuning.reference import Reference
-from planish.tuning.rows import probed_rows
+from planish.tuning.rows import probed_rows, sampled_rows, take
 from planish.tuning.sample import Sample
 
 log = logging.getLogger("planish")
@@ -48,8 +48,15 @@ of four levels lies half-way between two every fourth time, and the order of the
 SECONDS_EACH = 0.006
 """Time given to the repeats of one tactic."""
 
+KEPT = 1 << 21
+"""Bytes of reference results at most that are kept for a task that is measured again later."""
+
 HOPELESS = 4.0
 """A tactic whose first two runs both take so many times the best is not measured further."""
+
+
+_OF_LEVELS = (ConvInteger, Dequantize, MatMulInteger, Quantize)
+"""Ops whose operands of one byte are levels."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,10 @@ class Measurement:
 
 
 class Bench:
-    """Memory for the tactics of one task at one binding, and what they are compared with."""
+    """Inputs, reference result and memory for the tactics of one task at one binding.
+
+    `expected` are the reference results, if an earlier bench has computed them.
+    """
 
     def __init__(
         self,
@@ -69,23 +79,48 @@ class Bench:
         binding: Binding,
         target: Target,
         threads: int,
-        reference: Reference | None = None,
+        expected: list[np.ndarray] | None = None,
     ) -> None:
         self._task, self._binding, self._target = task, binding, target
         self._threads = threads
-        self.reference = reference or Reference(task, binding)
+        self._arrays: list[np.ndarray | Sample] = []
         self._inputs: list[TensorMemory] = []
-        for value, array in zip(task.inputs, self.reference.arrays, strict=True):
+        for number, value in enumerate(task.inputs):
             tensor = self._tensor(value)
-            if isinstance(array, Sample):
-                tensor.fill(array.period)
+            if value.data is not None:
+                tensor.write(value.data)
+                self._arrays.append(value.data)
             else:
-                tensor.write(array)
+                levels = value.dtype.size == 1 and _reads_levels(task)
+                sample = Sample(binding.layout(value), value.dtype.numpy, number, levels)
+                tensor.fill(sample.period)
+                self._arrays.append(sample)
             self._inputs.append(tensor)
         self._outputs = [self._tensor(v) for v in task.outputs]
+        self._rows = sampled_rows(task, binding)
+        self._expected = expected
 
     def _tensor(self, value: Value) -> TensorMemory:
         return self._target.tensor(self._binding.layout(value), value.dtype.numpy)
+
+    def expected(self) -> list[np.ndarray]:
+        """The outputs by the references; of large ones some rows (see `planish.tuning.rows`)."""
+        if self._expected is None:
+            arrays: Sequence[np.ndarray | Sample] = self._arrays
+            if self._rows is not None:
+                arrays = take(self._task, self._binding, arrays, self._rows)
+            known = dict(zip(self._task.inputs, map(np.asarray, arrays), strict=True))
+            for node in self._task.nodes:
+                op = bind(node.op, self._binding.symbols)
+                values = [known.get(v, v.data) for v in node.inputs]
+                known.update(zip(node.outputs, op.reference(*values), strict=True))  # type: ignore[arg-type]
+            self._expected = [known[v] for v in self._task.outputs]
+        return self._expected
+
+    def small_results(self) -> list[np.ndarray] | None:
+        """The reference results, if they are known and small enough to be kept."""
+        known = self._expected
+        return known if known and sum(a.nbytes for a in known) <= KEPT else None
 
     def time(self, tactic: Tactic, seconds: float) -> float:
         """The least seconds of the runs of a tactic in so many, whatever it computes."""
@@ -115,14 +150,14 @@ class Bench:
 
     def _difference(self, precision: str) -> str:
         """What is wrong with the outputs; empty if nothing is."""
-        wanted, rows = self.reference.results(), self.reference.rows
-        if rows is not None:
+        wanted = self.expected()
+        if self._rows is not None:
             probes = probed_rows(self._binding.shape(self._task.output)[0])
             for i, (tensor, want) in enumerate(zip(self._outputs, wanted, strict=True)):
                 have = tensor.read(probes)
                 if have.dtype.kind in "fV" and _has_nan(have) and not _has_nan(want):
                     return f"output {i} is not written everywhere"
-        outputs = [t.read(rows) for t in self._outputs]
+        outputs = [t.read(self._rows) for t in self._outputs]
         return _difference(outputs, wanted, precision, _step(self._task))
 
     @contextmanager
@@ -175,6 +210,11 @@ def kernels_of(tactic: Tactic, binding: Binding) -> list[Kernel]:
     return [
         launch.kernel for launch in tactic.launches(binding) if isinstance(launch.kernel, Kernel)
     ]
+
+
+def _reads_levels(task: Task) -> bool:
+    """Whether bytes among its inputs are levels of a quantized tensor, all of them likely."""
+    return any(isinstance(node.op, _OF_LEVELS) for node in task.nodes)
 
 
 def _step(task: Task) -> float:

@@ -30,7 +30,6 @@ from planish.tuning.cache import TimingCache
 from planish.tuning.entry import Entry, ordered
 from planish.tuning.estimate import estimate
 from planish.tuning.measure import Bench, Measurement, kernels_of
-from planish.tuning.reference import Reference, References
 from planish.tuning.selection import Choice as Candidate
 from planish.tuning.selection import select
 
@@ -258,12 +257,7 @@ class Tuner:
         owner: Entry | None = None
         bench: Bench | None = None
         fresh: list[tuple[str, float]] = []
-        order = list({id(entry): entry for entry, _ in wanted}.values())
-        numbers = {id(entry): number for number, entry in enumerate(order)}
-        with (
-            closing(self._compiled(wanted)) as compiled,
-            closing(self._references(order)) as references,
-        ):
+        with closing(self._compiled(wanted)) as compiled:
             for done, (entry, i) in enumerate(compiled, 1):
                 if time.monotonic() > deadline:
                     self._cache.put(fresh)
@@ -271,8 +265,9 @@ class Tuner:
                     return False
                 if bench is None or owner is not entry:
                     owner = entry
-                    reference = references.get(numbers[id(entry)])
-                    bench = Bench(entry.task, entry.binding, self._target, self._threads, reference)
+                    bench = Bench(
+                        entry.task, entry.binding, self._target, self._threads, entry.expected
+                    )
                 fresh += self._measure_one(entry, i, bench)
                 self._report(what, done, len(wanted))
                 if len(fresh) >= BATCH:
@@ -285,7 +280,7 @@ class Tuner:
         """Measures a tactic; what the timing cache is to know of it."""
         best = min(entry.times.values(), default=float("inf"))
         outcome = self._try(bench, entry.tactics[i], best)
-        entry.expected = bench.reference.small_results()
+        entry.expected = bench.small_results()
         name = f"{entry.key} {entry.tactics[i]}"
         if outcome.seconds is None:
             entry.rejected.add(i)
@@ -294,11 +289,6 @@ class Tuner:
         entry.times[i] = outcome.seconds
         self.result.measured += 1
         return [(name, outcome.seconds)]
-
-    def _references(self, order: Sequence[Entry]) -> References:
-        """The references of entries; computed beside measuring where that is not disturbed."""
-        makers = [lambda e=entry: Reference(e.task, e.binding, e.expected) for entry in order]  # type: ignore[misc]
-        return References(makers) if self._target.compilers_beside else References(makers, 0)
 
     def _compiled(
         self, wanted: Sequence[tuple[Entry, int]]
@@ -344,7 +334,13 @@ class Tuner:
     # ---- choosing -------------------------------------------------------------------------
 
     def _choose_known(self, entries: Mapping[Task, Entry], likely: Sequence[Task]) -> list[Task]:
-        """The cheapest cover of what was measured and `likely` ones."""
+        """The cheapest cover of what was measured; where that is none, with `likely` tasks."""
+        known = {t: e for t, e in entries.items() if e.times or not e.has_tactics}
+        if {n for t in known for n in t.nodes} == {n for t in entries for n in t.nodes}:
+            try:
+                return self._choose(known)
+            except TuningError as error:
+                log.debug("what was measured is no cover: %s", error)
         if not all(entries[t].has_tactics or len(t.nodes) == 1 for t in likely):
             return self._choose(entries)
         spared = set(likely)
@@ -353,6 +349,9 @@ class Tuner:
     def _choose(self, entries: Mapping[Task, Entry]) -> list[Task]:
         """The cheapest cover of the graph by some tasks. Costs are nanoseconds."""
         tasks, candidates = [], []
+        # where a measurement is above its guess, so are other tasks likely to be
+        measured = [min(e.times.values()) / e.guess for e in entries.values() if e.times]
+        off = max([1.0, *measured])
         for task, entry in entries.items():
             tactic, seconds = entry.best()
             if isinstance(tactic, ReferenceTactic):
@@ -360,7 +359,9 @@ class Tuner:
                     continue  # its nodes alone do as well
                 seconds = HOST_STEP_SECONDS + entry.guess
             elif seconds is None:
-                seconds = entry.guess
+                if task.pair:
+                    continue  # only measuring tells whether it is faster than its parts
+                seconds = off * entry.guess
             cost = int((seconds + tactic.extra_seconds + STEP_SECONDS) * 1e9)
             tasks.append(task)
             candidates.append(Candidate(frozenset(task.nodes), cost))
