@@ -34,8 +34,8 @@ from planish.graph.types import DType
 from planish.precision.overflow import find_overflows
 
 BATCH = 50
-QUALITY = 90
-"""Of the JPEGs that the images are kept as, colours in full resolution."""
+QUALITY = 75
+"""Of the JPEGs that the images are kept as, colours in half the resolution: 10 MB."""
 
 LOOKED_AT = 2
 """Images on which overflows are looked for."""
@@ -120,7 +120,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     with tarfile.open(folder / "images.tar", "w") as tar:
         for name, image in cropped(data / "imagenet_sample_1000.tar"):
             buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+            image.save(buffer, "JPEG", quality=QUALITY, subsampling="4:2:0")
             member = tarfile.TarInfo(name)
             member.size = buffer.tell()
             buffer.seek(0)
@@ -203,7 +203,8 @@ def run(arguments: argparse.Namespace) -> int:
                 "seconds": time.perf_counter() - start,
             }
             rows.append(row)
-            bad = abs(row["top1"] - row["top1_fp32"]) > arguments.bar or not row["finite"]
+            off = abs(row["top1"] - row["top1_fp32"])
+            bad = off > arguments.bar + 1e-9 or not row["finite"]
             missed += bad
             print(told(row) + (" MISSED" if bad else ""), flush=True)
     if arguments.output:

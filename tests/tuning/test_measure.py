@@ -144,8 +144,8 @@ def test_estimate_counts_arithmetic() -> None:
     net = Net()
     graph = net.output(net.relu(net.conv(net.input(N, 8, 8, 16), 32, 3)))
     tasks = {len(t.nodes): t for t in propose(graph) if t.anchor}
-    binding = Binding({"N": 2})
+    binding, rates = Binding({"N": 2}), cpu().rates
     plain = 2 * 2 * 8 * 8 * 32 * 9 * 16
     assert operations(tasks[1], binding) == plain + 2 * 8 * 8 * 32
     assert operations(tasks[2], binding) == plain + 2 * 2 * 8 * 8 * 32
-    assert estimate(tasks[1], binding) < estimate(tasks[1], Binding({"N": 20}))
+    assert estimate(tasks[1], binding, rates) < estimate(tasks[1], Binding({"N": 20}), rates)

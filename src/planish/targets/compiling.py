@@ -12,12 +12,20 @@ from planish.targets.workers import CompilerPool
 
 
 class Compiling:
-    """A target's compilers and where it keeps what they make; several threads may use it."""
+    """A target's compilers and where it keeps what they make; several threads may use it.
 
-    def __init__(self, cache: KernelCache, compilers: CompilerPool) -> None:
-        self._cache, self._compilers = cache, compilers
+    Other pools of processes that only builds use may end with the compilers: `others`.
+    """
+
+    def __init__(self, cache: KernelCache, compilers: CompilerPool, *others: CompilerPool) -> None:
+        self._cache, self._compilers, self._others = cache, compilers, others
         self._lock = threading.Lock()
         self._builds = 0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether an engine is being built."""
+        return self._builds > 0
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -31,7 +39,8 @@ class Compiling:
                 self._builds -= 1
                 idle = self._builds == 0
             if idle:
-                self._compilers.close()
+                for pool in (self._compilers, *self._others):
+                    pool.close()
 
     def prepare(
         self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,8 +16,20 @@ from planish.targets.base import Binding, Family, Kernel, Layout, Tactic
 from planish.targets.execution import Executable, ForeignArray, Pool, Schedule, TensorMemory
 
 
+@dataclass(frozen=True)
+class Rates:
+    """What a machine can do, roughly: operations and bytes a second; seconds to start a kernel."""
+
+    operations: float
+    bytes: float
+    start: float
+
+
 class Target(ABC):
     """A machine that runs plans."""
+
+    rates: ClassVar[Rates] = Rates(100e9, 10e9, 1.5e-6)  # a few cores
+    """By which tasks are guessed that were not measured yet."""
 
     device: str
     has_streams: ClassVar[bool] = False

@@ -12,7 +12,6 @@ from planish.fusion.task import Task
 from planish.precision.permissions import FLOATS
 from planish.targets.base import Binding, Tactic
 from planish.targets.reference import ReferenceTactic
-from planish.tuning.estimate import estimate
 from planish.tuning.measure import HOPELESS
 
 SHORTLIST = 5
@@ -31,6 +30,8 @@ class Entry:
     key: str
     tactics: list[Tactic]
     precisions: frozenset[str]
+    guess: float
+    """Seconds it is taken to need where it was not measured."""
     times: dict[int, float] = field(default_factory=dict)
     rejected: set[int] = field(default_factory=set)
     expected: list[np.ndarray] | None = None
@@ -73,10 +74,6 @@ class Entry:
         """Where the timing cache keeps what budget was spent on these tactics."""
         more = sorted(self.precisions - FLOATS.keys())  # dtypes stand in the key
         return " ".join((self.key, SETTLED, *more))
-
-    @property
-    def guess(self) -> float:
-        return estimate(self.task, self.binding)
 
     @property
     def has_tactics(self) -> bool:

@@ -11,18 +11,16 @@ from planish.ops.elementwise import Elementwise
 from planish.ops.matmul import MatMul
 from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding
+from planish.targets.target import Rates
 
-FLOPS = 100e9
-BYTES = 10e9
-LAUNCH = 1.5e-6
 PAIR = 2.0
 """Two convolutions in one kernel move less and compute more slowly: only measuring tells."""
 
 
-def estimate(task: Task, binding: Binding) -> float:
-    """Seconds, by a machine of a few cores; good for ordering work and for choosing fusions."""
+def estimate(task: Task, binding: Binding, rates: Rates) -> float:
+    """Seconds, good for ordering work and for choosing fusions."""
     moved = sum(math.prod(binding.shape(v)) * v.dtype.size for v in (*task.inputs, *task.outputs))
-    seconds = LAUNCH + max(operations(task, binding) / FLOPS, moved / BYTES)
+    seconds = rates.start + max(operations(task, binding) / rates.operations, moved / rates.bytes)
     # work on an input is done again by every task that reads it; on an output it is done once
     return seconds * (1.1 if task.prologue else PAIR if task.pair else 1.0)
 

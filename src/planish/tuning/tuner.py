@@ -28,6 +28,7 @@ from planish.targets.reference import ReferenceTactic
 from planish.targets.target import Target
 from planish.tuning.cache import TimingCache
 from planish.tuning.entry import Entry, ordered
+from planish.tuning.estimate import estimate
 from planish.tuning.measure import Bench, Measurement, kernels_of
 from planish.tuning.selection import Choice as Candidate
 from planish.tuning.selection import select
@@ -181,7 +182,8 @@ class Tuner:
                 for t in self._target.tactics(task, binding)
                 if t.is_permitted(precisions) and t.accepts(binding) and self._fits(t, binding)
             ][: self._target.tactics_per_task]
-            shared = Entry(task, binding, key, tactics, precisions)
+            guess = estimate(task, binding, self._target.rates)
+            shared = Entry(task, binding, key, tactics, precisions, guess)
             self._entries[key, precisions] = shared
             for i, tactic in enumerate(tactics):
                 seconds = self._cache.get(f"{key} {tactic}")
@@ -332,7 +334,13 @@ class Tuner:
     # ---- choosing -------------------------------------------------------------------------
 
     def _choose_known(self, entries: Mapping[Task, Entry], likely: Sequence[Task]) -> list[Task]:
-        """The cheapest cover of what was measured and `likely` ones."""
+        """The cheapest cover of what was measured; where that is none, with `likely` tasks."""
+        known = {t: e for t, e in entries.items() if e.times or not e.has_tactics}
+        if {n for t in known for n in t.nodes} == {n for t in entries for n in t.nodes}:
+            try:
+                return self._choose(known)
+            except TuningError as error:
+                log.debug("what was measured is no cover: %s", error)
         if not all(entries[t].has_tactics or len(t.nodes) == 1 for t in likely):
             return self._choose(entries)
         spared = set(likely)
@@ -341,6 +349,9 @@ class Tuner:
     def _choose(self, entries: Mapping[Task, Entry]) -> list[Task]:
         """The cheapest cover of the graph by some tasks. Costs are nanoseconds."""
         tasks, candidates = [], []
+        # where a measurement is above its guess, so are other tasks likely to be
+        measured = [min(e.times.values()) / e.guess for e in entries.values() if e.times]
+        off = max([1.0, *measured])
         for task, entry in entries.items():
             tactic, seconds = entry.best()
             if isinstance(tactic, ReferenceTactic):
@@ -348,7 +359,9 @@ class Tuner:
                     continue  # its nodes alone do as well
                 seconds = HOST_STEP_SECONDS + entry.guess
             elif seconds is None:
-                seconds = entry.guess
+                if task.pair:
+                    continue  # only measuring tells whether it is faster than its parts
+                seconds = off * entry.guess
             cost = int((seconds + tactic.extra_seconds + STEP_SECONDS) * 1e9)
             tasks.append(task)
             candidates.append(Candidate(frozenset(task.nodes), cost))

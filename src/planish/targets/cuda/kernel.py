@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from planish.graph.types import DType
 from planish.targets.base import Kernel
@@ -82,6 +82,11 @@ the sum of all layers' times and the network's were compared with and without li
 class LibraryKernel(Kernel):
     """A kernel of a vendor library, as a frozen dataclass of what it takes to make it again."""
 
+    is_planned: ClassVar[bool] = False
+    """Whether the library plans, and perhaps compiles, for so long, holding Python's lock, that
+    other processes do it: `compile` is called there, and `keep` here is given what it returns.
+    """
+
     @abstractmethod
     def load(self, gpu: Any) -> LibraryCall:
         """Makes it ready on a `planish.targets.cuda.driver.Gpu`.
@@ -95,6 +100,9 @@ class LibraryKernel(Kernel):
     def stored(self, gpu: Any) -> bytes | None:
         """What makes `load` quick in another process, if the library has such a thing."""
         return None
+
+    def keep(self, gpu: Any, code: bytes) -> None:
+        """Keeps what `stored` is to find."""
 
     def compile(self, machine: CudaMachine) -> bytes:
         raise NotImplementedError("the library holds its code")

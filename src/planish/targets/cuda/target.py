@@ -33,13 +33,18 @@ from planish.targets.cuda.memory import ConstantPool, CudaArena, CudaTensor, Dev
 from planish.targets.cuda.tensor_cores import why_not
 from planish.targets.cuda.torch_tensors import Tensors
 from planish.targets.execution import Executable, ForeignArray, Schedule
-from planish.targets.target import Target
+from planish.targets.target import Rates, Target
 from planish.targets.workers import CompilerPool
 
 log = logging.getLogger("planish")
 
 LIBRARY = "library "
 """What names of code begin with that a vendor's library wrote, and reads again."""
+
+PLANNERS = 4
+"""Processes that make cuDNN's kernels; each takes half a gigabyte of the GPU's memory, and there is
+one for 8 GB at most.
+"""
 
 TRITON = "3.6.0"
 """The version of Triton that Planish is made with."""
@@ -51,6 +56,7 @@ class CudaTarget(Target):
     precisions = frozenset({"fp32", "tf32", "fp16", "bf16"})
     has_streams = True
     has_own_memory = True
+    rates = Rates(3e14, 3e12, 1.5e-6)
     tactics_per_task = 24  # of three sources, and each is measured in milliseconds
     ceiling_sizes = (4096, 1 << 28)
 
@@ -71,7 +77,9 @@ class CudaTarget(Target):
         # Triton's LLVM and TensorFlow's end a process in which both are loaded
         self.compilers_beside = len(os.sched_getaffinity(0))
         compilers = CompilerPool(self.machine, self.compilers_beside, apart=True)
-        self._compiling = Compiling(self._cache, compilers)
+        planners = min(PLANNERS, self.compilers_beside, max(self.machine.memory >> 33, 1))
+        self._planners = CompilerPool(self.machine, planners, apart=True)
+        self._compiling = Compiling(self._cache, compilers, self._planners)
 
     def families(self) -> Sequence[Family]:
         return self._families
@@ -92,8 +100,20 @@ class CudaTarget(Target):
     def prepare(
         self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None
     ) -> None:
-        generated = (k for k in kernels if not isinstance(k, LibraryKernel))
-        self._compiling.prepare((k for k in generated if k.symbol not in self._given), progress)
+        kernels = list(kernels)
+        generated = [k for k in kernels if not isinstance(k, LibraryKernel)]
+        self._compiling.prepare([k for k in generated if k.symbol not in self._given], progress)
+        if self._compiling.is_held:  # for the few of a plan that is loaded it does not pay
+            self._plan([k for k in kernels if isinstance(k, LibraryKernel) and k.is_planned])
+
+    def _plan(self, kernels: Sequence[LibraryKernel]) -> None:
+        """Has kernels of libraries planned in other processes."""
+        missing = {k.symbol: k for k in kernels if k.stored(self.gpu) is None}
+
+        def done(kernel: Kernel, code: bytes) -> None:
+            missing[kernel.symbol].keep(self.gpu, code)
+
+        self._planners.compile(list(missing.values()), done)
 
     def executable(self, schedule: Schedule) -> Executable:
         kernels = [

@@ -18,9 +18,11 @@ from typing import Any
 from planish.errors import TuningError
 from planish.graph.types import DType
 from planish.targets.cuda.driver import Gpu
+from planish.targets.cuda.driver import gpu as open_gpu
 from planish.targets.cuda.kernel import LibraryKernel
 from planish.targets.cuda.libraries.cudnn_graph import ConvGraph, Tensor
 from planish.targets.cuda.libraries.session import Session, aligned
+from planish.targets.cuda.machine import CudaMachine
 
 log = logging.getLogger("planish")
 
@@ -82,6 +84,7 @@ class ConvKernel(LibraryKernel):
     """
 
     family = "cudnn"
+    is_planned = True
 
     graph: ConvGraph
     version: int
@@ -101,6 +104,17 @@ class ConvKernel(LibraryKernel):
     def stored(self, gpu: Gpu) -> bytes | None:
         own = session(gpu.ordinal)
         return own.code(self.symbol) if own else None
+
+    def keep(self, gpu: Gpu, code: bytes) -> None:
+        own = session(gpu.ordinal)
+        if own and code:
+            own.keep(self.symbol, code)
+
+    def compile(self, machine: CudaMachine) -> bytes:
+        assert machine.ordinal is not None, "kernels are planned where they run"
+        device = open_gpu(machine.ordinal)
+        self.load(device)
+        return self.stored(device) or b""
 
 
 class ConvCall:
@@ -283,12 +297,10 @@ class CudnnSession(Session):
 @cache
 def session(ordinal: int) -> CudnnSession | None:
     """cuDNN on a GPU of this process; None, and one line in the log, where it is not installed."""
-    from planish.targets.cuda.driver import gpu
-
     try:
         import cudnn
 
-        return CudnnSession(gpu(ordinal), cudnn)
+        return CudnnSession(open_gpu(ordinal), cudnn)
     except Exception as error:  # a missing package, a missing library, an old driver
         log.warning(
             "cuDNN's kernels are not offered: %s (pip install nvidia-cudnn-frontend "
