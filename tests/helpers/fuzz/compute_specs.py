@@ -102,7 +102,7 @@ def _gelu(d: Draft) -> Choice:
 
 @spec("conv")
 def _conv(d: Draft) -> Choice:
-    if d.chance(0.2):
+    if d.chance(0.3):
         return _wide_conv(d)
     if d.chance(0.1):
         return _bottleneck(d)
@@ -123,10 +123,11 @@ def _conv(d: Draft) -> Choice:
 def _wide_conv(d: Draft) -> Choice:
     """A convolution with enough channels and pixels for Winograd's transforms to pay."""
     size = [2, d.integer(12, 13), d.integer(12, 13), d.integer(32, 35)]
-    x = d.input(size, F32)
+    dtype = F32 if d.chance(0.6) else BF16
+    x = d.input(size, dtype)
     window = d.one_of([(3, 3), (3, 3), (1, 3), (5, 5)])
     scale = 1 / np.sqrt(size[-1] * np.prod(window))
-    w = d.weight((*window, size[-1], d.integer(32, 35)), F32, Domain(), scale)
+    w = d.weight((*window, size[-1], d.integer(32, 35)), dtype, Domain(), scale)
     padding = tuple((d.integer(0, n // 2), d.integer(0, n // 2)) for n in window)
     return ops.Conv((1, 1), padding, (1, 1), 1), (x, w)
 
