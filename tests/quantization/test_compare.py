@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,9 @@ def products(graph: Graph) -> dict[str, Node]:
 
 
 def quantized(graph: Graph, data: np.ndarray = X, **ranges: Any) -> Engine:
-    """An INT8 engine whose ranges hold the data, but for those given."""
+    """An INT8 engine of one scale a tensor, whose ranges hold the data, but for those given."""
     found = calibrate(graph, MinMaxCalibrator(data), dynamic_ranges=ranges or None)
+    found = replace(found, extremes={})
     copy, _ = duplicate(graph)
     return build(copy, precision=frozenset({"fp32", "int8"}), calibration=found)
 
