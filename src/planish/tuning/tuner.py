@@ -335,7 +335,11 @@ class Tuner:
 
     def _choose_known(self, entries: Mapping[Task, Entry], likely: Sequence[Task]) -> list[Task]:
         """The cheapest cover of what was measured; where that is none, with `likely` tasks."""
-        known = {t: e for t, e in entries.items() if e.times or not e.has_tactics}
+        known = {
+            task: entry
+            for task, entry in entries.items()
+            if entry.times or (len(task.nodes) == 1 and not entry.has_tactics)
+        }
         if {n for t in known for n in t.nodes} == {n for t in entries for n in t.nodes}:
             try:
                 return self._choose(known)
