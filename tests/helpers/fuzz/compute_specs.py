@@ -102,11 +102,11 @@ def _gelu(d: Draft) -> Choice:
 
 @spec("conv")
 def _conv(d: Draft) -> Choice:
-    if d.chance(0.3):
+    if not d.entries and d.chance(0.3):  # a graph around one op
+        return _bottleneck(d) if d.chance(0.5) else _wide_conv(d, BF16)
+    if d.chance(0.2):
         return _wide_conv(d)
-    if d.chance(0.1):
-        return _bottleneck(d)
-    x = image(d, (F32,) if d.chance(0.7) else (BF16,) if d.chance(0.6) else NUMBERS)
+    x = image(d, (F32,) if d.chance(0.8) else (BF16,) if d.chance(0.5) else NUMBERS)
     window, strides, padding, dilations = window_of(d, x)
     channels = int(d.value(x).shape[-1])  # type: ignore[arg-type]
     divisors = [g for g in range(1, channels + 1) if channels % g == 0]
@@ -120,10 +120,9 @@ def _conv(d: Draft) -> Choice:
     return ops.Conv(strides, padding, dilations, groups), (x, w)
 
 
-def _wide_conv(d: Draft) -> Choice:
+def _wide_conv(d: Draft, dtype: DType = F32) -> Choice:
     """A convolution with enough channels and pixels for Winograd's transforms to pay."""
     size = [2, d.integer(12, 13), d.integer(12, 13), d.integer(32, 35)]
-    dtype = F32 if d.chance(0.6) else BF16
     x = d.input(size, dtype)
     window = d.one_of([(3, 3), (3, 3), (1, 3), (5, 5)])
     scale = 1 / np.sqrt(size[-1] * np.prod(window))
