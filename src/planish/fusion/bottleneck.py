@@ -18,8 +18,9 @@ from planish.fusion.pairs import (
     FoundPair,
     chain_above,
     find_pair,
-    is_per_channel,
+    is_by_channel,
     is_pointwise,
+    reads_of,
 )
 from planish.graph.graph import Node, Value
 from planish.ops.conv import Conv
@@ -61,8 +62,7 @@ class FoundBottleneck:
 
     def feeds(self, after: Collection[Node]) -> bool:
         """Whether nodes behind the last convolution read what lies before it."""
-        before = {v for n in self.nodes - {self.pair.second} for v in n.outputs}
-        return any(v in before for n in after for v in n.inputs)
+        return reads_of(after, self.nodes - {self.pair.second})
 
 
 def bottleneck_before(
@@ -92,10 +92,6 @@ def _find(
     if is_pointwise(pair.first) or len(image.users) != 1 or not is_hidden(image):
         return None
     above = chain_above(image, LONGEST, is_open, is_hidden)
-    if above is None or not is_pointwise(above[0]):
-        return None
-    inside = {v for n in above for v in n.outputs}
-    operands = (v for n in above[1:] for v in n.inputs if v not in inside)
-    if not all(map(is_per_channel, operands)):
+    if above is None or not is_pointwise(above[0]) or not is_by_channel(above):
         return None
     return FoundBottleneck(above[0], tuple(above[1:]), pair)

@@ -11,7 +11,7 @@ in that case it is the task's second output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from planish.fusion.fused import Fused
@@ -79,8 +79,7 @@ class FoundPair:
 
     def feeds(self, after: Collection[Node]) -> bool:
         """Whether nodes behind the second convolution read what lies before it."""
-        before = {v for n in self.nodes - {self.second} for v in n.outputs}
-        return any(v in before for n in after for v in n.inputs)
+        return reads_of(after, self.nodes - {self.second})
 
 
 def pair_before(
@@ -115,9 +114,19 @@ def find_pair(
     found = FoundPair(first, tuple(chain), second)
     if is_pointwise(first):
         return found
-    inside = {v for n in above for v in n.outputs}
-    operands = (v for n in chain for v in n.inputs if v not in inside)
-    return None if found.is_kept or not all(map(is_per_channel, operands)) else found
+    return None if found.is_kept or not is_by_channel(above) else found
+
+
+def reads_of(after: Collection[Node], before: Collection[Node]) -> bool:
+    """Whether nodes read what others give."""
+    given = {v for n in before for v in n.outputs}
+    return any(v in given for n in after for v in n.inputs)
+
+
+def is_by_channel(chain: Sequence[Node]) -> bool:
+    """Whether the nodes behind a convolution have operands of one number per channel only."""
+    inside = {v for n in chain for v in n.outputs}
+    return all(_is_per_channel(v) for n in chain[1:] for v in n.inputs if v not in inside)
 
 
 def chain_above(
@@ -139,7 +148,7 @@ def chain_above(
     return None
 
 
-def is_per_channel(value: Value) -> bool:
+def _is_per_channel(value: Value) -> bool:
     """Whether a value is a constant of one number, or one per channel."""
     return value.data is not None and value.data.size == (value.data.shape or (1,))[-1]
 

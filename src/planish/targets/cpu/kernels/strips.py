@@ -273,7 +273,6 @@ class _Writer:
                 strip.fresh if self.expands else strip.above,
                 strip.first,
                 max(0, strip.above - strip.before) * sizes.image_row,
-                max(0, strip.fresh - strip.above) * sizes.image_row,
                 (strip.fresh - strip.above) * sizes.image_row,
             ]
             for params, count in calls:
@@ -367,7 +366,7 @@ def _strips(task: Task, band: tuple[int, int], rows: int) -> Iterator[Strip]:
 
 def _strip_task(task: Task, part: Part, parts: Sequence[Part], strip: Strip) -> SubTask:
     """A part as a task on a strip: an image of that many rows, in a batch of one."""
-    number = [p is part for p in parts].index(True)
+    number = parts.index(part)
     is_first, is_last = number == 0 and len(parts) == 3, number == len(parts) - 1
     op = part.conv
     if is_first:

@@ -33,9 +33,9 @@ from planish.targets.cpu.kernel import CpuKernel
 
 HEADER = ("bands", "bands_at", "strips_at", "second_buffer")
 """How many bands an image has; where they, the strips, and the second buffer begin."""
-STRIP = ("source_row", "result_row", "kept_from", "kept", "fresh_at")
+STRIP = ("source_row", "result_row", "kept_from", "kept")
 """Of a strip: the rows of source and result with which it begins; of the first buffer, from where
-how many elements are kept, and where new rows begin."""
+how many elements are kept: behind them new rows begin."""
 
 _F32 = DType.FLOAT32
 
@@ -109,7 +109,7 @@ class StripsKernel(CpuKernel):
                 if self.keeps:
                     self._keep(k, buffers[0], place["kept_from"], place["kept"])
                 rows = {"source": place["source_row"], "result": place["result_row"]}
-                fresh = k.offset(buffers[0], place["fresh_at"], _F32)
+                fresh = k.offset(buffers[0], place["kept"], _F32)
                 for i, (stage, function) in enumerate(zip(self.stages, functions, strict=True)):
                     for j, slot in enumerate(stage.slots):
                         match slot.kind:
