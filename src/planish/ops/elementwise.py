@@ -370,7 +370,7 @@ def _define(name: str, arity: int, row: _Row) -> type[Elementwise]:
         "accepts": accepts,
         "result": result,
     }
-    return dataclass(frozen=True)(type(name, (Elementwise,), namespace))
+    return type(name, (Elementwise,), namespace)  # without fields: what it inherits will do
 
 
 class _Table:

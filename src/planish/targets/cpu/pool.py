@@ -20,11 +20,9 @@ ALIGNMENT = 64
 FIRST_SLAB, LARGEST_SLAB = 4 << 20, 64 << 20
 
 
-def aligned_zeros(shape: Sequence[int], dtype: DType) -> np.ndarray:
-    """An array of zeros that a `ConstantPool` takes as it is, without a copy, if it is large."""
-    memory = native.aligned_empty(math.prod(shape) * dtype.size)
-    memory[...] = 0
-    return memory.view(dtype.numpy).reshape(shape)
+def aligned_empty(shape: Sequence[int], dtype: DType) -> np.ndarray:
+    """Uninitialised; a `ConstantPool` takes the array as it is, without a copy, if it is large."""
+    return native.aligned_empty(math.prod(shape) * dtype.size).view(dtype.numpy).reshape(shape)
 
 
 class ConstantPool:

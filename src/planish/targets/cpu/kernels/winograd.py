@@ -7,6 +7,7 @@ checked as every tactic is.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from planish.targets.cpu.kernels.register_tile import PREFETCH, most_pixels, ste
 from planish.targets.cpu.kernels.winograd_kernel import WinogradKernel
 from planish.targets.cpu.kernels.winograd_transform import Transform, transform_filters
 from planish.targets.cpu.machine import Machine
-from planish.targets.cpu.pool import aligned_zeros
+from planish.targets.cpu.pool import aligned_empty
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 LEAST_CHANNELS = 16
@@ -89,7 +90,7 @@ class WinogradTactic(Tactic):
         shape: tuple[int, ...] = (positions, blocks, depth, width)
         if self.narrow:
             shape = (positions, blocks, ceil(depth, 2), width, 2)
-        packed = aligned_zeros(shape, DType.BFLOAT16 if self.narrow else DType.FLOAT32)
+        packed = aligned_empty(shape, DType.BFLOAT16 if self.narrow else DType.FLOAT32)
         for block in range(blocks):  # one by one: only the result is large
             part = filters[..., block * width : (block + 1) * width]
             made = transform_filters(part, down, along)
@@ -97,6 +98,7 @@ class WinogradTactic(Tactic):
                 even = np.pad(made, ((0, 0), (0, depth % 2), (0, 0)))
                 made = even.reshape(positions, -1, 2, part.shape[-1]).swapaxes(-1, -2)
             packed[:, block, :, : part.shape[-1]] = made
+            packed[:, block, :, part.shape[-1] :] = 0
         return [packed]
 
     def accepts(self, binding: Binding) -> bool:
@@ -298,7 +300,8 @@ def _results(window: Iterable[int]) -> list[int]:
     return [2, 4] if max(taps) in (3, 5) else [2] if max(taps) == 7 else []
 
 
-def _transforms(window: Iterable[int], results: int) -> tuple[Transform, Transform]:
+@functools.cache  # a transform works out its fractions once
+def _transforms(window: tuple[int, ...], results: int) -> tuple[Transform, Transform]:
     down, along = (Transform(results if n > 1 else 1, n) for n in window)
     return down, along
 
