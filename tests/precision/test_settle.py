@@ -41,9 +41,16 @@ def dense() -> onnx.ModelProto:
 X = np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32)
 
 
-# ---- the CPU, which has FP32 -------------------------------------------------------------------
+# ---- a CPU that has FP32 -----------------------------------------------------------------------
 
 
+@pytest.fixture
+def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU without products of bfloat16, whatever this one has."""
+    monkeypatch.setattr(cpu(), "precisions", frozenset({"fp32", "int8"}))
+
+
+@pytest.mark.usefixtures("without_bf16")
 @pytest.mark.parametrize("precision", ["fp16", "bf16", {"fp16", "fp32"}, "tf32"])
 def test_the_cpu_runs_in_fp32_and_says_so_once(
     precision: Any, caplog: pytest.LogCaptureFixture
@@ -59,6 +66,7 @@ def test_the_cpu_runs_in_fp32_and_says_so_once(
     np.testing.assert_array_equal(engine(X), plain(X))
 
 
+@pytest.mark.usefixtures("without_bf16")
 def test_the_best_of_the_cpu_is_fp32(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "planish"):
         assert quick_engine(dense(), precision="best").precision == "fp32"

@@ -29,6 +29,8 @@ planish bench saved_model/ --against tensorflow --batch 1,8
 
 planish bench model.onnx --against onnxruntime,openvino --threads 2 --seconds 10
 
+planish bench m.onnx --precision bf16 --against openvino-bf16
+
 planish bench m.pb --plan m.plan --python-for openvino=/opt/ov/bin/python --max-ratio 1.0
 
 The runtimes take turns (A B C A B C …), on the same inputs with the same number of threads, after a
@@ -85,7 +87,7 @@ def bench(
     *,
     options: BuildOptions,
 ) -> dict[str, Any]:
-    """Measures latency beside TensorFlow, ONNX Runtime and OpenVINO."""
+    """Measures latency beside TensorFlow, ONNX Runtime and OpenVINO (also in BF16 and INT8)."""
     peers, batches = _peers(against), parse_batches(batch)
     pythons = parse_pairs(python_for or [], "PEER=/path/to/python")
     threads = options.arguments["threads"] or THREADS_ALL
@@ -154,7 +156,7 @@ def _start(
     stack: contextlib.ExitStack,
 ) -> tuple[list[_Runner], dict[str, PlanishError]]:
     """The processes with the model, or Planish's plan, open in them; why others are left out."""
-    from planish.cli.peers.catalog import ModelFiles, PeerModel
+    from planish.cli.peers.catalog import ModelFiles, PeerModel, runtime
     from planish.cli.peers.process import PeerProcess
 
     inputs = tuple(i.name for i in engine.inputs)
@@ -165,7 +167,8 @@ def _start(
         try:
             source = PeerModel(*plan, inputs, outputs)
             source = source if name == "planish" else files.for_peer(name)
-            process = PeerProcess(name, python=pythons.get(name), threads=threads)
+            python = pythons.get(name, pythons.get(runtime(name)))
+            process = PeerProcess(name, python=python, threads=threads)
             stack.enter_context(process)
             process.open(source.path, source.kind, source.inputs, source.outputs, threads)
         except PlanishError as error:

@@ -21,11 +21,20 @@ READS: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("onnx",),
     "onnx-reference": ("onnx",),
     "openvino": ("saved_model", "frozen", "onnx"),
+    "openvino-bf16": ("saved_model", "frozen", "onnx"),
+    "openvino-int8": ("saved_model", "frozen", "onnx"),
 }
 """The kinds of model each peer reads."""
 
-BENCHED = ("tensorflow", "onnxruntime", "openvino")
-"""The peers worth measuring."""
+BENCHED = ("tensorflow", "onnxruntime", "openvino", "openvino-bf16", "openvino-int8")
+"""The peers worth measuring. What follows a hyphen is a precision: Planish's own is chosen with
+``--precision``."""
+
+
+def runtime(peer: str) -> str:
+    """The runtime of a peer: ``openvino`` for ``openvino-int8``."""
+    return peer.partition("-")[0]
+
 
 _KERAS = (".keras", ".h5", ".hdf5")
 

@@ -155,6 +155,8 @@ class OnnxReference(Peer):
 class OpenVINO(Peer):
     """OpenVINO on the CPU, tuned for latency, in float32; compiled for the shapes it is fed."""
 
+    precision = "f32"
+
     def open(self, request: dict[str, Any]) -> None:
         import openvino as ov
 
@@ -177,11 +179,15 @@ class OpenVINO(Peer):
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": self.request["threads"],
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": self.precision,
         }
-        compiled = self.ov.Core().compile_model(self.model, "CPU", settings)
-        self.inference = compiled.create_infer_request()
         self.given = dict(zip(self.keys, arrays, strict=True))
+        compiled = self.ov.Core().compile_model(self.prepared(), "CPU", settings)
+        self.inference = compiled.create_infer_request()
+
+    def prepared(self) -> Any:
+        """The model to compile, of the shapes that it is fed."""
+        return self.model
 
     def execute(self) -> Any:
         return self.inference.infer(self.given)
@@ -189,6 +195,26 @@ class OpenVINO(Peer):
     def outputs(self) -> list[Any]:
         results = self.execute()
         return [results[k].copy() for k in self.fetch]
+
+
+class OpenVINOBf16(OpenVINO):
+    """OpenVINO where it may compute in bfloat16."""
+
+    precision = "bf16"
+
+
+class OpenVINOInt8(OpenVINO):
+    """OpenVINO with a model that NNCF has quantized, calibrated with the inputs themselves: its
+    speed is of interest, not its accuracy.
+    """
+
+    def prepared(self) -> Any:
+        import logging
+
+        import nncf
+
+        nncf.set_log_level(logging.ERROR)
+        return nncf.quantize(self.model, nncf.Dataset([self.given]), subset_size=1)
 
 
 class Planish(Peer):
@@ -221,6 +247,8 @@ PEERS = {
     "onnxruntime": OnnxRuntime,
     "onnx-reference": OnnxReference,
     "openvino": OpenVINO,
+    "openvino-bf16": OpenVINOBf16,
+    "openvino-int8": OpenVINOInt8,
 }
 
 

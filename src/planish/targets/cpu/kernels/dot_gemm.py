@@ -22,7 +22,7 @@ from planish.fusion.expression import Expression
 from planish.graph.types import DType
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.casts import cast
-from planish.targets.cpu.codegen.dot import BYTES, HALVES, Dot, dot_of
+from planish.targets.cpu.codegen.dot import BYTES, HALVES, PAIRS, Dot
 from planish.targets.cpu.codegen.elementwise import emit
 from planish.targets.cpu.codegen.types import I16, I32, register_type
 from planish.targets.cpu.kernels.epilogue import Arguments
@@ -47,10 +47,13 @@ class DotGemmKernel(GemmKernel):
     ----------
     source : DType
         INT8, UINT8 or BFLOAT16: the factor's elements, behind the prologue if there is one.
+    dot : Dot
+        How they are multiplied.
     """
 
     family: ClassVar[str] = "dot_gemm"
     source: DType = DType.UINT8
+    dot: Dot = PAIRS
 
     def write(self, k: KernelBuilder) -> None:
         """As `GemmKernel`; packers of bytes take one more parameter, the zero point."""
@@ -61,7 +64,7 @@ class _Writer(GemmWriter):
     kernel: DotGemmKernel
 
     def __init__(self, kernel: DotGemmKernel, k: KernelBuilder) -> None:
-        self.dot = dot_of(k.machine, kernel.source)
+        self.dot = kernel.dot
         if self.dot != HALVES:
             self.pack_params = (*PACK_PARAMS, "zero")
         self.element, self.weight = self.dot.left, self.dot.right

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class DotMatrixTactic(MatrixTactic):
         assert self.task.anchor is not None
         return self.task.anchor.inputs[0].dtype
 
-    @property
+    @cached_property
     def _dot(self) -> Dot:
         return dot_of(self.machine, self._source)
 
@@ -78,7 +79,7 @@ class DotMatrixTactic(MatrixTactic):
     def _kernel(self, **fields: Any) -> GemmKernel:
         groups = groups_of(fields["run"], self._dot)
         fields["unroll"] = unrolled(groups, self.pixels * self.vectors)
-        return DotGemmKernel(**fields, source=self._source)
+        return DotGemmKernel(**fields, source=self._source, dot=self._dot)
 
     def _packing(self, g: Geometry, cut: Any, binding: Binding) -> tuple:
         pack, scratch, params, row_step, tap_row = super()._packing(g, cut, binding)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding, Tactic
-from planish.targets.cpu.codegen.dot import BYTES, dot_of
+from planish.targets.cpu.codegen.dot import BYTES, PAIRS, Dot, dot_of
 from planish.targets.cpu.kernels.dot_matrix import DotMatrixTactic, candidates, geometry
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.geometry import Geometry
@@ -29,6 +30,10 @@ class IntegerMatrixTactic(DotMatrixTactic):
     """The matrix kernel for bytes with a given register tile, loop order and packing."""
 
     family: ClassVar[str] = "integer_matrix"
+
+    @cached_property
+    def _dot(self) -> Dot:
+        return _dot_for(self.task, self.machine)
 
     @property
     def _zero(self) -> int:
@@ -87,7 +92,21 @@ def _centred_weights(task: Task) -> np.ndarray:
     return centred.reshape(-1, *data.shape[-2:])
 
 
-def _understood(task: Task, machine: Machine) -> bool:
+def _dot_for(task: Task, machine: Machine) -> Dot:
+    """How a machine multiplies a task's numbers: by bytes only if the weights, less their zero
+    points, are bytes.
+    """
+    dot = dot_of(machine, DType.UINT8)
+    return dot if dot != BYTES or _are_bytes(task) else PAIRS
+
+
+def _are_bytes(task: Task) -> bool:
+    assert task.anchor is not None
+    plain = task.anchor.inputs[1].dtype is DType.INT8 and not _zero_points(task)[1].any()
+    return plain or bool(np.all(np.abs(_centred_weights(task) + 0.5) < 128))
+
+
+def _understood(task: Task) -> bool:
     anchor = task.anchor
     if anchor is None or not isinstance(anchor.op, ConvInteger | MatMulInteger):
         return False
@@ -98,12 +117,7 @@ def _understood(task: Task, machine: Machine) -> bool:
         return False
     assert w_zero.data is not None
     columns = anchor.output.shape[-1]
-    if w_zero.data.size not in (1, columns):
-        return False
-    if dot_of(machine, DType.UINT8) == BYTES:
-        centred = _centred_weights(task)
-        return bool(np.all(np.abs(centred + 0.5) < 128))
-    return True
+    return w_zero.data.size in (1, columns)
 
 
 @dataclass(frozen=True)
@@ -114,19 +128,19 @@ class IntegerMatrixFamily(MachineFamily):
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         machine = self.machine
-        if not _understood(task, machine):
+        if not _understood(task):
             return
         g = geometry(task, binding)
         if g is None or g.depth == g.channels == 1 < g.groups:
             return
-        ways = (False, True) if dot_of(machine, DType.UINT8) == BYTES else (True,)
+        ways = (False, True) if _dot_for(task, machine) == BYTES else (True,)
         for tile in candidates(g, machine, ways):
             tactic = IntegerMatrixTactic(task, machine, *tile)
             if tactic.accepts(binding):
                 yield tactic
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task, self.machine)
+        understood = _understood(task)
         tile = checked_tile(self.name, task, parameters, understood)
         return IntegerMatrixTactic(task, self.machine, **tile)
 
