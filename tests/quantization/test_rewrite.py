@@ -33,6 +33,7 @@ from planish.quantization.rewrite import (
     missing_ranges,
     quantize,
     quantized_values,
+    summands,
 )
 from planish.quantization.scheme import SCHEMES
 from planish.targets.cpu.target import cpu
@@ -197,3 +198,53 @@ def test_means_of_another_width_are_ignored(channels: int) -> None:
     wrong = Ranges(ranges.tensors, means=means)
     quantize(graph, [n for n in graph.nodes if is_product(n)], wrong, SCHEMES["cpu"])
     assert any(isinstance(n.op, Dequantize) for n in graph.nodes)
+
+
+# ---- sums of two products ------------------------------------------------------------------------
+
+
+def projection() -> Graph:
+    """A residual block whose shortcut is a convolution, too."""
+    n = Net()
+    x = n.relu(n.bias(n.conv(n.input(N, 12, 12, 3), 16, 3)))
+    shortcut = n.bias(n.conv(x, 32, 1, 2))
+    y = n.bias(n.conv(n.relu(n.bias(n.conv(x, 16, 3, 2))), 32))
+    z = n.relu(n.add(y, shortcut))
+    n.graph.mark_output(n.conv(z, 8), "y")
+    optimize(n.graph, merge=False)
+    return n.graph
+
+
+def test_the_earlier_of_two_summands_is_kept_as_levels() -> None:
+    graph = projection()
+    ranges = observed(graph, data())
+    (exact,) = interpret(graph, {"x": data()})
+    products = [n for n in graph.nodes if is_product(n)]
+    (summand,) = summands(graph, products)
+    assert summand.producer is not None
+    done = quantize(graph, products, ranges, SCHEMES["cpu"])
+    assert summand.name in done.levels
+    kept = [n for n in graph.nodes if isinstance(n.op, Quantize)]
+    assert len(kept) == 5  # what the four products read, and the summand
+    (have,) = interpret(graph, {"x": data()})
+    assert noise(exact, have) < -25
+
+
+def test_summands_of_unknown_range_stay_floats() -> None:
+    graph = projection()
+    ranges = observed(graph, data())
+    products = [n for n in graph.nodes if is_product(n)]
+    (summand,) = summands(graph, products)
+    known = {name: ends for name, ends in ranges.tensors.items() if name != summand.name}
+    done = quantize(graph, products, Ranges(known, means=ranges.means), SCHEMES["cpu"])
+    assert summand.name not in done.levels
+    assert len(done.layers) == 5
+
+
+def test_a_summand_that_others_read_stays_floats() -> None:
+    graph = projection()
+    products = [n for n in graph.nodes if is_product(n)]
+    (summand,) = summands(graph, products)
+    graph.mark_output(summand, "shortcut")
+    assert not summands(graph, products)
+    assert not summands(graph, products[:1])

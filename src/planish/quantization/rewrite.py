@@ -134,6 +134,37 @@ def quantized_values(graph: Graph, products: Iterable[Node]) -> list[list[Value]
     return groups.lists()
 
 
+def summands(graph: Graph, products: Iterable[Node]) -> list[Value]:
+    """Results of products that are only added to those of other products: of two the earlier.
+
+    They are written out, and fewer bytes as levels than as floats; the later product adds them
+    where its sums are still in registers. They stay floats where their range is not known.
+    """
+    chosen, outputs = set(products), set(graph.outputs)
+    rank = {node: i for i, node in enumerate(graph.nodes)}
+    found = []
+    for node in graph.nodes:
+        if not isinstance(node.op, ew.Add) or len(set(node.inputs)) < 2:
+            continue
+        behind = {v: _product_behind(v, chosen, outputs) for v in node.inputs}
+        if all(behind.values()) and all(v.shape == node.output.shape for v in behind):
+            found.append(min(behind, key=lambda v: rank[behind[v]]))  # type: ignore[index]
+    return found
+
+
+def _product_behind(value: Value, chosen: set[Node], outputs: set[Value]) -> Node | None:
+    """The product of which nobody else reads a value; between them is what scales and shifts."""
+    while value not in outputs and len(value.users) == 1 and value.producer is not None:
+        node = value.producer
+        if node in chosen:
+            return node
+        steps = [v for v in node.inputs if not v.is_constant]
+        if not isinstance(node.op, ew.Add | ew.Mul) or len(steps) != 1:
+            return None
+        value = steps[0]
+    return None
+
+
 def quantize(
     graph: Graph,
     products: Iterable[Node],
@@ -165,6 +196,9 @@ def quantize(
             factors, least, greatest = found
             own = replace(scheme.levels(least, greatest), factors=tuple(map(float, factors)))
         levels.update(dict.fromkeys(group, own))
+    for value in summands(graph, wanted):
+        if value.name in ranges.tensors:
+            levels.setdefault(value, scheme.levels(*ranges.tensors[value.name]))
     named = {value.name: own for value, own in levels.items()}
     _Rewrite(graph, levels, ranges.means).run(wanted)
     graph.tidy()

@@ -13,7 +13,7 @@ import llvmlite.ir as ir
 
 from planish.graph.types import DType
 from planish.targets.cpu.codegen.builder import KernelBuilder
-from planish.targets.cpu.codegen.types import register_type
+from planish.targets.cpu.codegen.types import I32, register_type
 
 
 class Floats:
@@ -150,6 +150,24 @@ class Floats:
     def to_integer(self, x: ir.Value) -> ir.Value:
         """Floats that hold integers, as integers of the same width."""
         return self.b.fptosi(x, self.integer_type)
+
+    def nearest(self, x: ir.Value) -> ir.Value | None:
+        """The nearest int32, halves to even, in one instruction; None where there is none.
+
+        Floats above all integers become something above 2³¹ - 2, if taken for unsigned.
+        """
+        k, kind = self.k, ir.VectorType(I32, self.lanes)
+        isa = "neon" if k.machine.isa == "neon" else "x86"
+        match isa, self.width, self.lanes:
+            case "x86", 32, 16 if k.machine.isa == "avx512":
+                mask, as_set = ir.Constant(ir.IntType(16), -1), ir.Constant(I32, 4)
+                arguments = [x, ir.Constant(kind, None), mask, as_set]
+                return k.call("llvm.x86.avx512.mask.cvtps2dq.512", kind, arguments)
+            case "x86", 32, 8:
+                return k.call("llvm.x86.avx.cvt.ps2dq.256", kind, [x])
+            case "neon", 32, 4:
+                return k.call("llvm.aarch64.neon.fcvtns.v4i32.v4f32", kind, [x])
+        return None
 
     def to_float(self, x: ir.Value) -> ir.Value:
         """Signed integers of the same width as floats."""

@@ -28,9 +28,14 @@ def quantize(
     x, scale, zero = arguments
     f = Floats(k, F32, lanes)
     quotient = x if _is(scale, 1.0) else f.div(x, scale)
-    if _is(zero, 0.0) and op.low == 0:
-        inside = f.min(f.max(quotient, f.c(0.0)), f.c(float(op.high)))  # NaN becomes 0
-        return k.b.trunc(f.to_integer(f.rint(inside)), register_type(op.to, lanes))
+    if _is(zero, 0.0) and op.low == 0 and op.to.size <= 2:
+        positive = f.max(quotient, f.c(0.0))  # NaN becomes 0
+        nearest = f.nearest(positive)
+        if nearest is None:
+            nearest = f.to_integer(f.rint(f.min(positive, f.c(float(op.high)))))
+        high = k.constant(op.high, DType.INT32, lanes)
+        inside = k.intrinsic("umin", nearest, high)  # as one with what follows
+        return k.b.trunc(inside, register_type(op.to, lanes))
     level = f.add(f.rint(quotient), zero)
     low, high = f.c(float(op.low)), f.c(float(op.high))
     if op.to.size > 2:

@@ -19,10 +19,20 @@ from planish.targets.cpu.codegen.elementwise import emit
 
 @dataclass(frozen=True)
 class Operand:
-    """An operand of an epilogue or prologue: its dtype, and its stride along channels (0 or 1)."""
+    """An operand of an epilogue or prologue.
+
+    Attributes
+    ----------
+    dtype : DType
+    channel_stride : int
+        Along channels: 0 or 1.
+    by_pixel : bool
+        Whether it may differ from pixel to pixel; otherwise it is a number, or one per channel.
+    """
 
     dtype: DType
     channel_stride: int
+    by_pixel: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,10 +111,16 @@ class Epilogue:
         self, batch: ir.Value, group: ir.Value, row: ir.Value, column: ir.Value
     ) -> list[ir.Value | None]:
         """Where channel 0 of a pixel lies in each operand and output, for `apply`."""
-        return [
-            lie and lie.start(self._k, batch, group, row, column)
-            for lie in (*self._operands, *self._outputs)
-        ]
+        k = self._k
+
+        def start(lie: Lie, kind: Operand | None) -> ir.Value:
+            if kind is not None and not kind.by_pixel:
+                return k.mul(lie.group, group)
+            return lie.start(k, batch, group, row, column)
+
+        lies = (*self._operands, *self._outputs)
+        kinds = (*self._kinds, *(None for _ in self._outputs))
+        return [lie and start(lie, kind) for lie, kind in zip(lies, kinds, strict=True)]
 
     def apply(
         self,
@@ -123,7 +139,7 @@ class Epilogue:
         def load(index: int, operand: Operand) -> ir.Value:
             lie, start = self._operands[index], starts[index]
             assert lie and start is not None
-            where = k.add(start, shift(lie))
+            where = k.add(start, shift(lie)) if operand.by_pixel else start
             if operand.channel_stride == 0:
                 element = k.load(k.offset(lie.pointer, where, operand.dtype), operand.dtype)
                 return k.splat(element, lanes)

@@ -278,7 +278,8 @@ def operand_kinds(fused: Fused, task: Task, last_axis: int, binding: Binding) ->
         value = task.inputs[source]
         shape = binding.shape(value)
         varies = bool(shape) and shape[-1] != 1 and last_axis != 1
-        kinds.append(Operand(value.dtype, 1 if varies else 0))
+        by_pixel = any(n != 1 for n in shape[:-1])
+        kinds.append(Operand(value.dtype, 1 if varies else 0, by_pixel))
     return tuple(kinds)
 
 
