@@ -17,7 +17,9 @@ from planish.targets.cpu.kernels.strips import FAMILIES, Strips
 from planish.targets.cpu.machine import host
 from planish.targets.cpu.run import run_tactic
 
-F32 = DType.FLOAT32
+F32, BF16 = DType.FLOAT32, DType.BFLOAT16
+TOLERANCES = {F32: 2e-4, BF16: 2e-2}
+"""By the largest result: bfloat16 is rounded between the convolutions."""
 
 
 @pytest.fixture
@@ -37,16 +39,17 @@ def network(
     batch=2,
     residual=False,
     clipped=True,
+    dtype=F32,
 ) -> Graph:
     """An inverted bottleneck with biases and activations."""
     graph = Graph()
     narrow, wide, out = channels
 
     def constant(*shape):
-        return graph.constant(rng.standard_normal(shape).astype(np.float32))
+        return graph.constant(rng.standard_normal(shape).astype(dtype.numpy))
 
     def scalar(value):
-        return graph.constant(np.float32(value))
+        return graph.constant(np.asarray(value, dtype.numpy))
 
     def activated(value):
         value = graph.add(Add(), value, constant(value.shape[-1]))
@@ -58,7 +61,7 @@ def network(
         op = Conv((strides, strides), pads, (dilations, dilations), groups)
         return graph.add(op, value, filters)
 
-    x = graph.input("x", TensorType((batch, *size, narrow), F32))
+    x = graph.input("x", TensorType((batch, *size, narrow), dtype))
     y = activated(conv(x, constant(1, 1, narrow, wide)))
     filters = constant(window, window, 1, wide)
     y = activated(conv(y, filters, stride, padding, dilation, wide))
@@ -88,7 +91,13 @@ def check(task: Task, rng, rows, layouts=None) -> None:
         assert tactic.accepts(binding)
         for ranges in (1, 3):
             (got,) = run_tactic(tactic, binding, arrays, host(), ranges=ranges)
-            np.testing.assert_allclose(got, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
+            scale = np.abs(expected.astype(np.float32)).max()
+            np.testing.assert_allclose(
+                got.astype(np.float32),
+                expected.astype(np.float32),
+                rtol=0,
+                atol=TOLERANCES[task.output.dtype] * scale,
+            )
 
 
 @pytest.mark.parametrize(
@@ -102,6 +111,15 @@ def check(task: Task, rng, rows, layouts=None) -> None:
         {"window": 1, "padding": ((0, 0), (0, 0)), "stride": 3},
         {"padding": ((3, 4), (0, 0)), "window": 5},
         {"channels": (16, 96, 24), "clipped": False},
+        {"channels": (16, 96, 24), "dtype": BF16},
+        {"channels": (8, 40, 8), "dtype": BF16, "residual": True},
+        {
+            "channels": (6, 24, 10),
+            "dtype": BF16,
+            "stride": 2,
+            "window": 5,
+            "padding": ((2, 2),) * 2,
+        },
     ],
     ids=lambda g: "-".join(g) or "plain",
 )

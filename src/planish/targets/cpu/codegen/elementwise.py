@@ -215,14 +215,23 @@ def _gelu(e: _Emitter, x: ir.Value) -> ir.Value:
     f, half = e.f, e.f.mul(e.f.c(0.5), x)
     if e.op.approximate:
         cubic = f.fma(f.mul(f.c(0.044715), f.mul(x, x)), x, x)
+        if e.dtype is DType.BFLOAT16 and f.is_wide:  # (1 + tanh(x)) / 2 is sigmoid(2 x)
+            twice = f.mul(f.c(2 * math.sqrt(2 / math.pi)), cubic)
+            return f.mul(x, functions.rough_sigmoid(f, twice))
         inner = functions.tanh(f, f.mul(f.c(math.sqrt(2 / math.pi)), cubic))
     else:
         inner = functions.erf(f, f.mul(x, f.c(math.sqrt(0.5))))
     return f.fma(half, inner, half)
 
 
+def _sigmoid(e: _Emitter, x: ir.Value) -> ir.Value:
+    if e.dtype is DType.BFLOAT16 and e.f.is_wide:
+        return functions.rough_sigmoid(e.f, x)
+    return functions.sigmoid(e.f, x)
+
+
 def _silu(e: _Emitter, x: ir.Value) -> ir.Value:
-    return e.f.mul(x, functions.sigmoid(e.f, x))
+    return e.f.mul(x, _sigmoid(e, x))
 
 
 def _softplus(e: _Emitter, x: ir.Value) -> ir.Value:
@@ -324,7 +333,7 @@ _FLOAT: dict[str, _Rule] = {
     "atanh": _method(functions.atanh),
     "erf": _method(functions.erf),
     "relu": lambda e, x: e.f.max(e.f.c(0.0), x),
-    "sigmoid": _method(functions.sigmoid),
+    "sigmoid": _sigmoid,
     "silu": _silu,
     "hard_swish": _hard_swish,
     "mish": _mish,

@@ -151,19 +151,30 @@ class Floats:
         """Floats that hold integers, as integers of the same width."""
         return self.b.fptosi(x, self.integer_type)
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether registers are AVX-512's, of float32, for which it has instructions of its own."""
+        return (
+            self.k.machine.isa == "avx512" and self.lanes * self.width == 512 and self.width == 32
+        )
+
+    def rough_reciprocal(self, x: ir.Value) -> ir.Value:
+        """``1 / x`` to 14 bits, 0 of infinity, in registers that are wide (`is_wide`)."""
+        mask = ir.Constant(ir.IntType(self.lanes), -1)
+        return self.k.call("llvm.x86.avx512.rcp14.ps.512", self.type, [x, x, mask])
+
     def nearest(self, x: ir.Value) -> ir.Value | None:
         """The nearest int32, halves to even, in one instruction; None where there is none.
 
         Floats above all integers become something above 2³¹ - 2, if taken for unsigned.
         """
         k, kind = self.k, ir.VectorType(I32, self.lanes)
-        isa = "neon" if k.machine.isa == "neon" else "x86"
-        match isa, self.width, self.lanes:
-            case "x86", 32, 16 if k.machine.isa == "avx512":
-                mask, as_set = ir.Constant(ir.IntType(16), -1), ir.Constant(I32, 4)
-                arguments = [x, ir.Constant(kind, None), mask, as_set]
-                return k.call("llvm.x86.avx512.mask.cvtps2dq.512", kind, arguments)
-            case "x86", 32, 8:
+        if self.is_wide:
+            mask, as_set = ir.Constant(ir.IntType(16), -1), ir.Constant(I32, 4)
+            arguments = [x, ir.Constant(kind, None), mask, as_set]
+            return k.call("llvm.x86.avx512.mask.cvtps2dq.512", kind, arguments)
+        match k.machine.isa, self.width, self.lanes:
+            case "avx512" | "avx2", 32, 8:
                 return k.call("llvm.x86.avx.cvt.ps2dq.256", kind, [x])
             case "neon", 32, 4:
                 return k.call("llvm.aarch64.neon.fcvtns.v4i32.v4f32", kind, [x])

@@ -8,7 +8,7 @@ borders some are computed twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -23,8 +23,17 @@ from planish.graph.dims import evaluate
 from planish.graph.graph import Graph, Node, Value
 from planish.graph.types import DType, TensorType
 from planish.ops.conv import Conv
-from planish.targets.base import Binding, Constant, Launch, Layout, Pointer, Tactic, dense_strides
-from planish.targets.cpu.kernels import depthwise, matrix
+from planish.targets.base import (
+    Binding,
+    Constant,
+    Family,
+    Launch,
+    Layout,
+    Pointer,
+    Tactic,
+    dense_strides,
+)
+from planish.targets.cpu.kernels import bfloat_matrix, depthwise, matrix
 from planish.targets.cpu.kernels.blocking import ceil
 from planish.targets.cpu.kernels.depthwise_kernel import DepthwiseKernel
 from planish.targets.cpu.kernels.family import MachineFamily
@@ -44,6 +53,11 @@ cache, from where they come fast enough, and strips cost more than they spare.
 """
 TALLEST = 4096
 """Rows of a strip."""
+_PRODUCTS: dict[DType, Callable[[Machine], Family]] = {
+    DType.FLOAT32: matrix.MatrixFamily,
+    DType.BFLOAT16: bfloat_matrix.BfloatMatrixFamily,
+}
+"""What multiplies elements of a dtype by constant matrices."""
 
 
 class Part(NamedTuple):
@@ -103,9 +117,9 @@ class SubTask:
     @property
     def binding(self) -> Binding:
         """Rows lie dense, and begin anywhere."""
-        values = (*self.task.inputs, *self.task.outputs)
-        shapes = {v: v.type.bind({}) for v in values}
-        return Binding({}, {v: Layout(s, dense_strides(s), 4) for v, s in shapes.items()})
+        shapes = {v: v.type.bind({}) for v in (*self.task.inputs, *self.task.outputs)}
+        layouts = {v: Layout(s, dense_strides(s), v.dtype.size) for v, s in shapes.items()}
+        return Binding({}, layouts)
 
 
 @dataclass(frozen=True)
@@ -134,7 +148,7 @@ class Strips(Tactic):
         task = sub.task
         if part.conv.groups > 1:
             return next(iter(depthwise.FAMILIES[0].tactics(task, sub.binding)), None)
-        family = matrix.MatrixFamily(replace(self.machine, cores=1))
+        family = _PRODUCTS[task.inputs[0].dtype](replace(self.machine, cores=1))
         row = part.image.shape[2]  # the lowest strip has one
         offered = family.tactics(task, sub.binding)
         return next((t for t in offered if _fits_rows(t, int(row))), None)  # type: ignore[arg-type]
@@ -294,9 +308,10 @@ class _Writer:
         ends = [edge for band in pairwise(self.bands) for edge in band]
         header = (len(self.bands) - 1, bands_at, strips_at, first_buffer)
         stages = tuple(map(Stage, self.kernels, self.slots))
-        kernel = StripsKernel(stages, tuple(self.moving), self.keeps)
+        dtype = self.task.output.dtype
+        kernel = StripsKernel(stages, tuple(self.moving), self.keeps, dtype)
         params = (*header, *steps, *ends, *table, *flat)
-        scratch = 4 * (first_buffer + second_buffer)
+        scratch = dtype.size * (first_buffer + second_buffer)
         return Launch(kernel, tuple(self.pointers), params, tasks, scratch=scratch)
 
 
@@ -312,7 +327,7 @@ def _merged(known: Any, kernel: Any) -> Any:
 
 def _padded(elements: int) -> int:
     """Elements of a buffer, with room for a vector written beyond its end."""
-    return ceil(elements + 64, 16) * 16
+    return ceil(elements + 64, 32) * 32
 
 
 class _Sizes(NamedTuple):
@@ -430,8 +445,10 @@ def _understood(task: Task) -> bool:
             return False
         if not all(isinstance(edge, int) for pair in part.conv.padding for edge in pair):
             return False
+    dtypes = {v.dtype for v in images} | {part.image.dtype for part in _parts(task)}
     return (
-        all(v.dtype is DType.FLOAT32 for v in images)
+        len(dtypes) == 1
+        and dtypes <= _PRODUCTS.keys()
         and all(v is task.inputs[0] or v.shape == result for v in images)
         and all(len(v.shape) == 4 for v in images)
     )
@@ -474,8 +491,8 @@ class BottleneckStripsFamily(StripsFamily):
 
 def _bytes_between(task: Task, binding: Binding) -> int:
     """What the convolutions would write for each other, one after the other."""
-    between = (part.image.type.bind(binding.symbols) for part in _parts(task)[1:])
-    return 4 * sum(map(math.prod, between))
+    between = (part.image.type for part in _parts(task)[1:])
+    return sum(t.dtype.size * math.prod(t.bind(binding.symbols)) for t in between)
 
 
 def _heights(task: Task, machine: Machine) -> list[int]:
@@ -483,7 +500,7 @@ def _heights(task: Task, machine: Machine) -> list[int]:
     sizes, op = _sizes(task), _parts(task)[-2].conv
     found = []
     for share in CACHE_SHARES:
-        budget = share * machine.l2 / 4
+        budget = share * machine.l2 / task.output.dtype.size
         row = sizes.middle_row
         if task.bottleneck:
             row += op.strides[0] * sizes.image_row

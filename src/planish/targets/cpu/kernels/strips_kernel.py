@@ -9,7 +9,7 @@
 What lies between the kernels stays in the cache of the thread. Each of them is a function of its
 own in this kernel's module, called with the parameters that it has for a strip of that height.
 
-Parameters, all offsets in elements of float32, all positions counted in parameters:
+Parameters, all offsets in elements of its tensors, all positions counted in parameters:
 
     `HEADER`
     for each pointer that follows the image: its steps from image to image and from row to row
@@ -37,7 +37,8 @@ STRIP = ("source_row", "result_row", "kept_from", "kept")
 """Of a strip: the rows of source and result with which it begins; of the first buffer, from where
 how many elements are kept: behind them new rows begin."""
 
-_F32 = DType.FLOAT32
+_MOVED = {2: DType.INT16, 4: DType.INT32}
+"""What elements are taken for that are moved and not looked at, by their size."""
 
 
 class Slot(NamedTuple):
@@ -76,12 +77,15 @@ class StripsKernel(CpuKernel):
         The pointers that follow the image.
     keeps : bool
         Whether rows of the first buffer are kept for the next strip.
+    dtype : DType
+        Of all tensors, of 2 or 4 bytes.
     """
 
     family: ClassVar[str] = "strips"
     stages: tuple[Stage, ...]
     moving: tuple[int, ...]
     keeps: bool
+    dtype: DType = DType.FLOAT32
 
     def write(self, k: KernelBuilder) -> None:
         functions = []
@@ -94,14 +98,14 @@ class StripsKernel(CpuKernel):
             for i, stage in enumerate(self.stages)
         ]
         header = {name: k.param(i) for i, name in enumerate(HEADER)}
-        buffers = [k.scratch, k.offset(k.scratch, header["second_buffer"], _F32)]
+        buffers = [k.scratch, k.offset(k.scratch, header["second_buffer"], self.dtype)]
         with k.loop(k.begin, k.end) as task:
             image, band = k.divmod(task.index, header["bands"])
             span = k.add(header["bands_at"], k.mul(band, 2))
-            images = {
-                number: k.offset(k.pointer(number), k.mul(image, self._step(k, number, 0)), _F32)
-                for number in self.moving
-            }
+            images = {}
+            for number in self.moving:
+                moved = k.mul(image, self._step(k, number, 0))
+                images[number] = k.offset(k.pointer(number), moved, self.dtype)
             with k.loop(k.param(span), k.param(k.add(span, 1))) as strip:
                 width = len(STRIP) + 2 * len(self.stages)
                 at = k.add(header["strips_at"], k.mul(strip.index, width))
@@ -109,7 +113,7 @@ class StripsKernel(CpuKernel):
                 if self.keeps:
                     self._keep(k, buffers[0], place["kept_from"], place["kept"])
                 rows = {"source": place["source_row"], "result": place["result_row"]}
-                fresh = k.offset(buffers[0], place["kept"], _F32)
+                fresh = k.offset(buffers[0], place["kept"], self.dtype)
                 for i, (stage, function) in enumerate(zip(self.stages, functions, strict=True)):
                     for j, slot in enumerate(stage.slots):
                         match slot.kind:
@@ -122,7 +126,7 @@ class StripsKernel(CpuKernel):
                             case kind:
                                 step = self._step(k, slot.number, 1)
                                 moved = k.mul(rows[kind], step)
-                                pointer = k.offset(images[slot.number], moved, _F32)
+                                pointer = k.offset(images[slot.number], moved, self.dtype)
                         k.b.store(pointer, k.b.gep(tables[i], [I64(j)], source_etype=PTR))
                     own = k.add(at, len(STRIP) + 2 * i)
                     self._call(k, function, tables[i], k.param(own), k.param(k.add(own, 1)))
@@ -133,9 +137,10 @@ class StripsKernel(CpuKernel):
 
     def _keep(self, k: KernelBuilder, buffer: ir.Value, start: ir.Value, count: ir.Value) -> None:
         """Moves elements to the buffer's begin. What is written beyond is written again."""
+        dtype = _MOVED[self.dtype.size]
         with k.loop(0, count, k.lanes) as i:
-            value = k.load(k.offset(buffer, k.add(start, i.index), _F32), _F32, k.lanes)
-            k.store(value, k.offset(buffer, i.index, _F32), _F32, k.lanes)
+            value = k.load(k.offset(buffer, k.add(start, i.index), dtype), dtype, k.lanes)
+            k.store(value, k.offset(buffer, i.index, dtype), dtype, k.lanes)
 
     def _call(
         self,
