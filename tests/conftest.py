@@ -57,3 +57,13 @@ def pytest_runtest_makereport(item: pytest.Item):
     if report.skipped and item.get_closest_marker("data") and os.environ.get("PLANISH_TEST_DATA"):
         report.outcome = "failed"
     return report
+
+
+@pytest.fixture
+def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU without products of bfloat16, whatever this one has."""
+    from planish.targets.cpu.machine import Machine
+    from planish.targets.cpu.target import cpu
+
+    monkeypatch.setattr(Machine, "has_bf16", False)
+    monkeypatch.setattr(cpu(), "precisions", frozenset({"fp32", "int8"}))

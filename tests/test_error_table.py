@@ -67,6 +67,7 @@ def provoke(row: Row, folder: Path) -> object:
         return error
 
 
+@pytest.mark.usefixtures("without_bf16")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_message(row: Row, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "planish"):

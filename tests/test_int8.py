@@ -132,6 +132,7 @@ def dense() -> onnx.ModelProto:
     return model(nodes, {"x": (np.float32, ["N", 6])}, ["y"], {"w": w})
 
 
+@pytest.mark.usefixtures("without_bf16")
 def test_best_needs_no_calibration() -> None:
     for best in ("best", {"best", "fp32"}):
         assert quick_engine(dense(), precision=best).precision == "fp32"

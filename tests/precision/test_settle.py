@@ -44,12 +44,6 @@ X = np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32)
 # ---- a CPU that has FP32 -----------------------------------------------------------------------
 
 
-@pytest.fixture
-def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU without products of bfloat16, whatever this one has."""
-    monkeypatch.setattr(cpu(), "precisions", frozenset({"fp32", "int8"}))
-
-
 @pytest.mark.usefixtures("without_bf16")
 @pytest.mark.parametrize("precision", ["fp16", "bf16", {"fp16", "fp32"}, "tf32"])
 def test_the_cpu_runs_in_fp32_and_says_so_once(

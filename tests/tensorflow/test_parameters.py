@@ -75,6 +75,7 @@ def test_int8_with_and_without_calibration(mode):
         assert parameters.needs_calibration(own) == use
 
 
+@pytest.mark.usefixtures("without_bf16")
 @pytest.mark.parametrize("mode", ["FP16", "bf16"])
 def test_permitted_precisions_run_as_fp32_and_say_so(mode, caplog):
     params = trt.DEFAULT_TRT_CONVERSION_PARAMS._replace(precision_mode=mode)

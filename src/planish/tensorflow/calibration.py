@@ -132,7 +132,9 @@ class Calibration:
         function = make_function(self.graph_def, frozen, frozen.outputs, {}, variables)
         with self._own_errors():
             for batch in batches:
-                function(**batch)
+                # empty ones tell nothing, and TensorFlow refuses to convolve them on some CPUs
+                if all(np.prod(tensor.shape) for tensor in batch.values()):
+                    function(**batch)
 
     def run_session(
         self,
