@@ -10,7 +10,8 @@ from planish.fusion.candidates import LONGEST, propose
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Value
 from planish.graph.interpret import bind, interpret
-from planish.ops import ew
+from planish.graph.types import DType
+from planish.ops import Dequantize, Quantize, ew
 from planish.plan.check import check_nodes, check_steps
 from planish.plan.views import Placements
 
@@ -45,6 +46,18 @@ class TestSets:
         assert s("mat_mul_1 add_1 add_2 relu") in found
         assert s("mat_mul add") in found
         assert s("mat_mul_1 add_1") in found
+
+    def test_bytes_are_kept_between_two_products(self) -> None:
+        """One may end with bytes, and the other read these, and not what they were made of."""
+        net = Net()
+        x, one, none = net.input(N, 4), np.float32(1), np.float32(0)
+        scale = net.graph.constant(one), net.graph.constant(none)
+        levels = net.graph.add(Quantize(DType.UINT8, 0, 255), net.dense(x, 6), *scale)
+        b = net.dense(x, 6)
+        graph = net.output(net.relu(net.add(b, net.graph.add(Dequantize(), levels, *scale))))
+        found = names(propose(graph))
+        assert s("mat_mul quantize") in found
+        assert s("mat_mul_1 dequantize add relu") in found
 
     def test_value_with_two_readers_is_not_swallowed(self) -> None:
         net = Net()

@@ -15,7 +15,7 @@ valid plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from planish.fusion.attention import attention_around
 from planish.fusion.bottleneck import bottleneck_before
@@ -90,7 +90,7 @@ def _epilogues(
     anchor: Node, outputs: set[Value], free: frozenset[Node], position: Mapping[Node, int]
 ) -> Iterator[list[Node]]:
     """The elementwise chains after an anchor worth fusing: the longest, and those that end where
-    another producer could take over.
+    another producer could take over, or with bytes, of which fewest are written.
     """
     if len(anchor.outputs) != 1:
         return
@@ -112,6 +112,8 @@ def _epilogues(
         beside.append(made if late else set())  # what stands before an anchor is its prologue
         chain.append(user)
         value = user.output
+        if value.dtype in _BYTES:
+            cuts.append(len(chain))
     for length in dict.fromkeys((len(chain), *reversed(cuts))):
         if length:
             yield [*chain[:length], *set().union(*beside[:length])]
@@ -129,7 +131,7 @@ def _from_levels(value: Value, outputs: set[Value], free: frozenset[Node]) -> se
         or _single_user(value, outputs) is None
     ):
         return set()
-    cone = _cone(producer, outputs, value, free)
+    cone = _cone(producer, outputs, value, free, stop=_BYTES)
     read = {v for n in cone for v in n.inputs if v.producer not in cone and not v.is_constant}
     bytes_only = len(read) == 1 and all(v.dtype in _BYTES for v in read)
     return cone if bytes_only else set()
@@ -155,8 +157,16 @@ def _prologue(anchor: Node, outputs: set[Value], free: frozenset[Node]) -> set[N
     return cone if len(dict.fromkeys(full)) == 1 else set()
 
 
-def _cone(root: Node, outputs: set[Value], result: Value, free: frozenset[Node]) -> set[Node]:
-    """The elementwise nodes above `root` whose results are used only inside the set."""
+def _cone(
+    root: Node,
+    outputs: set[Value],
+    result: Value,
+    free: frozenset[Node],
+    stop: Collection[DType] = (),
+) -> set[Node]:
+    """The elementwise nodes above `root` whose results are used only inside the set, and are not
+    of the dtypes at which to `stop`.
+    """
     members = {root}
     frontier = [root]
     while frontier and len(members) < LONGEST:
@@ -169,6 +179,7 @@ def _cone(root: Node, outputs: set[Value], result: Value, free: frozenset[Node])
                 or producer in free
                 or not isinstance(producer.op, Elementwise)
                 or value in outputs
+                or value.dtype in stop
                 or value.shape != result.shape
                 or any(u not in members for u in value.users)
             ):

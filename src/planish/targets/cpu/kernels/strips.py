@@ -47,7 +47,7 @@ CACHE_SHARES = (1.5, 0.75)
 """What lies between the kernels of a strip, in sizes of the second-level cache. Taller strips do
 less at their borders, and a little more than the cache does no harm.
 """
-DISTANT = 24 << 20
+DISTANT = 8 << 20
 """Bytes between the convolutions from which strips are worth measuring. Fewer stay in a last-level
 cache, from where they come fast enough, and strips cost more than they spare.
 """
