@@ -211,6 +211,27 @@ def test_halves_are_rounded_before_they_decide(dtype, evaluate):
     np.testing.assert_array_equal(wide(got[1]), wide(ew.Floor().reference(product)[0]))
 
 
+@pytest.mark.parametrize("dtype", HALVES)
+def test_halves_that_become_floats_are_not_rounded_before(dtype, evaluate):
+    """Unless they have been halves in memory, or are made halves by a cast."""
+    x = arrays(dtype, 200, 4)
+    leaves = (Leaf(dtype), Leaf(dtype, float(dtype.numpy.type(3))))
+    steps = (
+        Instruction(ew.Mul(), (0, 1), dtype),
+        Instruction(Cast(DType.FLOAT32), (2,), DType.FLOAT32),
+        Instruction(Cast(dtype), (3,), dtype),
+        Instruction(Cast(DType.FLOAT32), (4,), DType.FLOAT32),
+    )
+    exact, rounded = evaluate(Expression(leaves, steps, (3, 5)), [x, None], 16, "host")
+    wide_x = x.astype(np.float32)
+    np.testing.assert_array_equal(exact, wide_x * np.float32(3))
+    np.testing.assert_array_equal(
+        rounded, (wide_x * np.float32(3)).astype(dtype.numpy).astype("f4")
+    )
+    finite = np.isfinite(wide_x)
+    assert not np.array_equal(exact[finite], rounded[finite])
+
+
 @pytest.mark.skipif(not host().triple.startswith("x86_64"), reason="counts x86 instructions")
 @pytest.mark.parametrize(("op", "most"), [(ew.Relu(), 1), (Clip(0.0, 6.0), 2), (LeakyRelu(0.1), 2)])
 def test_activations_take_few_instructions(op, most):

@@ -6,13 +6,14 @@ shifts are defined and never trap.
 
 Half-precision values are float32 in registers. Between two ops of an expression they are not
 rounded to halves, which is more exact than the references; but before an op that jumps (a
-comparison, ``floor``, a cast) they are, so that it decides as if the halves had been stored.
+comparison, ``floor``, a cast to integers) they are, so that it decides as if the halves had been
+stored. What a network gives as float32 is not rounded to halves before, either.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import llvmlite.ir as ir
 
@@ -45,7 +46,11 @@ _KEEPS_ROUNDED = {
 
 
 def emit(
-    k: KernelBuilder, expression: Expression, leaves: Sequence[ir.Value | None], lanes: int
+    k: KernelBuilder,
+    expression: Expression,
+    leaves: Sequence[ir.Value | None],
+    lanes: int,
+    computed: Collection[int] = (),
 ) -> list[ir.Value]:
     """The results of an expression, in registers.
 
@@ -59,6 +64,8 @@ def emit(
         leaves are made here, and may be None.
     lanes : int
         Elements per register; 1 means scalars.
+    computed : collection of int
+        Leaves that come from a kernel's sums: halves among them are not rounded yet.
     """
     slots: list[ir.Value] = []
     for leaf, value in zip(expression.leaves, leaves, strict=True):
@@ -66,10 +73,11 @@ def emit(
             value = k.constant(leaf.constant, leaf.dtype, lanes)
         assert value is not None
         slots.append(value)
-    rounded = [True] * len(slots)
+    rounded = [i not in computed for i in range(len(slots))]
     for step in expression.instructions:
         name = step.op.name
-        if name in _JUMPS:
+        widens = name == "cast" and step.dtype in (DType.FLOAT32, DType.FLOAT64)
+        if name in _JUMPS and not widens:
             for slot in step.args:
                 if not rounded[slot] and expression.dtype(slot) in _HALVES:
                     slots[slot] = round_half(k, slots[slot], expression.dtype(slot), lanes)

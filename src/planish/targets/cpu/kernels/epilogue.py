@@ -147,12 +147,16 @@ class Epilogue:
             return k.load(pointer, operand.dtype, lanes, mask=mask)
 
         leaves: list[ir.Value | None] = []
+        computed = []
         for index, (leaf, operand) in enumerate(zip(expression.leaves, self._kinds, strict=True)):
             if operand is not None:
                 leaves.append(load(index, operand))
+            elif leaf.constant is not None:
+                leaves.append(None)
             else:
-                leaves.append(None if leaf.constant is not None else sums)
-        results = emit(k, expression, leaves, lanes)
+                computed.append(index)
+                leaves.append(sums)
+        results = emit(k, expression, leaves, lanes, computed)
         own = starts[len(self._operands) :]
         for slot, result, lie, start in zip(
             expression.results, results, self._outputs, own, strict=True

@@ -19,10 +19,8 @@ from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.targets.base import Binding, Layout, Pointer
 from planish.targets.cpu.codegen.builder import KernelBuilder
-from planish.targets.cpu.codegen.casts import round_half
 from planish.targets.cpu.codegen.elementwise import emit
 
-_HALVES = (DType.FLOAT16, DType.BFLOAT16)
 RUN_TIME = -1
 """A stride along the vector axis that is neither 0 nor 1, and known only when running."""
 
@@ -279,17 +277,12 @@ def apply(
     lanes: int,
 ) -> list[ir.Value]:
     """The results of an expression whose computed leaves are the accumulators, in order."""
-    computed = iter(accumulators)
-    leaves: list[ir.Value | None] = []
-    for leaf, item, value in zip(expression.leaves, accesses, loaded, strict=True):
-        if item is None and leaf.constant is None:
-            result = next(computed)
-            if expression.instructions and leaf.dtype in _HALVES:
-                result = round_half(k, result, leaf.dtype, lanes)
-            leaves.append(result)
-        else:
-            leaves.append(value)
-    return emit(k, expression, leaves, lanes)
+    leaves = list(loaded)
+    given = zip(expression.leaves, accesses, strict=True)
+    computed = [i for i, (leaf, item) in enumerate(given) if item is None and leaf.constant is None]
+    for i, result in zip(computed, accumulators, strict=False):
+        leaves[i] = result
+    return emit(k, expression, leaves, lanes, computed)
 
 
 def for_spans(
