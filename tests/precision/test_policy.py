@@ -21,6 +21,7 @@ from planish.ops import (
     Pad,
     ReduceMean,
     ReduceSum,
+    Reshape,
     Transpose,
     ew,
 )
@@ -192,6 +193,20 @@ def test_moves_go_with_their_neighbours() -> None:
     assert "turned" not in why
     assert "back" not in why
     assert {"moved", "mixed"} <= set(why), "rounding there would be for nothing"
+
+
+def test_what_gives_an_output_its_shape_stays() -> None:
+    """The product behind it then gives float32 at once, not rounded to halves before."""
+    net = Net()
+    y = net.bias(net.conv(net.input(N, 4, 4, 8), 6, 3))
+    graph = net.output(net.graph.add(Reshape((N, 6 * 4 * 4)), y))
+    before, after, decision = lowered(graph)
+    assert {n.name for n in decision.kept} == {"reshape"}
+    (cast,) = (n for n in after.nodes if isinstance(n.op, Cast) and n.op.to is F32)
+    assert cast.inputs[0].producer is not None
+    assert isinstance(cast.inputs[0].producer.op, ew.Add)
+    ((error, scale),) = deviation(before, after, feeds(before, 4))
+    assert 0 < error < 1e-2 * scale
 
 
 def test_tables_are_halved_where_only_halves_read_them() -> None:

@@ -17,7 +17,15 @@ import numpy as np
 
 from planish.graph.graph import Graph, Node, Value
 from planish.graph.types import DType
-from planish.ops import LogSoftmax, ReduceMax, ReduceMean, ReduceMin, Softmax
+from planish.ops import (
+    Identity,
+    LogSoftmax,
+    ReduceMax,
+    ReduceMean,
+    ReduceMin,
+    Reshape,
+    Softmax,
+)
 from planish.ops.recurrent import Recurrent
 from planish.precision.kinds import (
     BOUNDED,
@@ -262,10 +270,18 @@ class _Policy:
         for node in movers:
             sources = [v for v in node.inputs if v.dtype is DType.FLOAT32 and not v.is_constant]
             given = bool(sources) and all(self._is_low(v) for v in sources)
-            if node in wanted or given:
+            if given and self._ends(node):
+                self._kept[node] = "it gives an output as it is"
+            elif node in wanted or given:
                 self._lowered[node] = self._type_around(node, sources)
             else:
                 self._kept[node] = "what it moves, or who reads it, is float32"
+
+    def _ends(self, node: Node) -> bool:
+        """Whether nothing follows: what makes the elements then gives them as float32 at once."""
+        values = set(node.outputs)
+        read = any(v.users for v in values)
+        return isinstance(node.op, Reshape | Identity) and not read and values <= self._outputs
 
     def _is_open(self, node: Node) -> bool:
         return node not in self._kept and node not in self._lowered
