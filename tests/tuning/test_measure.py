@@ -13,7 +13,7 @@ from planish.fusion.task import Task
 from planish.graph.dims import symbol
 from planish.graph.graph import Graph
 from planish.graph.types import DType, TensorType
-from planish.ops import Reshape, ew
+from planish.ops import Gather, GatherNd, Op, Reshape, ew
 from planish.targets.base import Binding, Kernel, Layout
 from planish.targets.cpu.target import cpu
 from planish.tuning.estimate import estimate, operations
@@ -49,6 +49,20 @@ class TestBench:
         assert measured.seconds is None
         assert "output 0" in measured.wrong
         assert task.name in caplog.text
+
+    @pytest.mark.parametrize("op", [Gather(0), GatherNd()], ids=str)
+    def test_indices_into_a_dimension_of_one(self, op: Op) -> None:
+        graph = Graph()
+        data = graph.input("data", TensorType((1, 5), DType.FLOAT32))
+        indices = graph.input("indices", TensorType((40, 1), DType.INT64))
+        graph.mark_output(graph.add(op, data, indices), "y")
+        (task,) = propose(graph)
+        made = Bench(task, Binding({}), cpu(), 1)
+        (expected,) = made.expected()
+        assert expected.size == 200
+        tactic = next(iter(cpu().tactics(task, Binding({}))))
+        cpu().prepare(kernels_of(tactic, Binding({})))
+        assert made.measure(tactic).seconds is not None
 
     def test_a_slow_tactic_is_measured_twice(self, task: Task) -> None:
         calls = []

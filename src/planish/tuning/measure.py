@@ -15,6 +15,7 @@ from planish.fusion.task import PRECISIONS, Task
 from planish.graph.graph import Node, Value
 from planish.graph.interpret import bind
 from planish.graph.types import DType
+from planish.ops.indexing import Gather, GatherNd, ScatterNd
 from planish.ops.quantization import ConvInteger, Dequantize, MatMulInteger, Quantize
 from planish.precision.kinds import Kind, kind_of
 from planish.targets.base import Binding, Constant, Kernel, Layout, Tactic, Workspace
@@ -85,6 +86,7 @@ class Bench:
         self._threads = threads
         self._arrays: list[np.ndarray | Sample] = []
         self._inputs: list[TensorMemory] = []
+        greatest = 0 if _indexes_one(task, binding) else 1
         for number, value in enumerate(task.inputs):
             tensor = self._tensor(value)
             if value.data is not None:
@@ -92,7 +94,8 @@ class Bench:
                 self._arrays.append(value.data)
             else:
                 levels = value.dtype.size == 1 and _reads_levels(task)
-                sample = Sample(binding.layout(value), value.dtype.numpy, number, levels)
+                layout, dtype = binding.layout(value), value.dtype.numpy
+                sample = Sample(layout, dtype, number, levels, greatest)
                 tensor.fill(sample.period)
                 self._arrays.append(sample)
             self._inputs.append(tensor)
@@ -215,6 +218,12 @@ def kernels_of(tactic: Tactic, binding: Binding) -> list[Kernel]:
 def _reads_levels(task: Task) -> bool:
     """Whether bytes among its inputs are levels of a quantized tensor, all of them likely."""
     return any(isinstance(node.op, _OF_LEVELS) for node in task.nodes)
+
+
+def _indexes_one(task: Task, binding: Binding) -> bool:
+    """Whether indices may be into a dimension of 1."""
+    indexing = (n for n in task.nodes if isinstance(n.op, Gather | GatherNd | ScatterNd))
+    return any(1 in n.inputs[0].type.bind(binding.symbols) for n in indexing)
 
 
 def _step(task: Task) -> float:

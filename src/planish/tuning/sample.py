@@ -30,18 +30,27 @@ class Sample:
     layout : Layout
         Of the input, for concrete shapes.
     dtype : numpy.dtype
-        Of its elements: floats are normally distributed, others are 0 or 1, which suits any op.
+        Of its elements: floats are normally distributed, others are from 0 to `greatest`.
     number : int
         The input's: different inputs hold different data.
     levels : bool
         Whether bytes are levels of quantized tensors, and take all values.
+    greatest : int
+        1 suits any op, but for indices into a dimension of 1, which are 0.
     """
 
-    def __init__(self, layout: Layout, dtype: np.dtype, number: int, levels: bool = False) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        dtype: np.dtype,
+        number: int,
+        levels: bool = False,
+        greatest: int = 1,
+    ) -> None:
         self._layout = layout
         reach = _reach(layout.shape, layout.strides)
         start = APART * number % PERIOD
-        self.period = np.resize(_drawn(dtype, levels)[start:], min(reach, PERIOD))
+        self.period = np.resize(_drawn(dtype, levels, greatest)[start:], min(reach, PERIOD))
 
     @property
     def ndim(self) -> int:
@@ -87,7 +96,7 @@ def _runs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 @lru_cache(maxsize=4)
-def _drawn(dtype: np.dtype, levels: bool) -> np.ndarray:
+def _drawn(dtype: np.dtype, levels: bool, greatest: int) -> np.ndarray:
     """The random elements that all inputs of a dtype take theirs from."""
     random = np.random.default_rng(0)
     if dtype.kind in "fV":
@@ -95,4 +104,4 @@ def _drawn(dtype: np.dtype, levels: bool) -> np.ndarray:
     if levels and dtype.kind in "iu":
         info = np.iinfo(dtype)
         return random.integers(info.min, info.max + 1, PERIOD).astype(dtype)
-    return random.integers(0, 2, PERIOD).astype(dtype)
+    return random.integers(0, greatest + 1, PERIOD).astype(dtype)
