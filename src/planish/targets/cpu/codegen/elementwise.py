@@ -111,6 +111,11 @@ class _Emitter:
             return _LOGICAL[name](self, *arguments)
         return _INTEGER[name](self, *arguments)
 
+    @property
+    def is_rough(self) -> bool:
+        """Whether results are bfloat16 and AVX-512 makes less exact ones cheap."""
+        return self.dtype is DType.BFLOAT16 and self.f.is_wide
+
     def constant(self, value: float) -> ir.Constant:
         return self.k.constant(value, self.dtype, self.lanes)
 
@@ -220,10 +225,12 @@ def _hard_swish(e: _Emitter, x: ir.Value) -> ir.Value:
 
 def _gelu(e: _Emitter, x: ir.Value) -> ir.Value:
     assert isinstance(e.op, Gelu)
+    if e.is_rough and not e.op.approximate:
+        return functions.rough_gelu(e.f, x)
     f, half = e.f, e.f.mul(e.f.c(0.5), x)
     if e.op.approximate:
         cubic = f.fma(f.mul(f.c(0.044715), f.mul(x, x)), x, x)
-        if e.dtype is DType.BFLOAT16 and f.is_wide:  # (1 + tanh(x)) / 2 is sigmoid(2 x)
+        if e.is_rough:  # (1 + tanh(x)) / 2 is sigmoid(2 x)
             twice = f.mul(f.c(2 * math.sqrt(2 / math.pi)), cubic)
             return f.mul(x, functions.rough_sigmoid(f, twice))
         inner = functions.tanh(f, f.mul(f.c(math.sqrt(2 / math.pi)), cubic))
@@ -233,7 +240,7 @@ def _gelu(e: _Emitter, x: ir.Value) -> ir.Value:
 
 
 def _sigmoid(e: _Emitter, x: ir.Value) -> ir.Value:
-    if e.dtype is DType.BFLOAT16 and e.f.is_wide:
+    if e.is_rough:
         return functions.rough_sigmoid(e.f, x)
     return functions.sigmoid(e.f, x)
 

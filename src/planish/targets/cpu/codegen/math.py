@@ -142,6 +142,23 @@ def sigmoid(f: Floats, x: ir.Value) -> ir.Value:
 _ROUGH_EXP2 = (0.9999280571937561, 0.6932609677314758, 0.2426111251115799, 0.0551716685295105)
 """``2 ** r`` for ``|r| <= 1 / 2``, to 13 bits: see `coefficients`."""
 
+_GELU_FLAT = 6.5
+"""Beyond it so little of a normal distribution is left that it does not matter."""
+
+_ROUGH_NORMAL = tuple(
+    -c / math.log(2)
+    for c in (
+        1.5917184544967651,
+        0.07638248056173325,
+        -0.0010717863915488124,
+        1.3567113455792423e-05,
+        -7.714914573853093e-08,
+    )
+)
+"""``-log2(p / (1 - p)) / x`` as a polynomial of x squared, where p is the share of a normal
+distribution below x: ``1 / (1 + 2 ** …)`` is p to 9 bits up to `_GELU_FLAT` on both sides. A fit by
+least squares, weighted until errors were even."""
+
 
 def rough_sigmoid(f: Floats, x: ir.Value) -> ir.Value:
     """``1 / (1 + exp(-x))`` to 12 bits, which bfloat16 keeps 8 of; below 1e-38 it is 0.
@@ -149,7 +166,19 @@ def rough_sigmoid(f: Floats, x: ir.Value) -> ir.Value:
     For registers that are wide (`Floats.is_wide`); in half the instructions of `sigmoid`.
     """
     z = f.mul(x, f.c(-1 / math.log(2)))
-    z = f.max(f.c(-200.0), f.min(f.c(200.0), z))  # NaN goes through
+    return _rough_ratio(f, f.max(f.c(-200.0), f.min(f.c(200.0), z)))  # NaN goes through
+
+
+def rough_gelu(f: Floats, x: ir.Value) -> ir.Value:
+    """``x`` times the share of a normal distribution below it, as `rough_sigmoid`, to 9 bits."""
+    near = f.max(f.c(-_GELU_FLAT), f.min(f.c(_GELU_FLAT), x))
+    z = f.mul(near, f.poly(f.mul(near, near), _ROUGH_NORMAL))
+    below = f.select(f.ge(x, f.c(-_GELU_FLAT)), _rough_ratio(f, z), f.c(0.0))
+    return f.mul(x, below)
+
+
+def _rough_ratio(f: Floats, z: ir.Value) -> ir.Value:
+    """``1 / (1 + 2 ** z)``."""
     n = f.rint(z)
     power = f.scale(f.poly(f.sub(z, n), _ROUGH_EXP2), n)
     return f.rough_reciprocal(f.add(f.c(1.0), power))
