@@ -5,8 +5,9 @@
     y ─▶ conv ─▶ add bias ───────┘                          producer may take it instead), every
                                                             elementwise cluster, every node alone
 
-Attention (`planish.fusion.attention`), pairs of convolutions (`planish.fusion.pairs`) and inverted
-bottlenecks (`planish.fusion.bottleneck`) are proposed as a whole too, beside their parts.
+Attention (`planish.fusion.attention`), pairs of convolutions (`planish.fusion.pairs`), inverted
+bottlenecks (`planish.fusion.bottleneck`) and convolutions of transposed images
+(`planish.fusion.images`) are proposed as a whole too, beside their parts.
 
 Only sets with one output are proposed (but for ops that have several themselves, and pairs), and
 every other value inside is used only inside, so that any choice that covers each node once is a
@@ -19,6 +20,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from planish.fusion.attention import attention_around
 from planish.fusion.bottleneck import bottleneck_before
+from planish.fusion.images import image_before
 from planish.fusion.pairs import pair_before
 from planish.fusion.task import Task, make_task
 from planish.graph.graph import Graph, Node, Value
@@ -60,8 +62,14 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
             attention = attention_around(node, free, outputs)
             if attention is not None:
                 offer(attention.nodes, attention.mix)
-        before = _prologue(node, outputs, free) if len(node.outputs) == 1 else set()
-        if before:
+        befores = []
+        if len(node.outputs) == 1:
+            befores.append(_prologue(node, outputs, free))
+        image = image_before(node, free, outputs) if isinstance(node.op, Conv) else None
+        if image:
+            befores.append(set(image.before))
+        befores = [before for before in befores if before]
+        for before in befores:
             offer({node} | before, node)
         pair = pair_before(node, free, outputs) if isinstance(node.op, Conv) else None
         wholes = [
@@ -71,7 +79,7 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
             offer(whole.nodes, node)
         for after in _epilogues(node, outputs, free, position):
             offer({node, *after}, node)
-            if before:
+            for before in befores:
                 offer({node, *after} | before, node)
             for whole in wholes:
                 if not whole.feeds(after):

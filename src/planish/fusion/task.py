@@ -22,6 +22,7 @@ from planish.fusion.attention import Attention, Found, attention_of, is_float_ca
 from planish.fusion.bottleneck import Bottleneck, FoundBottleneck, bottleneck_of
 from planish.fusion.expression import identity
 from planish.fusion.fused import ACCUMULATOR, Fused, fuse
+from planish.fusion.images import FoundImage, Image, image_of
 from planish.fusion.pairs import FoundPair, Pair, pair_of
 from planish.graph.graph import Node, Value
 from planish.graph.types import DType
@@ -66,6 +67,8 @@ class Task:
         What comes before the anchor in a task of two convolutions; then there is no prologue.
     bottleneck : Bottleneck or None
         What comes before the pair in a task of three convolutions.
+    image : Image or None
+        In which order of axes a convolution reads input 0, where that is another than the task's.
     """
 
     nodes: tuple[Node, ...]
@@ -77,14 +80,17 @@ class Task:
     attention: Attention | None = None
     pair: Pair | None = None
     bottleneck: Bottleneck | None = None
+    image: Image | None = None
 
     @property
     def pattern(self) -> str:
-        """Which kind of task of several products it is: "attention", "pair", "bottleneck", "" for
-        none.
+        """Which kind of task it is that only some families know: "attention", "pair", "bottleneck",
+        "image"; "" for all others.
         """
         if self.attention:
             return "attention"
+        if self.image:
+            return "image"
         return "bottleneck" if self.bottleneck else "pair" if self.pair else ""
 
     @property
@@ -98,7 +104,7 @@ class Task:
     def computes(self) -> str:
         """What it computes between prologue and epilogue, with all attributes."""
         op = str(self.attention or self.anchor.op) if self.anchor else "elementwise"
-        return " ".join(str(part) for part in (self.bottleneck, self.pair, op) if part)
+        return " ".join(str(part) for part in (self.image, self.bottleneck, self.pair, op) if part)
 
     @property
     def output(self) -> Value:
@@ -155,7 +161,8 @@ def make_task(nodes: Iterable[Node], anchor: Node | None = None) -> Task:
 
     Nodes before the anchor form the prologue, nodes after it the epilogue. Constants of one
     element become constant leaves. The anchor must come with its inputs 1.. from outside the set,
-    unless the nodes are an attention or a pair.
+    unless the nodes are an attention or a pair; of nodes before it, only a convolution's may hold a
+    transposition.
     """
     nodes = tuple(nodes)
     found = attention_of(nodes)
@@ -167,6 +174,9 @@ def make_task(nodes: Iterable[Node], anchor: Node | None = None) -> Task:
     bottleneck = bottleneck_of(nodes)
     if bottleneck is not None:
         return _pair_task(nodes, bottleneck.pair, bottleneck)
+    image = image_of(nodes)
+    if image is not None:
+        return _image_task(nodes, image)
     inside = {v for n in nodes for v in n.outputs}
     members = set(nodes)
     position = nodes.index(anchor) if anchor else -1
@@ -221,6 +231,22 @@ def _attention_task(nodes: tuple[Node, ...], found: Found) -> Task:
     attention = Attention((q, k, v), found.axes, found.scale, work, found.guarded)
     outputs = nodes[-1].outputs
     return Task(nodes, found.mix, tuple(inputs), outputs, None, epilogue, attention)
+
+
+def _image_task(nodes: tuple[Node, ...], found: FoundImage) -> Task:
+    """The task of a convolution of a transposed image, which is its first input."""
+    inputs: dict[Value, int] = {}
+
+    def operand(value: Value) -> int:
+        return inputs.setdefault(value, len(inputs))
+
+    operand(found.source)
+    conv = found.conv
+    prologue = fuse(found.before, (conv.inputs[0],), operand, None, (found.transpose,))
+    operand(conv.inputs[1])
+    last = nodes[-1].output
+    epilogue = fuse(nodes[nodes.index(conv) + 1 :], (last,), operand, conv.output)
+    return Task(nodes, conv, tuple(inputs), (last,), prologue, epilogue, image=Image(found.perm))
 
 
 def _pair_task(

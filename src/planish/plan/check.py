@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from planish.errors import PlanError
 from planish.fusion.attention import attention_of
 from planish.fusion.bottleneck import bottleneck_of
+from planish.fusion.images import image_of
 from planish.fusion.pairs import pair_of
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Node, Value
@@ -53,6 +54,13 @@ def check_nodes(graph: Graph, nodes: Sequence[Node], anchor: Node | None) -> Non
         require(not (whole or pair).feeds(behind), "its epilogue reads what lies before its anchor")
         require(all(position[n] > position[pair.second] for n in behind), "it is entangled")
         nodes = (pair.second, *behind)
+    image = image_of(nodes) if pair is None else None
+    if image is not None:
+        require(anchor is image.conv, "its anchor is not the convolution")
+        behind = [n for n in nodes if n is not image.conv and n not in image.before]
+        early = {n.output for n in image.before}
+        require(not any(v in early for n in behind for v in n.inputs), "its parts are entangled")
+        nodes = (image.conv, *behind)
     require(
         all((node is anchor) != isinstance(node.op, Elementwise) for node in nodes),
         "all nodes but the anchor must be elementwise",

@@ -19,7 +19,9 @@ from planish.graph.dims import symbol
 from planish.graph.graph import DimRange
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast, Clip, Elu, Gelu, HardSigmoid, LeakyRelu, ew
+from planish.ops.matmul import MatMul
 from planish.targets.base import Binding, Constant, Layout, dense_strides
+from planish.targets.cuda.kernels import cudnn_problem
 from planish.targets.cuda.kernels.cudnn import CudnnFamily, CudnnTactic
 from planish.targets.cuda.kernels.cudnn_problem import Problem, problem_of
 from planish.targets.cuda.libraries.cudnn_graph import Tensor
@@ -68,7 +70,7 @@ class Builder:
     def task(self, *outputs) -> Task:
         for i, output in enumerate(outputs):
             self.graph.mark_output(output, f"y{i}")
-        anchor = next(n for n in self.nodes if isinstance(n.op, Conv))
+        anchor = next(n for n in self.nodes if isinstance(n.op, Conv | MatMul))
         return make_task(self.nodes, anchor)
 
 
@@ -77,6 +79,18 @@ def conv_bias(rng, epilogue=None, dtype=F32, shape=(2, 6, 5, 8), filters=16, **m
     b = Builder(rng, dtype)
     more = {"window": (3, 3), "padding": (1, 1), **more}
     y = b.add(ew.Add(), b.conv(shape, filters, **more), b.constant((filters,)))
+    return b.task(b.add(epilogue, y) if epilogue else y)
+
+
+def product(rng, epilogue=None, dtype=F32, shape=(2, 7, 8), columns=16, transpose=False) -> Task:
+    """A product by a constant matrix, a bias, a residual, an op."""
+    b = Builder(rng, dtype)
+    size = (columns, shape[-1]) if transpose else (shape[-1], columns)
+    weights = rng.standard_normal(size) * shape[-1] ** -0.5
+    w = b.graph.constant(weights.astype(dtype.numpy))
+    y = b.add(MatMul(transpose_b=transpose), b.input(shape), w)
+    y = b.add(ew.Add(), y, b.constant((columns,)))
+    y = b.add(ew.Add(), y, b.input(y.shape))
     return b.task(b.add(epilogue, y) if epilogue else y)
 
 
@@ -224,6 +238,30 @@ def test_convolutions(rng, more) -> None:
 )
 def test_elementwise_work(rng, op) -> None:
     check(conv_bias(rng, op), rng)
+
+
+@pytest.mark.parametrize("shape", [(14, 8), (2, 7, 8), (2, 3, 5, 8)], ids=str)
+@pytest.mark.parametrize("transpose", [False, True])
+def test_products_are_convolutions_of_pixels(rng, shape, transpose, monkeypatch) -> None:
+    monkeypatch.setattr(cudnn_problem, "LEAST_PRODUCT", 0)
+    problem = check(product(rng, Gelu(), shape=shape, transpose=transpose), rng)
+    assert problem.graph.filters.shape == (16, 8, 1, 1)
+    assert math.prod(problem.graph.image.shape) == math.prod(shape)
+    check(product(rng, shape=shape), rng, residual_first=True)
+
+
+def test_other_products_are_refused(rng, monkeypatch) -> None:
+    assert problem_of(product(rng), Binding({}), False) is None  # too small
+    large = product(rng, shape=(64, 128, 512), columns=512)
+    assert problem_of(large, Binding({}), False) is not None
+    monkeypatch.setattr(cudnn_problem, "LEAST_PRODUCT", 0)
+    assert problem_of(product(rng, shape=(1, 1, 1, 5, 8)), Binding({}), False) is None
+    b = Builder(rng)
+    y = b.add(MatMul(transpose_a=True), b.input((2, 8, 8)), b.constant((8, 16)))
+    assert problem_of(b.task(y), Binding({}), False) is None
+    b = Builder(rng)
+    y = b.add(MatMul(), b.input((2, 8, 8)), b.input((8, 16)))
+    assert problem_of(b.task(y), Binding({}), False) is None
 
 
 def test_operands(rng) -> None:
@@ -459,6 +497,14 @@ def test_plans_are_right(target, rng, dtype, more) -> None:
 def test_fused_work_is_right(target, rng, op) -> None:
     task = conv_bias(rng, op, dtype=F16, shape=(2, 14, 14, 64), filters=64)
     results = measured(target, task)
+    assert any(not wrong for wrong in results.values()), results
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
+@pytest.mark.parametrize("shape", [(1024, 768), (2, 512, 768), (2, 4, 128, 768)], ids=str)
+def test_products_are_right(target, rng, dtype, shape) -> None:
+    results = measured(target, product(rng, Gelu(), dtype, shape, 1024))
     assert any(not wrong for wrong in results.values()), results
 
 

@@ -19,8 +19,14 @@ from planish.graph import DType, Graph, TensorType
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast, ew
 from planish.ops.matmul import MatMul
+from planish.ops.shape import Transpose
 from planish.targets.base import Binding, Layout, dense_strides
-from planish.targets.cuda.kernels.matrix import MatrixFamily, MatrixTactic, shape_of
+from planish.targets.cuda.kernels.matrix import (
+    ImageFamily,
+    MatrixFamily,
+    MatrixTactic,
+    shape_of,
+)
 from planish.targets.cuda.kernels.matrix_cost import choices
 from planish.targets.cuda.kernels.matrix_problem import problem_of
 from planish.targets.cuda.kernels.matrix_tile import Walk
@@ -266,6 +272,32 @@ def test_images_of_few_channels_are_copied_first(prologue, split, rng):
         offered = tactics(task, walks=(walk,), splits=(split,))
         check(task, rng, [replace(t, channels=8) for t in offered], limit=0)
     assert {t.channels for t in FAMILY.tactics(task, Binding({}))} == {0, 8}
+
+
+@pytest.mark.parametrize("dtype", [F16, F32], ids=str)
+@pytest.mark.parametrize("window", [(3, 3), (1, 1)])
+def test_images_may_lie_in_another_order(window, dtype, rng):
+    b = Builder(rng)
+    x = b.add(Cast(dtype), b.input((2, 3, 11, 12), F32))
+    turned = b.add(Transpose((0, 2, 3, 1)), b.add(ew.Mul(), x, b.constant((), dtype)))
+    scaled = b.add(ew.Mul(), turned, b.constant((3,), dtype))
+    op = Conv((2, 1), SAME if window == (3, 3) else ((0, 0), (0, 0)), (1, 1))
+    y = b.add(op, scaled, b.constant((*window, 3, 20), dtype, 0.2))
+    task = b.task(b.add(ew.Relu(), b.add(ew.Add(), y, b.constant((20,), dtype))))
+    family = ImageFamily(H200)
+    offered = list(family.tactics(task, Binding({})))
+    copies = [t for t in offered if t.channels]
+    assert bool(copies) == (window == (3, 3))
+    few = [*copies[:1], *[t for t in offered if not t.channels][:1]]
+    check_interpreted(family, task, rng, tactics=few, tolerance=TOLERANCES[dtype], limit=None)
+    strange = [replace(t, rows=16, columns=16, split=1) for t in few]
+
+    def chosen(value):
+        return Binding({}).layout(value) if value.is_constant else row_padded(value)
+
+    check_interpreted(
+        family, task, rng, tactics=strange, tolerance=TOLERANCES[dtype], limit=None, layouts=chosen
+    )
 
 
 def test_a_copy_does_not_spread_infinite_pixels(rng):

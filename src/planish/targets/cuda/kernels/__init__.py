@@ -47,6 +47,7 @@ FAMILIES: tuple[Family, ...] = (
     *nonzero.FAMILIES,
     *unique.FAMILIES,
     *_PRODUCTS,
+    *matrix.IMAGE_FAMILIES,
     *attention.FAMILIES,
     *depthwise_product.FAMILIES,
     *product_pair.FAMILIES,

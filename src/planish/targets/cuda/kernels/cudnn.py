@@ -1,4 +1,5 @@
-"""Tactics of cuDNN: convolutions of floats, groups among them, with elementwise work fused in.
+"""Tactics of cuDNN: convolutions of floats, groups among them, and large products by constant
+matrices, with elementwise work fused in.
 
 Which plans cuDNN recommends is asked of it where tactics are offered, so only on a GPU.
 """
@@ -18,7 +19,13 @@ from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic, Workspace
 from planish.targets.cuda.driver import gpu
 from planish.targets.cuda.kernel import LIBRARY_SECONDS
-from planish.targets.cuda.kernels.cudnn_problem import Problem, problem_of, steps_of, understood
+from planish.targets.cuda.kernels.cudnn_problem import (
+    Problem,
+    filters,
+    problem_of,
+    steps_of,
+    understood,
+)
 from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.libraries.cudnn import NAME, ConvKernel, CudnnSession, session
 from planish.targets.cuda.libraries.session import workspace_bytes
@@ -71,12 +78,10 @@ class CudnnTactic(AnchoredTactic):
 
     def constants(self) -> list[np.ndarray]:
         """The filters as ``[K, rows, columns, C]``; then the numbers that steps use."""
-        weights = self.anchor.inputs[1].data
-        assert weights is not None
         chain = steps_of(self.task)
         assert chain is not None, "the family understands the task"
         _, scalars, _ = chain
-        packed = np.ascontiguousarray(np.moveaxis(weights, -1, 0))
+        packed = np.ascontiguousarray(np.moveaxis(filters(self.task), -1, 0))
         return [packed, *(np.array([s], np.float32) for s in scalars)]
 
     def launches(self, binding: Binding) -> list[Launch]:

@@ -1,4 +1,5 @@
-"""How a convolution, with the elementwise work after it, looks to cuDNN.
+"""How a convolution, or a product by a constant matrix, looks to cuDNN with the elementwise work
+after it. A product is a convolution of single pixels: its rows are the pixels.
 
 cuDNN fuses a chain of elementwise operations into a convolution. It says itself which chains it
 takes; what is left out here has no operation of the same meaning, or may not be tried: plans for
@@ -13,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from planish.fusion.expression import Instruction
 from planish.fusion.task import ACCUMULATOR, Task
 from planish.graph.dims import evaluate
@@ -20,6 +23,7 @@ from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast, Clip, Elu, Gelu, HardSigmoid, LeakyRelu
+from planish.ops.matmul import MatMul
 from planish.targets.base import Binding, Layout
 from planish.targets.cuda.libraries.cudnn_graph import ConvGraph, Step, Tensor
 
@@ -53,6 +57,16 @@ _SAME = {
 """Ops without attributes that cuDNN has too, and what it calls them."""
 
 
+LEAST_PRODUCT = 1e9
+"""Operations of a matrix product, at least: cuBLASLt and generated kernels serve smaller ones, and
+asking cuDNN takes up to a tenth of a second.
+"""
+
+
+PIXELS = Conv((1, 1), ((0, 0), (0, 0)), (1, 1))
+"""The convolution that a matrix product is."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """A task as a graph, and what its operands are.
@@ -72,14 +86,29 @@ class Problem:
 
 
 def understood(task: Task) -> bool:
-    """Whether a task is a convolution that cuDNN may know; shapes and layouts decide the rest."""
+    """Whether a task is one that cuDNN may know; shapes and layouts decide the rest."""
     anchor = task.anchor
-    if anchor is None or not isinstance(anchor.op, Conv) or task.prologue is not None:
+    if anchor is None or not isinstance(anchor.op, Conv | MatMul) or task.prologue is not None:
         return False
     x, w = anchor.inputs
-    if x.dtype not in DTYPES or len(anchor.op.strides) not in (1, 2) or not w.is_constant:
+    if x.dtype not in DTYPES or w.dtype is not x.dtype or not w.is_constant:
         return False
-    return steps_of(task) is not None
+    op = anchor.op
+    if isinstance(op, MatMul):
+        fits = w.type.rank == 2 and x.type.rank in (2, 3, 4) and not op.transpose_a
+    else:
+        fits = len(op.strides) in (1, 2)
+    return fits and steps_of(task) is not None
+
+
+def filters(task: Task) -> np.ndarray:
+    """The constant factor as ``[rows, columns, C, K]``, or without rows."""
+    assert task.anchor is not None
+    op, data = task.anchor.op, task.anchor.inputs[1].data
+    assert data is not None
+    if isinstance(op, MatMul):
+        return (data.T if op.transpose_b else data)[None, None]
+    return data
 
 
 def problem_of(
@@ -100,11 +129,15 @@ def problem_of(
     if not understood(task):
         return None
     anchor = task.anchor
-    assert anchor is not None and isinstance(anchor.op, Conv)
+    assert anchor is not None and isinstance(anchor.op, Conv | MatMul)
     op, (x, w) = anchor.op, anchor.inputs
     if tf32 and x.dtype is not DType.FLOAT32:
         return None
     shape = anchor.output.type.bind(binding.symbols)
+    if isinstance(op, MatMul):
+        if 2 * math.prod(shape) * filters(task).shape[2] < LEAST_PRODUCT:
+            return None
+        op = PIXELS
     image = _tensor(x, binding)
     pairs = [[evaluate(p, binding.symbols) for p in pair] for pair in op.padding]
     strides, dilations = op.strides, op.dilations
@@ -127,7 +160,7 @@ def problem_of(
             return None
         steps = reordered
     rows, columns = (n + min(end, 0) for n, (_, end) in zip(image.shape[2:], pairs, strict=True))
-    *window, depth, count = w.type.bind({})
+    *window, depth, count = filters(task).shape
     window = [1, *window][-2:]
     graph = ConvGraph(
         image=Tensor((*image.shape[:2], rows, columns), image.strides, image.dtype),
@@ -152,11 +185,17 @@ def problem_of(
 
 
 def _tensor(value: Value, binding: Binding) -> Tensor | None:
-    """A tensor ``[N, *spatial, C]`` as cuDNN is told of it; None if it may not be."""
+    """A tensor ``[N, *spatial, C]`` as cuDNN is told of it; None if it may not be. Axes that lack
+    are of extent 1.
+    """
     layout = binding.layout(value)
     shape, strides = layout.shape, layout.strides
+    if len(shape) == 2:
+        shape, strides = (1, *shape), (shape[0] * strides[0], *strides)
     if len(shape) == 3:
         shape, strides = (shape[0], 1, *shape[1:]), (strides[0], strides[0], *strides[1:])
+    if len(shape) != 4:
+        return None
     if value.dtype not in DTYPES or not _is_regular(layout, value.dtype):
         return None
     n, y, x, c = shape

@@ -200,7 +200,9 @@ class MatrixFamily(MachineFamily):
                     yield tactic
 
     def _choices(self, problem: Problem, passes: int) -> list[tuple[cost.Choice, int]]:
-        """Tiles, with the channels of a copy of the images, the likely best first."""
+        """Tiles, with the channels of a copy of the images, the likely best first; where images may
+        be copied, the best of each way first: the model knows little of caches.
+        """
         limit, machine = _LIMITS[passes], self.machine
         shape = shape_of(problem)
         copies = [c for c in CHANNELS if may_copy(problem, c)][:1]
@@ -218,7 +220,11 @@ class MatrixFamily(MachineFamily):
             moved = 2 * copy_bytes(problem, channels)
             return cost.estimate(copy, choice, machine) + cost.copying(moved, machine)
 
-        return sorted(found, key=time)
+        ranked = sorted(found, key=time)
+        ways: dict[tuple[Walk, int], tuple[cost.Choice, int]] = {}
+        for choice, channels in ranked:
+            ways.setdefault((choice.tile.walk, channels), (choice, channels))
+        return list(dict.fromkeys([*ways.values(), *ranked]))
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         values = checked_parameters(
@@ -258,7 +264,7 @@ def shape_of(problem: Problem) -> cost.Shape:
     sources = [item for item in problem.left.leaves if item is not None]
     whole = [item for item in sources if item.strides[-1] and any(item.strides[:-1])] or sources
     read = sum(item.pointer.dtype.size for item in whole)
-    widths = [_width(item) for item in whole]
+    widths = [_width(item, problem.window is None) for item in whole]
     moved = sum(a.pointer.dtype.size for a in problem.result.outputs)
     for leaf in problem.result.leaves:
         if leaf is not None and leaf.strides[-1] and leaf.strides[-2]:
@@ -278,9 +284,11 @@ def shape_of(problem: Problem) -> cost.Shape:
     )
 
 
-def _width(item: Access) -> int:
-    """Neighbouring elements of a tensor that one load of a thread takes."""
-    if not item.pointer.aligned or 1 not in item.strides[-2:]:
+def _width(item: Access, plain: bool) -> int:
+    """Neighbouring elements of a tensor that one load of a thread takes: along the depth, of a
+    plain matrix also along its rows.
+    """
+    if not item.pointer.aligned or 1 not in item.strides[-2 if plain else -1 :]:
         return 1
     width = 16 // item.pointer.dtype.size
     while any(s not in (0, 1) and s % width for s in item.strides):
@@ -288,4 +296,12 @@ def _width(item: Access) -> int:
     return width
 
 
+@dataclass(frozen=True)
+class ImageFamily(MatrixFamily):
+    """Convolutions of images whose axes lie in another order."""
+
+    pattern: ClassVar[str] = "image"
+
+
 FAMILIES = (MatrixFamily(),)
+IMAGE_FAMILIES = (ImageFamily(),)

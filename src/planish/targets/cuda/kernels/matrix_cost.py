@@ -111,8 +111,8 @@ class Choice:
 
 
 def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list[Choice]:
-    """The likely best, fastest first: at most three of one tile's rows and columns; where both
-    make sense, some that share tiles and some that do not.
+    """The likely best, fastest first: at most three of one tile's rows, columns and walk; where
+    both make sense, some that share tiles and some that do not.
     """
     candidates = [*_tiles(shape, machine, passes), *_vector_tiles(shape, machine)]
     ranked = sorted((estimate(shape, c, machine), i) for i, c in enumerate(candidates))
@@ -122,7 +122,7 @@ def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list
     rest: list[Choice] = []
     for _, i in ranked:
         tile, warps = candidates[i].tile, candidates[i].warps
-        keys = (tile.rows, tile.columns, tile.vector), (tile, warps)
+        keys = (tile.rows, tile.columns, tile.vector, tile.walk), (tile, warps)
         if tile.vector:  # tensor cores may be faster all the same
             fits = seen.get("vector", 0) < limit // 2
             keys = (*keys, "vector")

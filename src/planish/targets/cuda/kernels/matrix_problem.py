@@ -15,14 +15,17 @@ from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.matmul import MatMul
-from planish.targets.base import Binding
+from planish.targets.base import Binding, Layout
 from planish.targets.cuda.kernels.fused import (
     WIDE,
     Access,
     Work,
     access,
     bind_work,
+    broadcast_strides,
+    is_wide,
     merge,
+    pointer_of,
 )
 from planish.targets.cuda.kernels.matrix_tile import Tile, Window, segments
 
@@ -149,7 +152,7 @@ def _conv(task: Task, binding: Binding) -> Problem:
     result_shape = anchor.output.type.bind(binding.symbols)
     shape = x.type.bind(binding.symbols)
     expression, sources = _left(task)
-    accesses = [access(v, binding, shape) for v in sources]
+    accesses = [_pixels(task, v, binding, shape) for v in sources]
     pads = tuple(evaluate(before, binding.symbols) for before, _ in op.padding)
     taps, steps, spread = w.type.bind({})[:-2], op.strides, op.dilations
     image = result_shape
@@ -202,6 +205,15 @@ def _conv(task: Task, binding: Binding) -> Problem:
         result=result,
         result_values=result_values,
     )
+
+
+def _pixels(task: Task, value: Value, binding: Binding, shape: Sequence[int]) -> Access:
+    """The access to what an image is made of; the image itself may lie in another order of axes."""
+    if task.image is None or value is not task.inputs[0]:
+        return access(value, binding, shape)
+    layout, perm = binding.layout(value), task.image.perm
+    turned = Layout(tuple(layout.shape[p] for p in perm), tuple(layout.strides[p] for p in perm))
+    return Access(pointer_of(value, binding), broadcast_strides(turned, shape), is_wide(layout))
 
 
 def _with_row(strides: tuple[int, ...]) -> tuple[int, ...]:
