@@ -24,7 +24,7 @@ from planish.ops.base import Op
 from planish.ops.conv import Conv, ConvTranspose, Fold
 from planish.ops.data_dependent import NonZero, Unique
 from planish.ops.detection import CombinedNonMaxSuppression, NonMaxSuppression
-from planish.ops.elementwise import Elementwise, ew
+from planish.ops.elementwise import Cast, Elementwise, ew
 from planish.ops.indexing import Gather, ScatterNd
 from planish.ops.matmul import MatMul
 from planish.ops.normalization import LayerNorm, Lrn, Softmax
@@ -40,7 +40,7 @@ from planish.targets.cuda.kernels import FAMILIES
 from planish.targets.cuda.machine import H200
 from planish.targets.cuda.run import is_on_gpu, run_tactic
 
-LIBRARIES = {"cudnn", "cublaslt"}
+LIBRARIES = {"cudnn", "cudnn_attention", "cublaslt"}
 """Families that exist on a GPU only, where they are installed."""
 
 EACH = 2
@@ -50,6 +50,7 @@ TOLERANCE = {"fp16": 2e-2, "bf16": 5e-2, "tf32": TF32}
 
 RNG = np.random.default_rng(0)
 PAD = ((1, 1), (1, 1))
+HALF = DType.FLOAT16
 
 
 def floats(*shape: int, dtype: DType = DType.FLOAT32) -> np.ndarray:
@@ -98,6 +99,17 @@ def alone(op: Op, *inputs: np.ndarray) -> tuple[Task, list[np.ndarray]]:
     return make_task([node], node), list(inputs)
 
 
+def transposed_image() -> tuple[Task, list[np.ndarray]]:
+    """A convolution of an image that lies channels first."""
+    graph = Graph("case")
+    x = graph.input("x", TensorType((1, 3, 8, 9), DType.FLOAT32))
+    y = graph.add(Transpose((0, 2, 3, 1)), graph.add(Cast(HALF), x))
+    w = graph.constant(floats(3, 3, 3, 8, dtype=HALF))
+    result = graph.add(Conv((2, 2), PAD, (1, 1)), y, w)
+    graph.mark_output(result, "y")
+    return with_data(make_task(graph.nodes, result.producer))
+
+
 def boxes(*shape: int) -> np.ndarray:
     """Boxes by their corners."""
     corner, size = RNG.random((*shape, 2)), RNG.random((*shape, 2)) * 0.4
@@ -110,7 +122,6 @@ def scores(*shape: int) -> np.ndarray:
 
 
 ACTIVATIONS = (("sigmoid", 0.0, 0.0), ("tanh", 0.0, 0.0), ("tanh", 0.0, 0.0))
-HALF = DType.FLOAT16
 
 CASES = {
     "elementwise": case(ew.Mul(), floats(7, 33), floats(33), then=(ew.Tanh(),)),
@@ -145,6 +156,7 @@ CASES = {
     "convolution of few channels": case(
         Conv((1, 1), PAD, (1, 1)), floats(1, 8, 8, 3), floats(3, 3, 3, 8), constant=(1,)
     ),
+    "convolution of a transposed image": transposed_image(),
     "depthwise": case(
         Conv((1, 1), PAD, (1, 1), groups=20),
         floats(1, 8, 9, 20),

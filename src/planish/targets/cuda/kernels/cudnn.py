@@ -70,7 +70,7 @@ class CudnnTactic(AnchoredTactic):
         return "tf32" if self.tf32 else super().precision
 
     def accepts(self, binding: Binding) -> bool:
-        own = _session(self.machine)
+        own = own_session(self.machine)
         if own is None or own.version != self.version or not super().accepts(binding):
             return False
         problem = problem_of(self.task, binding, self.tf32, self.residual_first)
@@ -127,7 +127,7 @@ class CudnnFamily(MachineFamily):
         self, task: Task, binding: Binding, tf32: bool, residual_first: bool
     ) -> list[CudnnTactic]:
         problem = problem_of(task, binding, tf32, residual_first)
-        own = _session(self.machine) if problem is not None else None
+        own = own_session(self.machine) if problem is not None else None
         if problem is None or own is None:
             return []
         return [
@@ -155,7 +155,7 @@ class CudnnFamily(MachineFamily):
         return CudnnTactic(task, plan=plan, machine=self.machine, **values)
 
 
-def _session(machine: CudaMachine) -> CudnnSession | None:
+def own_session(machine: CudaMachine) -> CudnnSession | None:
     """cuDNN on a machine; None where it is only described, or cuDNN is not installed."""
     return None if machine.ordinal is None else session(machine.ordinal)
 

@@ -7,20 +7,21 @@ it can also write down, which is kept in the user's kernel cache.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from planish.errors import TuningError
 from planish.graph.types import DType
 from planish.targets.cuda.driver import Gpu
 from planish.targets.cuda.driver import gpu as open_gpu
 from planish.targets.cuda.kernel import LibraryKernel
-from planish.targets.cuda.libraries.cudnn_graph import ConvGraph, Tensor
+from planish.targets.cuda.libraries.cudnn_graph import AttentionGraph, ConvGraph, Tensor
 from planish.targets.cuda.libraries.session import Session, aligned
 from planish.targets.cuda.machine import CudaMachine
 
@@ -69,14 +70,12 @@ KNOBS = {
 
 
 @dataclass(frozen=True)
-class ConvKernel(LibraryKernel):
+class PlannedKernel(LibraryKernel):
     """A plan of cuDNN's for a graph.
-
-    Its pointers: the image, the filters, the graph's operands, its results, workspace.
 
     Attributes
     ----------
-    graph : ConvGraph
+    graph : ConvGraph or AttentionGraph
     version : int
         Of cuDNN.
     plan : str
@@ -86,11 +85,11 @@ class ConvKernel(LibraryKernel):
     family = "cudnn"
     is_planned = True
 
-    graph: ConvGraph
+    graph: ConvGraph | AttentionGraph
     version: int
     plan: str
 
-    def load(self, gpu: Gpu) -> ConvCall:
+    def load(self, gpu: Gpu) -> PlannedCall:
         own = session(gpu.ordinal)
         if own is None or own.version != self.version:
             raise TuningError(
@@ -117,7 +116,24 @@ class ConvKernel(LibraryKernel):
         return self.stored(device) or b""
 
 
-class ConvCall:
+@dataclass(frozen=True)
+class ConvKernel(PlannedKernel):
+    """A convolution. Its pointers: the image, the filters, the graph's operands, its results,
+    workspace.
+    """
+
+
+@dataclass(frozen=True)
+class SdpaKernel(PlannedKernel):
+    """Attention. Its pointers: queries, keys, values, the result, workspace."""
+
+    family = "cudnn_attention"
+
+
+K = TypeVar("K", bound=PlannedKernel)
+
+
+class PlannedCall:
     """A plan that is ready."""
 
     def __init__(self, own: CudnnSession, graph: Any, uids: Sequence[int], workspace: int) -> None:
@@ -160,17 +176,27 @@ class CudnnSession(Session):
 
     def kernels(self, graph: ConvGraph) -> list[ConvKernel]:
         """The kernels that cuDNN's heuristics recommend for a graph, the likely best first."""
-        unnamed = ConvKernel(graph, self.version, "")
+        return self._kernels(ConvKernel(graph, self.version, ""))
+
+    def attentions(self, graph: AttentionGraph) -> list[SdpaKernel]:
+        """The same for attention."""
+        return self._kernels(SdpaKernel(graph, self.version, ""))
+
+    def _kernels(self, unnamed: K) -> list[K]:
         return self.recommended(
-            unnamed.symbol, lambda: self._ask(graph), lambda name: replace(unnamed, plan=name)
+            unnamed.symbol,
+            lambda: self._ask(unnamed.graph),
+            lambda name: replace(unnamed, plan=name),
         )
 
-    def _ask(self, graph: ConvGraph) -> list[str]:
+    def _ask(self, graph: ConvGraph | AttentionGraph) -> list[str]:
         """Names of plans by cuDNN's heuristics."""
         made, _ = self._lower(graph)
         made.create_execution_plans(self._modes)
         # only building tells which plans are barred, and most for float32 are: they round to TF32
-        tried = graph.image.dtype is DType.FLOAT32 and not graph.tf32
+        tried = (
+            isinstance(graph, ConvGraph) and graph.image.dtype is DType.FLOAT32 and not graph.tf32
+        )
         found: list[str] = []
         places: dict[str, int] = {}
         for index, name in enumerate(_names(made)):
@@ -193,10 +219,10 @@ class CudnnSession(Session):
         modes = self.cudnn.heur_mode
         return [modes.A, modes.B, modes.FALLBACK]
 
-    def make(self, kernel: ConvKernel) -> ConvCall:
+    def make(self, kernel: PlannedKernel) -> PlannedCall:
         """A kernel made ready: as cuDNN wrote it before, or planned now."""
         graph = written = self._read(kernel)
-        uids = range(1, 3 + len(kernel.graph.operands) + len(kernel.graph.results))
+        uids = range(1, 1 + kernel.graph.pointers)
         if graph is None:
             graph, uids = self._lower(kernel.graph)
             graph.build_plan_at_index(self._planned(graph, kernel.plan))
@@ -205,9 +231,9 @@ class CudnnSession(Session):
             raise ValueError(f"it needs {workspace:,} bytes of workspace")
         if written is None:
             self.keep(kernel.symbol, graph.serialize(as_bytes=True))
-        return ConvCall(self, graph, uids, workspace)
+        return PlannedCall(self, graph, uids, workspace)
 
-    def _read(self, kernel: ConvKernel) -> Any:
+    def _read(self, kernel: PlannedKernel) -> Any:
         """A kernel as cuDNN wrote it before; None if it never did, or does not read it here."""
         code = self.code(kernel.symbol)
         if code is None:
@@ -233,32 +259,67 @@ class CudnnSession(Session):
         graph.create_execution_plans(self._modes)  # the frontend has no name for one of its knobs
         return _names(graph).index(plan)
 
-    def _lower(self, graph: ConvGraph) -> tuple[Any, range]:
+    def _lower(self, graph: ConvGraph | AttentionGraph) -> tuple[Any, range]:
         """A graph as cuDNN's own, and the numbers of its tensors in the order of pointers."""
+        notes = self.cudnn.numerical_note
+        if isinstance(graph, ConvGraph):
+            made = self._lower_conv(graph)
+            unwanted = [notes.NONDETERMINISTIC, notes.REDUCED_PRECISION_REDUCTION]
+            if graph.image.dtype is not DType.FLOAT32:
+                unwanted += [notes.WINOGRAD, notes.FFT]  # they round sums on the way
+            elif not graph.tf32:
+                unwanted += [notes.TENSOR_CORE, notes.DOWN_CONVERT_INPUTS]
+        else:
+            made, unwanted = self._lower_attention(graph), [notes.NONDETERMINISTIC]
+        made.validate()
+        made.build_operation_graph()
+        made.deselect_numeric_notes(unwanted)
+        made.deselect_workspace_greater_than(WORKSPACE)
+        return made, range(1, 1 + graph.pointers)
+
+    def _dtype(self, dtype: DType) -> Any:
         kinds = self.cudnn.data_type
-        dtypes = {
+        return {
             DType.FLOAT16: kinds.HALF,
             DType.BFLOAT16: kinds.BFLOAT16,
             DType.FLOAT32: kinds.FLOAT,
-        }
+        }[dtype]
+
+    def _graph(self, dtype: DType) -> tuple[Any, Callable[[Tensor], Any]]:
+        """An empty graph of cuDNN's, and what adds tensors to it, numbered from 1."""
+        kinds = self.cudnn.data_type
         made = self.cudnn.pygraph(
-            io_data_type=dtypes[graph.image.dtype],
+            io_data_type=self._dtype(dtype),
             intermediate_data_type=kinds.FLOAT,
             compute_data_type=kinds.FLOAT,
             handle=self.handle,
         )
-        count = 0
+        numbers = itertools.count(1)
 
         def tensor(described: Tensor) -> Any:
-            nonlocal count
-            count += 1
             return made.tensor(
                 dim=list(described.shape),
                 stride=list(described.strides),
-                data_type=dtypes[described.dtype],
-                uid=count,
+                data_type=self._dtype(described.dtype),
+                uid=next(numbers),
             )
 
+        return made, tensor
+
+    def _write(self, result: Any, described: Tensor, number: int) -> None:
+        """Has a result of a graph written to a tensor of that number."""
+        result.set_output(True).set_data_type(self._dtype(described.dtype)).set_uid(number)
+        result.set_dim(list(described.shape)).set_stride(list(described.strides))
+
+    def _lower_attention(self, graph: AttentionGraph) -> Any:
+        made, tensor = self._graph(graph.q.dtype)
+        q, k, v = tensor(graph.q), tensor(graph.k), tensor(graph.v)
+        result, _ = made.sdpa(q=q, k=k, v=v, generate_stats=False, attn_scale=graph.scale)
+        self._write(result, graph.result, 4)
+        return made
+
+    def _lower_conv(self, graph: ConvGraph) -> Any:
+        made, tensor = self._graph(graph.image.dtype)
         image, filters = tensor(graph.image), tensor(graph.filters)
         operands = [tensor(t) for t in graph.operands]
         slots = [
@@ -269,29 +330,16 @@ class CudnnSession(Session):
                 post_padding=list(graph.after),
                 stride=list(graph.strides),
                 dilation=list(graph.dilations),
-                compute_data_type=kinds.FLOAT,
+                compute_data_type=self.cudnn.data_type.FLOAT,
             ),
             *operands,
         ]
         for step in graph.steps:
             more = {} if step.slope is None else {"negative_slope": step.slope}
             slots.append(getattr(made, step.operation)(*(slots[i] for i in step.args), **more))
-        for slot, described in graph.results:
-            count += 1
-            result = slots[slot]
-            result.set_output(True).set_data_type(dtypes[described.dtype]).set_uid(count)
-            result.set_dim(list(described.shape)).set_stride(list(described.strides))
-        made.validate()
-        made.build_operation_graph()
-        notes = self.cudnn.numerical_note
-        unwanted = [notes.NONDETERMINISTIC, notes.REDUCED_PRECISION_REDUCTION]
-        if graph.image.dtype is not DType.FLOAT32:
-            unwanted += [notes.WINOGRAD, notes.FFT]  # they round sums on the way
-        elif not graph.tf32:
-            unwanted += [notes.TENSOR_CORE, notes.DOWN_CONVERT_INPUTS]
-        made.deselect_numeric_notes(unwanted)
-        made.deselect_workspace_greater_than(WORKSPACE)
-        return made, range(1, count + 1)
+        for number, (slot, described) in enumerate(graph.results, 3 + len(operands)):
+            self._write(slots[slot], described, number)
+        return made
 
 
 @cache

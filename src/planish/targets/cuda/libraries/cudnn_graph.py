@@ -1,4 +1,6 @@
-"""A convolution with the elementwise work after it, as the graph that cuDNN plans: data only."""
+"""What cuDNN plans as graphs of data only: a convolution with the elementwise work after it, and
+attention.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from planish.graph.types import DType
 @dataclass(frozen=True)
 class Tensor:
     """A tensor as cuDNN is told of it: images and filters along the first axis, channels along the
-    second, in any order in memory.
+    second, in any order in memory; of attention batches, heads, rows and columns.
     """
 
     shape: tuple[int, int, int, int]
@@ -57,3 +59,24 @@ class ConvGraph:
     steps: tuple[Step, ...]
     results: tuple[tuple[int, Tensor], ...]
     tf32: bool = False
+
+    @property
+    def pointers(self) -> int:
+        """Tensors in memory."""
+        return 2 + len(self.operands) + len(self.results)
+
+
+@dataclass(frozen=True)
+class AttentionGraph:
+    """Attention, softmax(scale q kᵀ) v, of halves."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    result: Tensor
+    scale: float
+
+    @property
+    def pointers(self) -> int:
+        """Tensors in memory."""
+        return 4
