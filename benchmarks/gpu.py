@@ -39,10 +39,12 @@ USUAL = (
     "resnet50,mobilenetv2,inceptionv3,vgg16,bert,densenet121,efficientnetb0,vit_b_16,"
     "ssd_mobilenetv3"
 )
+RUNNERS = ("planish", "torch", "compile", "compile-max", "xla")
 PACKAGES = (
     "torch",
     "torchvision",
     "transformers",
+    "jax",
     "triton",
     "cuda-core",
     "nvidia-cudnn-cu13",
@@ -239,7 +241,7 @@ def speed(results: dict[str, Any]) -> str:
                     f"| {checked.get('error', float('nan')):.1e}{wrong} "
                     f"| {checked.get('cosine', float('nan')):.6f} |"
                 )
-            for name in ("planish_error", "planish failed", "torch failed", "compile failed"):
+            for name in ("planish_error", *(f"{r} failed" for r in RUNNERS)):
                 if name in result:
                     why = result[name].splitlines()[0].replace("|", "/")
                     lines.append(f"| {model} | {batch} | {name}: {why} | | | | | | | | |")
@@ -307,7 +309,7 @@ def main() -> None:
         "--peers",
         type=names,
         default=["torch", "compile"],
-        help="of torch, compile, compile-max, with commas; none: Planish alone",
+        help="of torch, compile, compile-max, xla (ResNet-50), with commas; none: Planish alone",
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing, model and batch")
     parser.add_argument("--tuning-seconds", type=float, help="of tuning; None: Planish's default")

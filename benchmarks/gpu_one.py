@@ -24,6 +24,7 @@ from typing import Any
 import gpu_layers
 import gpu_models
 import gpu_peers
+import gpu_xla
 import numpy as np
 import torch
 
@@ -240,6 +241,12 @@ def ready(
     if engine is not None:
         makers["planish"] = lambda: gpu_peers.PlanishRunner(engine, sets, clock.stream)
     for name in job.asked["peers"]:
+        if name == "xla":
+            if job.asked["model"] in gpu_xla.NETWORKS:
+                makers[name] = lambda: gpu_xla.XlaRunner(
+                    job.asked["model"], module, precision, sets
+                )
+            continue
         makers[name] = lambda name=name: gpu_peers.TorchRunner(  # type: ignore[misc]
             name, module, precision, sets, clock.stream
         )
@@ -290,7 +297,7 @@ def measure(
         for runner in taking_part:
             count, found = counts[runner.name], times[runner.name]
             clock.calls(runner.launch, 2)
-            found["device"] += clock.runs(runner.launch, count, queueing[runner.name])
+            found["device"] += runner.runs(clock, count, queueing[runner.name])
             found["call"] += clock.calls(runner.launch, max(count // 4, 3))
             for _ in range(3 if turns else 1):
                 begin = time.perf_counter()

@@ -1,4 +1,5 @@
-"""Who takes part in `gpu.py`: Planish, and PyTorch eager and compiled, each in a CUDA graph.
+"""Who takes part in `gpu.py`: Planish, and PyTorch eager and compiled, each in a CUDA graph; JAX is
+in `gpu_xla.py`.
 
 All get the same float32 images (or integer ids) in memory of the device, channels first, and give
 float32: what a peer needs in between (FP16, channels last) is part of its graph, as it is of
@@ -44,6 +45,10 @@ class Runner(ABC):
     @abstractmethod
     def outputs(self, number: int) -> list[torch.Tensor]:
         """Where that set's outputs are written."""
+
+    def runs(self, clock: Any, count: int, queueing: float) -> list[float]:
+        """Seconds of each of so many runs on the device alone; see `gpu_one.Clock`."""
+        return clock.runs(self.launch, count, queueing)
 
     @abstractmethod
     def on_host(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:

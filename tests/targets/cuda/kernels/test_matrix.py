@@ -29,7 +29,7 @@ from planish.targets.cuda.kernels.matrix import (
 )
 from planish.targets.cuda.kernels.matrix_cost import choices
 from planish.targets.cuda.kernels.matrix_problem import problem_of
-from planish.targets.cuda.kernels.matrix_tile import Walk
+from planish.targets.cuda.kernels.matrix_tile import PERSISTENT, Walk
 from planish.targets.cuda.machine import H200
 
 FAMILY = MatrixFamily(H200)
@@ -272,6 +272,58 @@ def test_images_of_few_channels_are_copied_first(prologue, split, rng):
         offered = tactics(task, walks=(walk,), splits=(split,))
         check(task, rng, [replace(t, channels=8) for t in offered], limit=0)
     assert {t.channels for t in FAMILY.tactics(task, Binding({}))} == {0, 8}
+
+
+FEW = replace(H200, multiprocessors=2)
+"""A machine on which a program goes through many tiles of small tasks."""
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16, F32], ids=str)
+@pytest.mark.parametrize("case", range(4))
+def test_programs_of_many_tiles(case, dtype, rng):
+    task = [
+        lambda: conv_task(rng, (3, 9, 11, 24), 40, residual=True, dtype=dtype),
+        lambda: conv_task(rng, (9, 13, 9, 3), 20, (3, 3), stride=2, padding=SAME, dtype=dtype),
+        lambda: conv_task(rng, (5, 7, 12, 30), 9, prologue="sum", dtype=dtype),
+        lambda: matmul_task(rng, (7, 33, 20), (20, 50), constant=True, more=((50,),), dtype=dtype),
+    ][case]()
+    walk = FLAT if case == 1 else TAPS
+    offered = [
+        MatrixTactic(task, rows, columns, 32, 4, 3, PERSISTENT, walk, machine=FEW)
+        for rows, columns in ((16, 32), (32, 16), (64, 64))
+    ]
+    (launch,) = offered[0].launches(Binding({}))
+    assert launch.tasks < launch.params[0] // 16
+    check(task, rng, offered, limit=0)
+
+
+def test_programs_of_many_tiles_are_offered_where_the_depth_is_one_step(rng):
+    def offered(**more):
+        task = conv_task(rng, **more)
+        return [t for t in FAMILY.tactics(task, Binding({})) if t.split == PERSISTENT]
+
+    large = offered(shape=(32, 56, 56, 24), filters=144)
+    assert large and len(large) < len(list(FAMILY.tactics(large[0].task, Binding({}))))
+    assert {t.depth for t in offered(shape=(32, 56, 56, 256), filters=64)} == {256}
+    assert not offered(shape=(32, 56, 56, 512), filters=64)
+    assert not offered(shape=(1, 14, 14, 24), filters=144)
+    deep = conv_task(rng, (2, 9, 9, 48), 16)
+    assert not MatrixTactic(deep, 16, 16, 32, 4, 3, PERSISTENT).accepts(Binding({}))
+    assert MatrixTactic(deep, 16, 16, 64, 4, 3, PERSISTENT).accepts(Binding({}))
+    product = matmul_task(rng, (64, 32), (32, 16))
+    assert not MatrixTactic(product, 16, 16, 32, 4, 3, PERSISTENT).accepts(Binding({}))
+    with pytest.raises(PlanError):
+        FAMILY.restore(deep, {**large[0].parameters, "depth": 256, "split": 1})
+    with pytest.raises(PlanError):
+        FAMILY.restore(deep, {**large[0].parameters, "vector": True, "passes": 0})
+
+
+def test_the_next_tiles_are_loaded_meanwhile(rng):
+    task = conv_task(rng, (64, 56, 56, 24), 144)
+    (first, *_) = [t for t in FAMILY.tactics(task, Binding({})) if t.split == PERSISTENT]
+    text = assembly(first, Binding({}))
+    loop = text[text.index("wgmma.mma_async") :]
+    assert "cp.async.cg" in loop and "cp.async.wait_group" in text
 
 
 @pytest.mark.parametrize("dtype", [F16, F32], ids=str)

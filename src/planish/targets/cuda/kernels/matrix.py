@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,7 +36,8 @@ from planish.targets.cuda.kernels.matrix_problem import (
     problem_of,
     understood,
 )
-from planish.targets.cuda.kernels.matrix_tile import Tile, Walk, ceil
+from planish.targets.cuda.kernels.matrix_tile import PERSISTENT, Tile, Walk, ceil
+from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.execution import ZEROED_BYTES
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
@@ -64,6 +65,7 @@ class MatrixTactic(AnchoredTactic):
     vector: bool = False
     passes: int = 1
     channels: int = 0
+    machine: CudaMachine = field(default=H200, compare=False)
 
     @property
     def precision(self) -> str:
@@ -96,7 +98,9 @@ class MatrixTactic(AnchoredTactic):
         window = problem.window
         if self.walk == Walk.ROW and window is not None and window.dilations[1] != 1:
             return False
-        return self._tiles(problem) * self.split < 1 << 31
+        if self.tile.is_persistent and not cost.may_persist(shape_of(problem), self.tile):
+            return False
+        return self._tiles(problem) * self.tile.shares < 1 << 31
 
     def constants(self) -> list[np.ndarray]:
         if not is_packed(self.task):
@@ -140,7 +144,10 @@ class MatrixTactic(AnchoredTactic):
         pointers += problem.result_values
         if self.split > 1:
             pointers += [sums, Zeroed()]
-        tasks = self._tiles(problem) * self.split
+        tasks = self._tiles(problem) * self.tile.shares
+        if self.tile.is_persistent:
+            across = ceil(problem.columns, self.columns)
+            tasks = across * cost.lanes(self.tile, across, tasks // across, self.machine)
         return [*launches, Launch(kernel, tuple(pointers), (problem.rows,), tasks)]
 
     def workspace(self, binding: Binding) -> int:
@@ -150,7 +157,7 @@ class MatrixTactic(AnchoredTactic):
 
     def _sums(self, problem: Problem) -> int:
         """Bytes of what programs that share tiles hand to one another."""
-        if self.split == 1:
+        if self.split <= 1:
             return 0
         return 4 * self._tiles(problem) * self.split * self.rows * self.columns
 
@@ -195,6 +202,7 @@ class MatrixFamily(MachineFamily):
                     tile.vector,
                     tile.passes,
                     channels,
+                    self.machine,
                 )
                 if tactic.accepts(binding):
                     yield tactic
@@ -220,11 +228,7 @@ class MatrixFamily(MachineFamily):
             moved = 2 * copy_bytes(problem, channels)
             return cost.estimate(copy, choice, machine) + cost.copying(moved, machine)
 
-        ranked = sorted(found, key=time)
-        ways: dict[tuple[Walk, int], tuple[cost.Choice, int]] = {}
-        for choice, channels in ranked:
-            ways.setdefault((choice.tile.walk, channels), (choice, channels))
-        return list(dict.fromkeys([*ways.values(), *ranked]))
+        return cost.varied(sorted(found, key=time), lambda item: (*cost.way(item[0].tile), item[1]))
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         values = checked_parameters(
@@ -234,10 +238,10 @@ class MatrixFamily(MachineFamily):
             understood(task),
             rows=(*cost.VECTOR_ROWS, *cost.ROWS),
             columns=(*cost.VECTOR_COLUMNS, *cost.COLUMNS),
-            depth=(*cost.DEPTHS, *cost.VECTOR_DEPTHS),
+            depth=(*cost.DEPTHS, cost.DEEPEST, *cost.VECTOR_DEPTHS),
             warps=(2, 4, 8),
             stages=(1, *cost.STAGES),
-            split=cost.SPLITS,
+            split=(PERSISTENT, *cost.SPLITS),
             walk=tuple(map(int, Walk)),
             vector=FLAG,
             passes=(0, 1, 3),
@@ -245,9 +249,14 @@ class MatrixFamily(MachineFamily):
         )
         assert task.anchor is not None
         if values["vector"]:
-            wrong = values["rows"] not in cost.VECTOR_ROWS or values["passes"] != 0
+            wrong = (
+                values["split"] == PERSISTENT
+                or values["rows"] not in cost.VECTOR_ROWS
+                or values["passes"] != 0
+            )
         else:
-            wrong = values["rows"] < 16 or values["columns"] < 16 or values["depth"] > 128
+            deepest = cost.DEEPEST if values["split"] == PERSISTENT else cost.DEPTHS[-1]
+            wrong = values["rows"] < 16 or values["columns"] < 16 or values["depth"] > deepest
             single = task.anchor.inputs[0].dtype is DType.FLOAT32
             wrong = wrong or (values["passes"] != 1 and not single)
         if values["channels"] and (
@@ -256,7 +265,7 @@ class MatrixFamily(MachineFamily):
             wrong = True
         if wrong or values["rows"] * values["columns"] * values["depth"] > 1 << 22:
             raise impossible(self.name, task, f"no tile is {dict(values)}")
-        return MatrixTactic(task, **values)
+        return MatrixTactic(task, **values, machine=self.machine)
 
 
 def shape_of(problem: Problem) -> cost.Shape:
@@ -281,6 +290,7 @@ def shape_of(problem: Problem) -> cost.Shape:
         moved=moved,
         vector=min(widths, default=1),
         dilated=problem.window is not None and problem.window.dilations[1] != 1,
+        packed=problem.right is None,
     )
 
 

@@ -11,15 +11,20 @@ first is measured, and it keeps tiles apart so that its errors do not decide eve
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from planish.targets.cuda.kernels.matrix_tile import Tile, Walk, ceil, segments
+from planish.targets.cuda.kernels.matrix_tile import PERSISTENT, Tile, Walk, ceil, segments
 from planish.targets.cuda.machine import CudaMachine
+
+T = TypeVar("T")
 
 ROWS = (16, 32, 64, 128, 256)
 COLUMNS = (16, 32, 64, 128, 256)
 DEPTHS = (16, 32, 64, 128)
+DEEPEST = 256
+"""The depth of a step, at most, where programs keep the weights of all of it."""
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 STAGES = (2, 3, 4, 6)
 VECTOR_ROWS = (1, 2, 4, 8)
@@ -75,6 +80,8 @@ class Shape:
         Neighbouring elements of the source that one load takes.
     dilated : bool
         Whether taps of a row do not lie side by side.
+    packed : bool
+        Whether the right factor is a packed constant.
     """
 
     rows: int
@@ -88,6 +95,7 @@ class Shape:
     moved: int
     vector: int
     dilated: bool = False
+    packed: bool = True
 
     @property
     def depth(self) -> int:
@@ -111,24 +119,28 @@ class Choice:
 
 
 def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list[Choice]:
-    """The likely best, fastest first: at most three of one tile's rows, columns and walk; where
-    both make sense, some that share tiles and some that do not.
+    """The likely best, fastest first, but for the best of every way, which come before the rest: at
+    most three of one tile's rows and columns, two of one walk where there are several; where both
+    make sense, some that share tiles and some that do not.
     """
     candidates = [*_tiles(shape, machine, passes), *_vector_tiles(shape, machine)]
     ranked = sorted((estimate(shape, c, machine), i) for i, c in enumerate(candidates))
+    each = 3 if len({c.tile.walk for c in candidates}) == 1 else 2
     kept: list[Choice] = []
     seen: dict[object, int] = {}
     keys: tuple[object, ...]
     rest: list[Choice] = []
     for _, i in ranked:
         tile, warps = candidates[i].tile, candidates[i].warps
-        keys = (tile.rows, tile.columns, tile.vector, tile.walk), (tile, warps)
-        if tile.vector:  # tensor cores may be faster all the same
-            fits = seen.get("vector", 0) < limit // 2
-            keys = (*keys, "vector")
-        else:
-            fits = True
-        if fits and len(kept) < limit and seen.get(keys[0], 0) < 3 and seen.get(keys[1], 0) < 2:
+        size = tile.rows, tile.columns, tile.vector, tile.is_persistent
+        keys = size, (*size, tile.walk), (tile, warps)
+        fits = True
+        for special in ("vector", "is_persistent"):  # the others may be faster all the same
+            if getattr(tile, special):
+                fits = seen.get(special, 0) < limit // 2
+                keys = (*keys, special)
+        allowed = zip(keys, (3, each, 2), strict=False)
+        if fits and len(kept) < limit and all(seen.get(key, 0) < n for key, n in allowed):
             for key in keys:
                 seen[key] = seen.get(key, 0) + 1
             kept.append(candidates[i])
@@ -141,7 +153,20 @@ def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list
         if missing and len(kept) == limit:
             del kept[limit - len(missing) :]
         kept += missing
-    return kept
+    return varied(kept, lambda choice: way(choice.tile))
+
+
+def way(tile: Tile) -> tuple[Walk, bool]:
+    """What the model's errors differ by."""
+    return tile.walk, tile.is_persistent
+
+
+def varied(items: Sequence[T], kind: Callable[[T], Hashable]) -> list[T]:
+    """Items in their order, but for the first of every kind, which come before the rest."""
+    first: dict[Hashable, T] = {}
+    for item in items:
+        first.setdefault(kind(item), item)
+    return list(dict.fromkeys([*first.values(), *items]))
 
 
 def walks(shape: Shape, depth: int) -> Iterator[Walk]:
@@ -171,6 +196,8 @@ def _tiles(shape: Shape, machine: CudaMachine, passes: int) -> Iterator[Choice]:
     depths = [d for d in DEPTHS if 64 <= d * shape.size <= 256]
     if passes == 0:
         depths = depths[:2]
+    elif shape.size == 2:
+        depths.append(DEEPEST)
     for depth in depths:
         if depth > 32 and depth >= 2 * shape.depth:
             continue
@@ -198,7 +225,7 @@ def _variants(shape: Shape, tile: Tile, machine: CudaMachine) -> Iterator[Choice
         for stages in STAGES:
             if shape.staged(tile, stages) > machine.shared - 4096:
                 continue
-            for split in SPLITS:
+            for split in SPLITS if tile.depth <= DEPTHS[-1] else ():
                 part = steps // split
                 if stages > max(2, part):
                     continue
@@ -210,6 +237,29 @@ def _variants(shape: Shape, tile: Tile, machine: CudaMachine) -> Iterator[Choice
                 ):
                     continue
                 yield Choice(replace(tile, split=split), warps, stages)
+            many = replace(tile, split=PERSISTENT)
+            rounds = tiles / (_resident(tile) * machine.multiprocessors)
+            loaded = 2 if tile.depth > 64 else 3
+            if stages == loaded and rounds >= 3 and may_persist(shape, many):
+                yield Choice(many, warps, stages)
+
+
+def may_persist(shape: Shape, tile: Tile) -> bool:
+    """Whether programs can go through many tiles: each is one step, by weights that they keep."""
+    steps = _padded(shape, tile) // tile.depth
+    return steps == 1 and shape.packed and shape.batch == 1 and not tile.vector and tile.passes == 1
+
+
+def _resident(tile: Tile) -> int:
+    """Programs on a multiprocessor that go through many tiles: enough to hide where each waits."""
+    return max(1, min(4, 128 * 256 // (tile.rows * tile.columns)))
+
+
+def lanes(tile: Tile, across: int, down: int, machine: CudaMachine) -> int:
+    """How many programs go through the tiles of the same columns, of `down` tiles, where there are
+    `across` columns of them.
+    """
+    return max(1, min(down, ceil(_resident(tile) * machine.multiprocessors, across)))
 
 
 def _most_sums(shape: Shape, tile: Tile) -> int:
@@ -249,7 +299,7 @@ def estimate(shape: Shape, choice: Choice, machine: CudaMachine) -> float:
     """Roughly, cycles from the first program's start to the last one's end."""
     tile, size = choice.tile, choice.tile.rows * choice.tile.columns
     tiles = shape.batch * ceil(shape.rows, tile.rows) * ceil(shape.columns, tile.columns)
-    steps = ceil(_padded(shape, tile) // tile.depth, tile.split)
+    steps = ceil(_padded(shape, tile) // tile.depth, tile.shares)
     at_once = _programs_at_once(shape, choice, machine)
     fetched = tile.rows * _run(tile.depth * shape.read)
     fetched += tile.columns * _run(tile.depth * shape.size)
@@ -271,7 +321,11 @@ def estimate(shape: Shape, choice: Choice, machine: CudaMachine) -> float:
             taken += _MEETING + programs * size * 4 / _CACHE + tile.split * size * 4 / _CACHE
         return taken
 
-    share = ceil(tiles * tile.split, machine.multiprocessors)
+    share = ceil(tiles * tile.shares, machine.multiprocessors)
+    if tile.is_persistent:  # nothing waits for loads but at the start
+        moved = size * shape.moved + tile.rows * _run(tile.depth * shape.read)
+        cycles = _START + share * max(work, moved / _CACHE)
+        return max(cycles, _least(shape, machine)) + 0.02 * cycles
     rounds, rest = divmod(share, at_once)
     cycles = rounds * time(at_once) + (time(rest) if rest else 0)
     return max(cycles, _least(shape, machine)) + 0.02 * cycles

@@ -1,7 +1,9 @@
 """The matrix kernel: convolutions and matrix products as one generator.
 
 The result is rows (pixels of all images, rows of a matrix) by columns (channels); a program
-computes a tile of it, over the whole depth or over a part of it. The left factor's tiles are
+computes a tile of it, over the whole depth or over a part of it. Where the whole depth is one step
+a program may also go through many tiles of the same columns, whose weights it keeps: then the next
+tiles are loaded while one is computed and written. The left factor's tiles are
 gathered as the loop goes: which element of it a place along the depth means is a `Walk`, chosen by
 the shape. Weights that are constant were packed ``[columns, depth]`` in the order in which the loop
 goes, zeros where a tile ends beyond them.
@@ -25,6 +27,7 @@ from planish.targets.cuda.kernels.matrix_tile import Tile, Walk, Window, ceil, s
 _NAMES = (
     *("pid", "part", "z", "place", "row_tiles", "row_tile", "column_tile", "first_tile", "inside"),
     *("height", "row", "column", "depth", "step", "total", "local", "arrived", "whole", "other"),
+    *("lane", "lanes"),
 )
 """Variables that every kernel has."""
 
@@ -138,6 +141,33 @@ class MatrixWriter:
             self.right_at = "[:, None]", "[None, :]"
 
     def write(self) -> None:
+        if self.tile.is_persistent:
+            self._write_persistent()
+        else:
+            self._write_tile()
+
+    def _write_persistent(self) -> None:
+        """A loop over tiles of rows, each of one step of the depth."""
+        k, tile, columns = self.k, self.tile, self.kernel.column_tiles
+        k.line("pid = tl.program_id(0)")
+        k.line(f"row_tiles = (n0 + {tile.rows - 1}) // {tile.rows}")
+        k.line("column_tile = 0" if columns == 1 else f"column_tile = pid % {columns}")
+        k.line("lane = pid" if columns == 1 else f"lane = pid // {columns}")
+        k.line("lanes = tl.num_programs(0)" + ("" if columns == 1 else f" // {columns}"))
+        k.line(f"column = column_tile * {tile.columns} + tl.arange(0, {tile.columns})")
+        k.line(f"depth = tl.arange(0, {tile.depth})")
+        k.line("step = 0")
+        step = self._step(1)
+        b = self._load_right(step, self._right_columns())
+        stages = f"num_stages={self.kernel.stages}"
+        with k.block(f"for row_tile in tl.range(lane, row_tiles, lanes, {stages}):"):
+            k.line(f"row = row_tile * {tile.rows} + tl.arange(0, {tile.rows})")
+            a = self._load_left(step, self._left_rows())
+            k.line(f"total = tl.full(({tile.rows}, {tile.columns}), 0.0, tl.float32)")
+            k.line(f"total = {self._product(a, b)}")
+            self._finish("total")
+
+    def _write_tile(self) -> None:
         k, tile = self.k, self.tile
         self._place()
         left, right = self._left_rows(), self._right_columns()

@@ -22,6 +22,10 @@ class Walk(IntEnum):
     FLAT = 2
 
 
+PERSISTENT = 0
+"""What stands for the number of programs that share a tile where each computes many."""
+
+
 @dataclass(frozen=True)
 class Tile:
     """What a program computes, and how.
@@ -32,6 +36,7 @@ class Tile:
         Powers of two. `depth` is what one step of the loop takes.
     split : int
         How many programs share a tile; each sums a part of the depth, the last one adds up.
+        `PERSISTENT`: a program computes many tiles.
     walk : Walk
     vector : bool
         Multiplies without tensor cores, for very few rows: the columns' weights are read once.
@@ -46,6 +51,16 @@ class Tile:
     walk: Walk = Walk.TAPS
     vector: bool = False
     passes: int = 1
+
+    @property
+    def is_persistent(self) -> bool:
+        """Whether a program computes many tiles of the same columns."""
+        return self.split == PERSISTENT
+
+    @property
+    def shares(self) -> int:
+        """Programs that share a tile."""
+        return max(self.split, 1)
 
 
 @dataclass(frozen=True)
