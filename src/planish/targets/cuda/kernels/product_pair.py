@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -18,7 +18,8 @@ from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.matrix_problem import Problem, pack, problem_of
 from planish.targets.cuda.kernels.matrix_tile import Tile, ceil
 from planish.targets.cuda.kernels.product_pair_kernel import ProductPairKernel
-from planish.targets.restoring import checked_parameters, impossible
+from planish.targets.cuda.machine import H200, CudaMachine
+from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16)
 ROWS = (32, 64, 128)
@@ -31,8 +32,20 @@ DEPTH = 64
 """Channels of the image that one product takes."""
 SUMS = 160
 """Of a thread, of both products together."""
+STEPS = 16
+"""Blocks of columns of a program of many tiles, at most: they are written one after the other."""
 LIMIT = 10
 """Tactics offered."""
+
+
+class Choice(NamedTuple):
+    """The parameters of a tactic."""
+
+    rows: int
+    block: int
+    warps: int
+    stages: int
+    persistent: bool
 
 
 class Parts(NamedTuple):
@@ -66,7 +79,9 @@ def _understood(task: Task) -> bool:
 
 @dataclass(frozen=True)
 class ProductPair(AnchoredTactic):
-    """So many rows a program, and columns of the first result a step."""
+    """So many rows a tile, and columns of the first result a step; `persistent`: many tiles a
+    program.
+    """
 
     family: ClassVar[str] = "product_pair"
 
@@ -74,6 +89,13 @@ class ProductPair(AnchoredTactic):
     block: int
     warps: int
     stages: int
+    persistent: bool = False
+    machine: CudaMachine = field(default=H200, compare=False)
+
+    @property
+    def choice(self) -> Choice:
+        """Its parameters."""
+        return Choice(self.rows, self.block, self.warps, self.stages, self.persistent)
 
     def accepts(self, binding: Binding) -> bool:
         parts = parts_of(self.task, binding)
@@ -113,6 +135,7 @@ class ProductPair(AnchoredTactic):
             columns=second.columns,
             between=between,
             result=second.result,
+            persistent=self.persistent,
         )
         pointers: tuple[Pointer, ...] = (
             *first.left_values,
@@ -121,7 +144,13 @@ class ProductPair(AnchoredTactic):
             Constant(1),
             *second.result_values,
         )
-        return [Launch(kernel, pointers, (first.rows,), ceil(first.rows, self.rows))]
+        tasks = ceil(first.rows, self.rows)
+        if self.persistent:
+            choice = Choice(self.rows, self.block, self.warps, self.stages, True)
+            tasks = min(
+                tasks, _resident(parts, choice, self.machine) * self.machine.multiprocessors
+            )
+        return [Launch(kernel, pointers, (first.rows,), tasks)]
 
 
 def _depth(channels: int) -> int:
@@ -145,14 +174,19 @@ class ProductPairFamily(MachineFamily):
         if parts is None:
             return
         choices = sorted(self._choices(parts), key=lambda c: self._cycles(parts, c))
-        for choice in choices[:LIMIT]:
-            tactic = ProductPair(task, *choice)
-            if tactic.accepts(binding):
-                yield tactic
+        many = [choice for choice in choices if choice.persistent][: LIMIT // 2]
+        others = [choice for choice in choices if not choice.persistent][: LIMIT - len(many)]
+        for rank in itertools.zip_longest(others, many):
+            for choice in filter(None, rank):
+                tactic = ProductPair(task, *choice, self.machine)
+                if tactic.accepts(binding):
+                    yield tactic
 
-    def _choices(self, parts: Parts) -> Iterator[tuple[int, int, int, int]]:
-        """Rows, block, warps and stages that fit a multiprocessor and keep most of them busy."""
-        for rows, block, warps, stages in itertools.product(ROWS, BLOCKS, WARPS, STAGES):
+    def _choices(self, parts: Parts) -> Iterator[Choice]:
+        """Tiles that fit a multiprocessor and keep most of them busy."""
+        every = itertools.product(ROWS, BLOCKS, WARPS, STAGES, (False, True))
+        for choice in itertools.starmap(Choice, every):
+            rows, block, warps, stages, persistent = choice
             programs = ceil(parts.first.rows, rows)
             if 2 * programs < self.machine.multiprocessors:
                 continue  # small images are better off with one convolution after the other
@@ -160,29 +194,34 @@ class ProductPairFamily(MachineFamily):
                 continue
             if _sums(parts, rows, block, warps) > SUMS or rows * block < 512 * warps:
                 continue
-            if self._shared(parts, rows, block, stages) > self.machine.shared - 8192:
+            if shared_bytes(parts, choice) > self.machine.shared - 8192:
                 continue
-            yield rows, block, warps, stages
+            if persistent:
+                together = _resident(parts, choice, self.machine) * self.machine.multiprocessors
+                steps = ceil(parts.first.columns, block)
+                if stages > 3 or rows < 64 or steps > STEPS or programs < 3 * together:
+                    continue
+            yield choice
 
-    @staticmethod
-    def _shared(parts: Parts, rows: int, block: int, stages: int) -> int:
-        """Bytes of shared memory: the image, a block of the first result, and weights."""
-        size, channels = parts.first.dtype.size, parts.first.channels
-        weights = block * (channels + _power_of_two(parts.second.columns))
-        return size * (rows * (channels + block) + stages * weights)
-
-    def _cycles(self, parts: Parts, choice: tuple[int, int, int, int]) -> float:
-        """Roughly, how long it takes: products, or traffic with the second-level cache."""
-        rows, block, _, stages = choice
+    def _cycles(self, parts: Parts, choice: Choice) -> float:
+        """Roughly, how long it takes: products, or traffic with the second-level cache; of programs
+        of many tiles, with memory.
+        """
+        rows, block, _, stages, persistent = choice
         width = _power_of_two(parts.second.columns)
         steps = ceil(parts.first.columns, block)
         products = rows * block * (parts.first.channels + width) / 2400
-        traffic = parts.first.dtype.size * block * (parts.first.channels + width + 2 * rows) / 40
-        at_once = max(1, min(self.machine.shared // self._shared(parts, rows, block, stages), 4))
-        latency = 1200 / (stages - 1) / at_once
         programs = ceil(parts.first.rows, rows)
-        waves = max(1.0, programs / (self.machine.multiprocessors * at_once))
-        return waves * at_once * (2500 / at_once + steps * max(products, traffic, latency))
+        share = programs / self.machine.multiprocessors
+        moved = share * parts.first.dtype.size * rows * _moved(parts) / 18
+        if persistent:  # a few cycles of every step, as blocks are written one after the other
+            return 2500 + max(moved, share * steps * (products + 150)) + 10 * share * steps
+        traffic = parts.first.dtype.size * block * (parts.first.channels + width + 2 * rows) / 40
+        at_once = max(1, min(self.machine.shared // shared_bytes(parts, choice), 4))
+        latency = 1200 / (stages - 1) / at_once
+        waves = max(1.0, share / at_once)
+        cycles = waves * at_once * (2500 / at_once + steps * max(products, traffic, latency))
+        return max(cycles, moved) + 0.1 * cycles
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         values = checked_parameters(
@@ -194,13 +233,47 @@ class ProductPairFamily(MachineFamily):
             block=BLOCKS,
             warps=WARPS,
             stages=STAGES,
+            persistent=FLAG,
         )
         assert task.anchor is not None
-        width = task.anchor.inputs[1].shape[-1]
-        assert isinstance(width, int)
-        if values["rows"] * (values["block"] + width) > 32 * SUMS * values["warps"]:
+        middle, width = task.anchor.inputs[1].type.bind({})[-2:]
+        steps = ceil(middle, values["block"]) if values["persistent"] else 1
+        sums = values["rows"] * (values["block"] + width)
+        if sums > 32 * SUMS * values["warps"] or steps > STEPS:
             raise impossible(self.name, task, f"no tile is {dict(values)}")
-        return ProductPair(task, **values)
+        return ProductPair(task, **values, machine=self.machine)
+
+
+def _reads(parts: Parts) -> int:
+    """Operands of the work between that have the first result's shape."""
+    leaves = (leaf for leaf in parts.first.result.leaves if leaf is not None)
+    return sum(bool(leaf.strides[-1] and any(leaf.strides[:-1])) for leaf in leaves)
+
+
+def _moved(parts: Parts) -> int:
+    """Elements that every row reads and writes, roughly."""
+    kept = len(parts.first.result.outputs)
+    middle = (_reads(parts) + kept) * parts.first.columns
+    return parts.first.channels + middle + parts.second.columns
+
+
+def shared_bytes(parts: Parts, choice: Choice) -> int:
+    """Bytes of shared memory: the image, a block of the first result, and weights; of a program of
+    many tiles all weights, and what the next tiles read.
+    """
+    rows, block, _, stages, persistent = choice
+    size, channels = parts.first.dtype.size, parts.first.channels
+    weights = block * (channels + _power_of_two(parts.second.columns))
+    if not persistent:
+        return size * (rows * (channels + block) + stages * weights)
+    steps = ceil(parts.first.columns, block)
+    read = rows * (channels + _reads(parts) * steps * block)
+    return size * (steps * weights + (stages - 1) * read + 2 * rows * block)
+
+
+def _resident(parts: Parts, choice: Choice, machine: CudaMachine) -> int:
+    """Programs of many tiles that a multiprocessor runs at once."""
+    return max(1, min(4, machine.shared // shared_bytes(parts, choice)))
 
 
 def _sums(parts: Parts, rows: int, block: int, warps: int) -> float:

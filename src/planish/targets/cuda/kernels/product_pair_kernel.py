@@ -3,6 +3,9 @@
 A program computes some rows (pixels) of both. It goes over the first one's result by blocks of
 columns: a block is computed over the whole depth, which is small, gets its elementwise work, is
 stored if others read it, and is multiplied with its part of the second one's weights right away.
+
+Where all weights fit into shared memory beside that, a program goes through many tiles of rows and
+keeps them: then what the next tiles read is loaded while one is computed and written.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from planish.targets.cuda.kernels.fused import (
 )
 from planish.targets.cuda.kernels.matrix_tile import ceil
 
-_NAMES = ("row", "safe", "depth", "inner", "column", "place", "step", "total")
+_NAMES = ("row", "safe", "depth", "inner", "column", "place", "step", "total", "tile")
 """Variables that every kernel has."""
 
 
@@ -51,6 +54,8 @@ class ProductPairKernel(TritonKernel):
         Of the image, and of both results.
     between, result : Work
         Along rows and columns; `between` writes the first result if that is kept.
+    persistent : bool
+        Whether a program goes through many tiles.
     """
 
     family = "product_pair"
@@ -67,6 +72,7 @@ class ProductPairKernel(TritonKernel):
     columns: int
     between: Work
     result: Work
+    persistent: bool = False
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
@@ -86,26 +92,67 @@ class ProductPairKernel(TritonKernel):
     def write(self, k: Source) -> None:
         for name in _NAMES:
             k.name(name)
-        k.line(f"row = tl.program_id(0) * {self.rows} + tl.arange(0, {self.rows})")
-        k.line("safe = tl.minimum(row, n0 - 1)")
         k.line(f"depth = tl.arange(0, {self.depth})")
         k.line(f"inner = tl.arange(0, {self.block})")
         k.line(f"column = tl.arange(0, {self.width})")
+        pitch = self._parts * self.depth
+        first = k.let("weights", f"p1 + (inner[None, :] * {pitch} + depth[:, None])")
+        pitch = self._blocks * self.block
+        place = f"(column[None, :] * {pitch} + inner[:, None])"
+        second = k.let("weights", f"p{2 + len(self.between.pointers)} + {place}")
+        if not self.persistent:
+            k.line("tile = tl.program_id(0)")
+            image = self._start(k)
+            with k.block(f"for step in tl.range(0, {self._blocks}, num_stages={self.stages}):"):
+                self._block(k, "step", image, *self._weights(k, "step", first, second))
+            self._end(k)
+            return
+        kept = [self._weights(k, str(step), first, second) for step in range(self._blocks)]
+        tiles = k.let("tiles", f"(n0 + {self.rows - 1}) // {self.rows}")
+        loop = f"tl.program_id(0), {tiles}, tl.num_programs(0), num_stages={self.stages}"
+        with k.block(f"for tile in tl.range({loop}):"):
+            image = self._start(k)
+            for step, weights in enumerate(kept):
+                self._block(k, str(step), image, *weights)
+            self._end(k)
+
+    @property
+    def _blocks(self) -> int:
+        """Steps over the columns of the first result."""
+        return ceil(self.middle, self.block)
+
+    @property
+    def _parts(self) -> int:
+        """Products that the depth of the first one takes."""
+        return ceil(self.channels, self.depth)
+
+    def _start(self, k: Source) -> list[str]:
+        """Names a tile's rows and sums; the tiles of its image."""
+        k.line(f"row = tile * {self.rows} + tl.arange(0, {self.rows})")
+        k.line("safe = tl.minimum(row, n0 - 1)")
         image = self._image(k)
-        second = 2 + len(self.between.pointers)
-        blocks = ceil(self.middle, self.block)
-        first_weights = f"p1 + (inner[None, :] * {len(image) * self.depth} + depth[:, None])"
-        first_weights = k.let("weights", first_weights)
-        pitch = blocks * self.block
-        second_weights = f"p{second} + (column[None, :] * {pitch} + inner[:, None])"
-        second_weights = k.let("weights", second_weights)
         k.line(f"total = tl.full(({self.rows}, {self.width}), 0.0, tl.float32)")
-        with k.block(f"for step in tl.range(0, {blocks}, num_stages={self.stages}):"):
-            value = self._first(k, image, first_weights)
-            w = k.let("w", f"tl.load({second_weights} + step * {self.block})")
-            k.line(f"total = tl.dot({value}, {w}, total)")
+        return image
+
+    def _end(self, k: Source) -> None:
+        """Applies the epilogue to a tile's sums and stores them."""
         exists = None if self.columns == self.width else f"(column < {self.columns})[None, :]"
-        finish(k, self.result, second + 1, *self._at(k, self.result, "column", exists), ["total"])
+        pointer = 3 + len(self.between.pointers)
+        finish(k, self.result, pointer, *self._at(k, self.result, "column", exists), ["total"])
+
+    def _weights(self, k: Source, step: str, first: str, second: str) -> tuple[list[str], str]:
+        """The weights of a block: the first ones, for each part of the depth, and the second."""
+        pitch = self.block * self._parts * self.depth
+        before = [
+            k.let("w", f"tl.load({first} + ({step} * {pitch} + {number * self.depth}))")
+            for number in range(self._parts)
+        ]
+        return before, k.let("w", f"tl.load({second} + {step} * {self.block})")
+
+    def _block(self, k: Source, step: str, image: list[str], before: list[str], after: str) -> None:
+        """Adds a block of the first result, by its part of the second weights, to the sums."""
+        value = self._first(k, step, image, before)
+        k.line(f"total = tl.dot({value}, {after}, total)")
 
     def _image(self, k: Source) -> list[str]:
         """The tiles of the image, all of its channels."""
@@ -125,13 +172,11 @@ class ProductPairKernel(TritonKernel):
             tiles.append(k.let("image", tile))
         return tiles
 
-    def _first(self, k: Source, image: list[str], weights: str) -> str:
+    def _first(self, k: Source, step: str, image: list[str], weights: list[str]) -> str:
         """A block of the first result, as the second product takes it."""
-        k.line(f"place = step * {self.block} + inner")
-        pitch = self.block * len(image) * self.depth
+        k.line(f"place = {step} * {self.block} + inner")
         value = k.let("sum", f"tl.full(({self.rows}, {self.block}), 0.0, tl.float32)")
-        for number, tile in enumerate(image):
-            w = k.let("w", f"tl.load({weights} + (step * {pitch} + {number * self.depth}))")
+        for tile, w in zip(image, weights, strict=True):
             value = k.let("sum", f"tl.dot({tile}, {w}, {value})")
         exists = None if self.middle % self.block == 0 else f"(place < {self.middle})[None, :]"
         index, masks = self._at(k, self.between, "place", exists)
