@@ -506,7 +506,7 @@ def resnet_task(rng, name, batch):
 def test_what_is_offered_differs(name, batch, rng):
     task = resnet_task(rng, name, batch)
     offered = list(FAMILY.tactics(task, Binding({})))
-    assert 8 <= len(offered) <= 12
+    assert 8 <= len(offered) <= 14
     assert len({(t.rows, t.columns) for t in offered}) >= 3
     assert any(t.split == 1 for t in offered)
     assert any(t.channels for t in offered) is (name == "stem")

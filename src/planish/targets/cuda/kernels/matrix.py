@@ -41,7 +41,7 @@ from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.execution import ZEROED_BYTES
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
-_LIMITS = {0: 5, 1: 12, 3: 7}
+_LIMITS = {0: 5, 1: 14, 3: 7}
 """Tactics offered, by `Tile.passes`."""
 
 
@@ -146,8 +146,9 @@ class MatrixTactic(AnchoredTactic):
             pointers += [sums, Zeroed()]
         tasks = self._tiles(problem) * self.tile.shares
         if self.tile.is_persistent:
-            across = ceil(problem.columns, self.columns)
-            tasks = across * cost.lanes(self.tile, across, tasks // across, self.machine)
+            choice = cost.Choice(self.tile, self.warps, self.stages)
+            lanes = cost.lanes(choice, shape_of(problem), self.machine)
+            tasks = lanes * ceil(problem.columns, self.columns)
         return [*launches, Launch(kernel, tuple(pointers), (problem.rows,), tasks)]
 
     def workspace(self, binding: Binding) -> int:

@@ -108,6 +108,12 @@ class Shape:
         parts = 2 * (tile.rows + tile.columns) * tile.depth * self.size if tile.passes == 3 else 0
         return stages * per_step + parts
 
+    def kept(self, tile: Tile, stages: int) -> int:
+        """The same of a program of many tiles: weights, what further tiles read, and a result."""
+        read = tile.rows * tile.depth * self.read + tile.rows * tile.columns * (self.moved - 2)
+        weights = tile.columns * tile.depth * self.size
+        return (stages - 1) * read + weights + 2 * tile.rows * tile.columns
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -223,9 +229,15 @@ def _variants(shape: Shape, tile: Tile, machine: CudaMachine) -> Iterator[Choice
         if size < 512 or size > _most_sums(shape, tile) * warps * 32:
             continue
         for stages in STAGES:
-            if shape.staged(tile, stages) > machine.shared - 4096:
+            many = replace(tile, split=PERSISTENT)
+            together = _resident(shape, tile, stages, machine) * machine.multiprocessors
+            rounds = tiles / max(together, 1)
+            loaded = 2 if tile.depth > 64 else 3
+            if together and stages == loaded and rounds >= 3 and may_persist(shape, many):
+                yield Choice(many, warps, stages)
+            if shape.staged(tile, stages) > machine.shared - 4096 or tile.depth > DEPTHS[-1]:
                 continue
-            for split in SPLITS if tile.depth <= DEPTHS[-1] else ():
+            for split in SPLITS:
                 part = steps // split
                 if stages > max(2, part):
                     continue
@@ -237,11 +249,6 @@ def _variants(shape: Shape, tile: Tile, machine: CudaMachine) -> Iterator[Choice
                 ):
                     continue
                 yield Choice(replace(tile, split=split), warps, stages)
-            many = replace(tile, split=PERSISTENT)
-            rounds = tiles / (_resident(tile) * machine.multiprocessors)
-            loaded = 2 if tile.depth > 64 else 3
-            if stages == loaded and rounds >= 3 and may_persist(shape, many):
-                yield Choice(many, warps, stages)
 
 
 def may_persist(shape: Shape, tile: Tile) -> bool:
@@ -250,16 +257,20 @@ def may_persist(shape: Shape, tile: Tile) -> bool:
     return steps == 1 and shape.packed and shape.batch == 1 and not tile.vector and tile.passes == 1
 
 
-def _resident(tile: Tile) -> int:
-    """Programs on a multiprocessor that go through many tiles: enough to hide where each waits."""
-    return max(1, min(4, 128 * 256 // (tile.rows * tile.columns)))
-
-
-def lanes(tile: Tile, across: int, down: int, machine: CudaMachine) -> int:
-    """How many programs go through the tiles of the same columns, of `down` tiles, where there are
-    `across` columns of them.
+def _resident(shape: Shape, tile: Tile, stages: int, machine: CudaMachine) -> int:
+    """Programs of many tiles on a multiprocessor, no more than hide where each waits; 0 if none
+    fits.
     """
-    return max(1, min(down, ceil(_resident(tile) * machine.multiprocessors, across)))
+    fit = (machine.shared - 4096) // shape.kept(tile, stages)
+    return min(4, fit, max(1, 128 * 256 // (tile.rows * tile.columns)))
+
+
+def lanes(choice: Choice, shape: Shape, machine: CudaMachine) -> int:
+    """How many programs go through the tiles of the same columns."""
+    tile = choice.tile
+    together = _resident(shape, tile, choice.stages, machine) * machine.multiprocessors
+    down, across = ceil(shape.rows, tile.rows), ceil(shape.columns, tile.columns)
+    return max(1, min(down, ceil(together, across)))
 
 
 def _most_sums(shape: Shape, tile: Tile) -> int:

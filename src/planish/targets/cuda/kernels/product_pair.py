@@ -178,7 +178,8 @@ class ProductPairFamily(MachineFamily):
         others = [choice for choice in choices if not choice.persistent][: LIMIT - len(many)]
         for rank in itertools.zip_longest(others, many):
             for choice in filter(None, rank):
-                tactic = ProductPair(task, *choice, self.machine)
+                rows, block, warps, stages, persistent = choice
+                tactic = ProductPair(task, rows, block, warps, stages, persistent, self.machine)
                 if tactic.accepts(binding):
                     yield tactic
 
