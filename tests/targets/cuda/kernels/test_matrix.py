@@ -305,6 +305,10 @@ def test_programs_of_many_tiles_are_offered_where_the_depth_is_one_step(rng):
     large = offered(shape=(32, 56, 56, 24), filters=144)
     assert large and len(large) < len(list(FAMILY.tactics(large[0].task, Binding({}))))
     assert {t.depth for t in offered(shape=(32, 56, 56, 256), filters=64)} == {256}
+    wide = offered(shape=(128, 14, 14, 256), filters=1024, residual=True)
+    assert wide and all(
+        t.rows * t.columns < 128 * 128 for t in wide
+    )  # what does not fit is left out
     assert not offered(shape=(32, 56, 56, 512), filters=64)
     assert not offered(shape=(1, 14, 14, 24), filters=144)
     deep = conv_task(rng, (2, 9, 9, 48), 16)
@@ -338,18 +342,17 @@ def test_images_may_lie_in_another_order(window, dtype, rng):
     task = b.task(b.add(ew.Relu(), b.add(ew.Add(), y, b.constant((20,), dtype))))
     family = ImageFamily(H200)
     offered = list(family.tactics(task, Binding({})))
-    copies = [t for t in offered if t.channels]
-    assert bool(copies) == (window == (3, 3))
-    few = [*copies[:1], *[t for t in offered if not t.channels][:1]]
-    check_interpreted(family, task, rng, tactics=few, tolerance=TOLERANCES[dtype], limit=None)
-    strange = [replace(t, rows=16, columns=16, split=1) for t in few]
+    assert all(t.channels for t in offered)
+    assert bool(offered) == (window == (3, 3))
+    few = [MatrixTactic(task, 16, 16, 32, 4, 2), *(replace(t, split=1) for t in offered[:1])]
 
     def chosen(value):
         return Binding({}).layout(value) if value.is_constant else row_padded(value)
 
-    check_interpreted(
-        family, task, rng, tactics=strange, tolerance=TOLERANCES[dtype], limit=None, layouts=chosen
-    )
+    for layouts in (None, chosen):
+        check_interpreted(
+            family, task, rng, tactics=few, tolerance=TOLERANCES[dtype], limit=None, layouts=layouts
+        )
 
 
 def test_a_copy_does_not_spread_infinite_pixels(rng):

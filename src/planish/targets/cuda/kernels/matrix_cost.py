@@ -110,9 +110,10 @@ class Shape:
 
     def kept(self, tile: Tile, stages: int) -> int:
         """The same of a program of many tiles: weights, what further tiles read, and a result."""
-        read = tile.rows * tile.depth * self.read + tile.rows * tile.columns * (self.moved - 2)
+        more = (stages - 1) * tile.rows * tile.columns * (self.moved - 2)
         weights = tile.columns * tile.depth * self.size
-        return (stages - 1) * read + weights + 2 * tile.rows * tile.columns
+        left = stages * tile.rows * tile.depth * self.read
+        return left + more + weights + 2 * tile.rows * tile.columns
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,9 @@ def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list
         size = tile.rows, tile.columns, tile.vector, tile.is_persistent
         keys = size, (*size, tile.walk), (tile, warps)
         fits = True
-        for special in ("vector", "is_persistent"):  # the others may be faster all the same
+        for special, share in (("vector", 2), ("is_persistent", 3)):  # others may be faster
             if getattr(tile, special):
-                fits = seen.get(special, 0) < limit // 2
+                fits = seen.get(special, 0) < limit // share
                 keys = (*keys, special)
         allowed = zip(keys, (3, each, 2), strict=False)
         if fits and len(kept) < limit and all(seen.get(key, 0) < n for key, n in allowed):
@@ -162,17 +163,20 @@ def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list
     return varied(kept, lambda choice: way(choice.tile))
 
 
-def way(tile: Tile) -> tuple[Walk, bool]:
-    """What the model's errors differ by."""
-    return tile.walk, tile.is_persistent
+def way(tile: Tile) -> tuple[bool, Walk]:
+    """What the model's errors differ by; it thinks too well of programs of many tiles."""
+    return tile.is_persistent, tile.walk
 
 
-def varied(items: Sequence[T], kind: Callable[[T], Hashable]) -> list[T]:
-    """Items in their order, but for the first of every kind, which come before the rest."""
-    first: dict[Hashable, T] = {}
+def varied(items: Sequence[T], kind: Callable[[T], tuple[bool, Hashable]]) -> list[T]:
+    """Items in their order, but for the first of every kind, which come before the rest, and kinds
+    that begin with False before others.
+    """
+    first: dict[tuple[bool, Hashable], T] = {}
     for item in items:
         first.setdefault(kind(item), item)
-    return list(dict.fromkeys([*first.values(), *items]))
+    early = sorted(first, key=lambda kind: kind[0])
+    return list(dict.fromkeys([*(first[kind] for kind in early), *items]))
 
 
 def walks(shape: Shape, depth: int) -> Iterator[Walk]:
