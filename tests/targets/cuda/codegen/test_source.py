@@ -29,3 +29,15 @@ def test_text():
         "    tl.store(p1, x)\n"
     )
     assert Source().finish("nothing", 0, 0).endswith("def nothing():\n    pass\n")
+
+
+def test_sums_are_settled_where_kernels_overlap() -> None:
+    k = Source()
+    with k.block("for step in range(2):"):
+        k.line("total = tl.dot(a, b, total)")
+        k.settle("total")
+    plain, compiled = k.finish("f", 0, 0), k.finish("f", 0, 0, overlaps=True)
+    assert "inline_asm" not in plain
+    (line,) = [line for line in compiled.splitlines() if "inline_asm" in line]
+    assert line.startswith("        total = tl.inline_asm_elementwise(")
+    assert "[total]" in line

@@ -322,6 +322,16 @@ def test_programs_of_many_tiles_are_offered_where_the_depth_is_one_step(rng):
         FAMILY.restore(deep, {**large[0].parameters, "vector": True, "passes": 0})
 
 
+def test_products_of_computed_factors_end_with_their_step(rng):
+    """Otherwise the next step overwrites registers that tensor cores still read."""
+    computed = conv_task(rng, (8, 28, 28, 256), 128, prologue="sum")
+    plain = conv_task(rng, (8, 28, 28, 256), 128)
+    for task in (computed, plain):
+        tactic = MatrixTactic(task, 128, 128, 64, 8, 3)
+        kernel = tactic.launches(Binding({}))[0].kernel
+        assert ("inline_asm" in kernel.source(overlaps=True)) == (task is computed)
+
+
 def test_the_next_tiles_are_loaded_meanwhile(rng):
     task = conv_task(rng, (64, 56, 56, 24), 144)
     (first, *_) = [t for t in FAMILY.tactics(task, Binding({})) if t.split == PERSISTENT]

@@ -25,6 +25,14 @@ read. Letting the next kernel in even earlier (`gdc_launch_dependents`) was slow
 """
 
 
+SETTLE = "# settle "
+"""What a line begins with that only a compiled kernel has; see `Source.settle`."""
+
+SETTLED = (
+    '{0} = tl.inline_asm_elementwise("", "=f,0", [{0}], dtype=tl.float32, is_pure=True, pack=1)'
+)
+
+
 class Source:
     """A kernel's body under construction.
 
@@ -58,6 +66,16 @@ class Source:
         self.line(f"{name} = {expression}")
         return name
 
+    def settle(self, name: str) -> None:
+        """Has a sum of products be complete, in a loop, before the next step begins.
+
+        Where a product's left factor was computed, Hopper's tensor cores read it from registers
+        while the program goes on, and Triton 3.6 lets the next step overwrite them too early
+        (triton-lang/triton#9433): results then differ from run to run. An empty instruction on the
+        sum, which Triton cannot look into, has it wait.
+        """
+        self.line(SETTLE + name)
+
     @contextmanager
     def block(self, header: str) -> Iterator[None]:
         """Indents what is written inside under a header that ends in a colon."""
@@ -73,5 +91,12 @@ class Source:
         """
         arguments = [f"p{i}" for i in range(pointers)] + [f"n{i}" for i in range(params)]
         head = f"\n\n@triton.jit\ndef {symbol}({', '.join(arguments)}):\n"
-        body = "\n".join(self._lines or ["    pass"]) + "\n"
+        lines = [_settled(line) if overlaps else line for line in self._lines]
+        body = "\n".join(lines or ["    pass"]) + "\n"
         return HEADER + head + (OVERLAP if overlaps else "") + body
+
+
+def _settled(line: str) -> str:
+    """A line as GPUs whose kernels overlap are given it."""
+    indent, found, name = line.partition(SETTLE)
+    return indent + SETTLED.format(name) if found else line

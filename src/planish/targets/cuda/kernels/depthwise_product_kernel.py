@@ -36,6 +36,10 @@ class DepthwiseProductKernel(MatrixKernel):
     between: Work
 
     @property
+    def is_left_computed(self) -> bool:
+        return True
+
+    @property
     def left_pointers(self) -> tuple[Pointer, ...]:
         return (*self.left.pointers, self.filters.pointer, *self.between.pointers)
 

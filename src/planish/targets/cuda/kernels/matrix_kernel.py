@@ -94,6 +94,11 @@ class MatrixKernel(TritonKernel):
         return (self.whole_rows,)
 
     @property
+    def is_left_computed(self) -> bool:
+        """Whether the left factor is computed before it is multiplied."""
+        return not self.left.expression.is_copy
+
+    @property
     def column_tiles(self) -> int:
         """Tiles along the columns."""
         return ceil(self.columns, self.tile.columns)
@@ -187,6 +192,8 @@ class MatrixWriter:
             a = self._load_left(step, left)
             b = self._load_right(step, right)
             k.line(f"total = {self._product(a, b)}")
+            if not tile.vector and self.kernel.is_left_computed:
+                k.settle("total")
         if tile.vector:
             k.line("total = tl.reduce(total, 2, tl.standard._sum_combine)")
         if tile.split == 1:

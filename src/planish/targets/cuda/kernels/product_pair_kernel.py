@@ -153,6 +153,7 @@ class ProductPairKernel(TritonKernel):
         """Adds a block of the first result, by its part of the second weights, to the sums."""
         value = self._first(k, step, image, before)
         k.line(f"total = tl.dot({value}, {after}, total)")
+        k.settle("total")
 
     def _image(self, k: Source) -> list[str]:
         """The tiles of the image, all of its channels."""
