@@ -1,12 +1,13 @@
-"""What FP16 and BF16 cost in accuracy on a GPU, beside FP32 on a CPU: top-1 on the sample images.
+"""What lower precisions cost in accuracy on a GPU, beside FP32 on a CPU: top-1 on sample images.
 
     python benchmarks/gpu_accuracy.py prepare FOLDER      where the models can be read, on any CPU
     python benchmarks/gpu_accuracy.py run FOLDER          where the GPU is; needs that folder only
 
 `prepare` reads the models (PLANISH_TEST_DATA), and writes portable plans in FP32, the images as
-they are cut for the networks, and what the CPU engine says of each of them. `run` has the same
-pixels, lowers and tunes each plan for the GPU, and compares. It exits with 1 where top-1 is off by
-more than `--bar` points, or an output is not finite. What the overflow detector finds on some
+they are cut for the networks, what the CPU engine says of each of them, and ranges calibrated on
+200 of them. `run` has the same pixels, lowers and tunes each plan for the GPU, and compares. It
+exits with 1 where top-1 is off by more than `--bar` points (INT8: `--int8-bar`, on the images that
+it was not calibrated on), or an output is not finite. What the overflow detector finds on some
 images is computed by `prepare`, with the references, and shown by `run`.
 """
 
@@ -30,12 +31,19 @@ import numpy as np
 from PIL import Image
 
 import planish
+from planish.builder import build_graph
 from planish.graph.types import DType
 from planish.precision.overflow import find_overflows
+from planish.precision.permissions import parse_precision
+from planish.quantization import MseCalibrator
+from planish.targets.devices import find_target
 
 BATCH = 50
 QUALITY = 75
 """Of the JPEGs that the images are kept as, colours in half the resolution: 10 MB."""
+
+CALIBRATED_ON = 200
+"""Images that INT8's ranges are from: chosen at random, and not judged by in INT8."""
 
 LOOKED_AT = 2
 """Images on which overflows are looked for."""
@@ -134,6 +142,7 @@ def prepare(arguments: argparse.Namespace) -> int:
         engine.save(folder / f"{name}.plan")
         found = logits(engine, model, images)
         np.save(folder / f"{name}.npy", found)
+        calibrate(folder, name, model, images)
         few = model.prepared(images[:LOOKED_AT])
         with build(model, data, LOOKED_AT) as small:
             overflows = {
@@ -159,6 +168,31 @@ def build(model: Model, data: Path, batch: int) -> Any:
     )
 
 
+def calibration_images() -> np.ndarray:
+    """The numbers of the images that ranges are from."""
+    return np.sort(np.random.default_rng(0).choice(1000, CALIBRATED_ON, replace=False))
+
+
+def calibrate(folder: Path, name: str, model: Model, images: np.ndarray) -> None:
+    """Writes the ranges of a plan's tensors."""
+    chosen = images[calibration_images()]
+    parts = [chosen[i : i + BATCH] for i in range(0, len(chosen), BATCH)]
+    data = [{model.input: model.prepared(part)} for part in parts]
+    (folder / f"{name}.ranges").unlink(missing_ok=True)
+    calibration = MseCalibrator(data, cache=folder / f"{name}.ranges")
+    in_int8(folder, name, "cpu", calibration, tuning_seconds=0).close()
+
+
+def in_int8(folder: Path, name: str, device: str, calibration: Any, **options: Any) -> Any:
+    """The engine in INT8, and FP16 where the device has it, of the network that a plan holds."""
+    target = find_target(device)
+    with planish.load(folder / f"{name}.plan") as stored:
+        asked = {"int8", *({"fp16"} & target.precisions)}
+        precision = parse_precision(asked, device, target.precisions)
+        graph = stored.plan.graph
+    return build_graph(graph, target, precision=precision, calibration=calibration, **options)
+
+
 def digest(images: np.ndarray) -> str:
     """A name of exactly these pixels."""
     return hashlib.sha256(images.tobytes()).hexdigest()
@@ -179,21 +213,20 @@ def run(arguments: argparse.Namespace) -> int:
         print("the images are decoded differently here: the comparison is not of the same pixels")
         return 1
     rows, missed = [], 0
-    for name, model in MODELS.items():
+    for name in arguments.models:
+        model = MODELS[name]
         reference = np.load(folder / f"{name}.npy")
         known = about["models"][name]
         for precision in arguments.precisions:
             start = time.perf_counter()
-            with planish.load(
-                folder / f"{name}.plan",
-                device=arguments.device,
-                retune=True,
-                precision=precision,
-                tuning_seconds=arguments.tuning_seconds,
-            ) as engine:
-                found = logits(engine, model, images)
+            judged = np.arange(len(images))
+            if precision == "int8":
+                judged = np.setdiff1d(judged, calibration_images())
+            with lowered(arguments, name, precision) as engine:
+                found = logits(engine, model, images[judged])
                 layers = engine.layers()
-            row = compared(found, reference, labels, model)
+            few = [labels[i] for i in judged]
+            row = compared(found, reference[judged], few, model)
             row |= {
                 "model": name,
                 "precision": precision,
@@ -204,13 +237,29 @@ def run(arguments: argparse.Namespace) -> int:
             }
             rows.append(row)
             off = abs(row["top1"] - row["top1_fp32"])
-            bad = off > arguments.bar + 1e-9 or not row["finite"]
+            bar = arguments.int8_bar if precision == "int8" else arguments.bar
+            bad = off > bar + 1e-9 or not row["finite"]
             missed += bad
             print(told(row) + (" MISSED" if bad else ""), flush=True)
     if arguments.output:
         document = {"device": arguments.device, "planish": planish.__version__, "results": rows}
         arguments.output.write_text(json.dumps(document, indent=1) + "\n")
     return 1 if missed else 0
+
+
+def lowered(arguments: argparse.Namespace, name: str, precision: str) -> Any:
+    """The engine of a model in a lower precision, tuned for the device."""
+    folder, device, seconds = arguments.folder, arguments.device, arguments.tuning_seconds
+    if precision == "int8":
+        ranges = folder / f"{name}.ranges"
+        return in_int8(folder, name, device, ranges, tuning_seconds=seconds)
+    return planish.load(
+        folder / f"{name}.plan",
+        device=device,
+        retune=True,
+        precision=precision,
+        tuning_seconds=seconds,
+    )
 
 
 def compared(
@@ -249,8 +298,12 @@ def main() -> int:
     second = steps.add_parser("run")
     second.add_argument("folder", type=Path)
     second.add_argument("--device", default="cuda:0")
-    second.add_argument("--precisions", type=lambda t: t.split(","), default=["fp16", "bf16"])
+    second.add_argument(
+        "--precisions", type=lambda t: t.split(","), default=["fp16", "bf16", "int8"]
+    )
+    second.add_argument("--models", type=lambda t: t.split(","), default=list(MODELS))
     second.add_argument("--bar", type=float, default=0.1, help="points of top-1")
+    second.add_argument("--int8-bar", type=float, default=0.5, help="the same in INT8")
     second.add_argument("--tuning-seconds", type=float, default=20.0, help="of each engine")
     second.add_argument("-o", "--output", type=Path, help="results as JSON")
     second.set_defaults(step=run)

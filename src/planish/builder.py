@@ -17,7 +17,7 @@ from planish.graph.verify import verify
 from planish.ops import ConvInteger, MatMulInteger
 from planish.passes import optimize
 from planish.passes.counted import settle_counts
-from planish.plan.plan import Plan
+from planish.plan.plan import Plan, PlanStep
 from planish.plan.views import insert_copies, place
 from planish.precision.layers import all_names, check_layer_precision, match_layers
 from planish.precision.permissions import FP32, INT8, Permissions, parse_precision
@@ -31,11 +31,14 @@ from planish.quantization.explicit import holds_weights, settle_scales
 from planish.quantization.explicit_products import explicit_candidates, use_scales
 from planish.quantization.level_moves import move_levels
 from planish.quantization.policy import tensors_between
+from planish.quantization.scheme import scheme_of
 from planish.quantization.settle import candidates, quantize_layers
 from planish.runtime.engine import Engine
+from planish.targets.base import Binding
 from planish.targets.devices import find_target
 from planish.targets.target import Target
 from planish.tuning.cache import TimingCache
+from planish.tuning.estimate import estimate
 from planish.tuning.tuner import Tuner, TuningReport
 from planish.version import __version__
 
@@ -259,11 +262,15 @@ def build_graph(
             )
         return Attempt(plan, (decision, tuning))
 
+    def guess(step: PlanStep) -> float:
+        binding = Binding(tuning_points(graph)[0])
+        return estimate(step.task, binding, target.rates)
+
     if INT8 in precision:
         asked = match_layers(graph, layer_precision or {}, strict=strict_types, before=before)
         if explicit:  # levels lie between layers in any case: there is nothing to convert
             found = explicit_candidates(graph, asked, strict=strict_types)
-            chooser = Chooser(graph, found, use_scales, finish)
+            chooser = Chooser(graph, found, use_scales, finish, guess)
             outcome = chooser.by_time()
         else:
             found = candidates(graph, asked, strict=strict_types)
@@ -274,10 +281,12 @@ def build_graph(
             chooser = Chooser(
                 graph,
                 found,
-                lambda copy, layers: quantize_layers(copy, layers, ranges, target.device),
+                lambda copy, layers: quantize_layers(copy, layers, ranges, scheme_of(target)),
                 finish,
+                guess,
             )
-            outcome = chooser.by_time(tensors_between(graph, tuning_points(graph)[0]))
+            sizes, bandwidth = tuning_points(graph)[0], target.rates.bytes
+            outcome = chooser.by_time(tensors_between(graph, sizes, bandwidth))
         if evaluate is not None:
             outcome = chooser.by_metric(
                 outcome, lambda plan: evaluate(Engine(plan, target)), accuracy_budget

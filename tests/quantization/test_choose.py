@@ -105,6 +105,15 @@ def test_what_is_forced_is_quantized_however_slow() -> None:
     assert "fp32 (1 µs; int8 9 µs" in outcome.kept["a"]
 
 
+def test_a_layer_that_was_not_measured_is_quantized_and_others_are_chosen() -> None:
+    floats, integers = dict.fromkeys(NAMES, 3e-6), {**dict.fromkeys(NAMES, 4e-6), "a": 2e-6}
+    for unknown in (floats, integers):
+        known = unknown["c"]
+        unknown["c"] = None  # type: ignore[assignment]
+        assert choose(Machine(floats, integers)).layers == {"a", "c"}
+        unknown["c"] = known
+
+
 def test_without_measurements_everything_is_quantized() -> None:
     unknown = dict.fromkeys(NAMES, None)
     outcome = choose(Machine(unknown, unknown))  # type: ignore[arg-type]

@@ -59,7 +59,7 @@ def test_tensors_lead_through_what_is_between() -> None:
     a, b = n.conv(x, 4), n.conv(x, 8)
     joined = n.relu(n.graph.add(Concat(3), a, b))
     n.graph.mark_output(n.conv(joined, 4), "y")
-    first, last = tensors_between(n.graph, {})
+    first, last = tensors_between(n.graph, {}, 10e9)
     names = [node.name for node in n.graph.nodes if node.op.name == "conv"]
     assert (first.makers, first.readers) == ((), (names[0], names[1]))
     assert (last.makers, last.readers) == (tuple(sorted(names[:2])), (names[2],))

@@ -35,7 +35,7 @@ from planish.quantization.rewrite import (
     quantized_values,
     summands,
 )
-from planish.quantization.scheme import SCHEMES
+from planish.quantization.scheme import SYMMETRIC, UNSIGNED, Scheme
 from planish.targets.cpu.target import cpu
 
 
@@ -82,14 +82,14 @@ def noise(exact: np.ndarray, have: np.ndarray) -> float:
     return float(10 * np.log10(np.square(exact - have).sum() / np.square(exact).sum()))
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_results_stay_near(device: str) -> None:
+@pytest.mark.parametrize("scheme", [UNSIGNED, SYMMETRIC])
+def test_results_stay_near(scheme: Scheme) -> None:
     graph, x = net(), data()
     ranges = observed(graph, x)
     (exact,) = interpret(graph, {"x": x})
     products = [node for node in graph.nodes if is_product(node)]
     assert len(products) == 7
-    made = quantize(graph, products, ranges, SCHEMES[device])
+    made = quantize(graph, products, ranges, scheme)
     assert len(made.layers) == 7
     assert not any(isinstance(node.op, Conv | MatMul) for node in graph.nodes)
     (have,) = interpret(graph, {"x": x})
@@ -98,7 +98,7 @@ def test_results_stay_near(device: str) -> None:
 
 def test_only_bytes_lie_between_quantized_layers() -> None:
     graph, x = net(), data()
-    quantize(graph, [n for n in graph.nodes if is_product(n)], observed(graph, x), SCHEMES["cpu"])
+    quantize(graph, [n for n in graph.nodes if is_product(n)], observed(graph, x), UNSIGNED)
     engine = build_graph(graph, cpu(), tuning_seconds=0)
     inner = [step.task for step in engine.plan.steps]
     for task in inner:
@@ -114,9 +114,7 @@ def test_only_bytes_lie_between_quantized_layers() -> None:
 
 def test_moves_move_levels_and_share_a_scale() -> None:
     graph, x = net(), data()
-    made = quantize(
-        graph, [n for n in graph.nodes if is_product(n)], observed(graph, x), SCHEMES["cpu"]
-    )
+    made = quantize(graph, [n for n in graph.nodes if is_product(n)], observed(graph, x), UNSIGNED)
     by_op = {type(node.op): node for node in graph.nodes}
     for op in (Concat, MaxPool):
         assert by_op[op].output.dtype is DType.UINT8
@@ -136,7 +134,7 @@ def test_some_layers_only() -> None:
     for chosen in (products[:1], products[1:2], products[2:4], products[-1:]):
         copy, _ = duplicate(graph)
         names = {node.name for node in chosen}
-        quantize(copy, [n for n in copy.nodes if n.name in names], ranges, SCHEMES["cpu"])
+        quantize(copy, [n for n in copy.nodes if n.name in names], ranges, UNSIGNED)
         integers = [n for n in copy.nodes if isinstance(n.op, ConvInteger | MatMulInteger)]
         assert {n.name for n in integers} == names
         assert noise(exact, interpret(copy, {"x": x})[0]) < -30
@@ -145,7 +143,7 @@ def test_some_layers_only() -> None:
 def test_nothing_to_do() -> None:
     graph = net()
     before = str(graph)
-    assert quantize(graph, [], Ranges({}), SCHEMES["cpu"]).layers == ()
+    assert quantize(graph, [], Ranges({}), UNSIGNED).layers == ()
     assert str(graph) == before
 
 
@@ -159,7 +157,7 @@ def test_shortcuts_of_slices_and_zeros() -> None:
     graph, x = n.graph, data()
     ranges = observed(graph, x)
     (exact,) = interpret(graph, {"x": x})
-    quantize(graph, [m for m in graph.nodes if is_product(m)], ranges, SCHEMES["cpu"])
+    quantize(graph, [m for m in graph.nodes if is_product(m)], ranges, UNSIGNED)
     padding = next(m for m in graph.nodes if isinstance(m.op, Pad))
     assert padding.output.dtype is DType.UINT8
     assert noise(exact, interpret(graph, {"x": x})[0]) < -30
@@ -171,7 +169,7 @@ def test_marked_tensors_stay_floats() -> None:
     n.graph.mark_output(a, "middle")
     n.graph.mark_output(n.conv(a, 4), "y")
     ranges = observed(n.graph, data())
-    quantize(n.graph, [m for m in n.graph.nodes if is_product(m)], ranges, SCHEMES["cpu"])
+    quantize(n.graph, [m for m in n.graph.nodes if is_product(m)], ranges, UNSIGNED)
     assert [v.dtype for v in n.graph.outputs] == [DType.FLOAT32] * 2
     producer = n.graph.outputs[0].producer
     assert producer is not None and isinstance(producer.op, ew.Relu)
@@ -196,7 +194,7 @@ def test_means_of_another_width_are_ignored(channels: int) -> None:
     ranges = observed(graph, x)
     means = dict.fromkeys(ranges.means, (1.0,) * channels)
     wrong = Ranges(ranges.tensors, means=means)
-    quantize(graph, [n for n in graph.nodes if is_product(n)], wrong, SCHEMES["cpu"])
+    quantize(graph, [n for n in graph.nodes if is_product(n)], wrong, UNSIGNED)
     assert any(isinstance(n.op, Dequantize) for n in graph.nodes)
 
 
@@ -222,7 +220,7 @@ def test_the_earlier_of_two_summands_is_kept_as_levels() -> None:
     products = [n for n in graph.nodes if is_product(n)]
     (summand,) = summands(graph, products)
     assert summand.producer is not None
-    done = quantize(graph, products, ranges, SCHEMES["cpu"])
+    done = quantize(graph, products, ranges, UNSIGNED)
     assert summand.name in done.levels
     kept = [n for n in graph.nodes if isinstance(n.op, Quantize)]
     assert len(kept) == 5  # what the four products read, and the summand
@@ -236,7 +234,7 @@ def test_summands_of_unknown_range_stay_floats() -> None:
     products = [n for n in graph.nodes if is_product(n)]
     (summand,) = summands(graph, products)
     known = {name: ends for name, ends in ranges.tensors.items() if name != summand.name}
-    done = quantize(graph, products, Ranges(known, means=ranges.means), SCHEMES["cpu"])
+    done = quantize(graph, products, Ranges(known, means=ranges.means), UNSIGNED)
     assert summand.name not in done.levels
     assert len(done.layers) == 5
 

@@ -8,15 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planish.graph.types import DType
-from planish.quantization.scheme import SCHEMES, Levels
+from planish.quantization.scheme import SYMMETRIC, UNSIGNED, Levels, Scheme, scheme_of
+from planish.targets.cpu.target import cpu
+from planish.targets.cuda.target import CudaTarget
 
 numbers = st.floats(0, 2.0**99, allow_nan=False, width=32)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("scheme", [UNSIGNED, SYMMETRIC])
 @given(numbers, numbers)
-def test_ranges_are_held(device: str, below: float, above: float) -> None:
-    levels = SCHEMES[device].levels(-below, above)
+def test_ranges_are_held(scheme: Scheme, below: float, above: float) -> None:
+    levels = scheme.levels(-below, above)
     assert levels.low <= levels.zero <= levels.high
     least = (levels.low - levels.zero) * levels.scale
     greatest = (levels.high - levels.zero) * levels.scale
@@ -26,9 +28,14 @@ def test_ranges_are_held(device: str, below: float, above: float) -> None:
 
 
 def test_known_ranges() -> None:
-    assert SCHEMES["cpu"].levels(0, 255) == Levels(DType.UINT8, 1.0, 0)
-    assert SCHEMES["cpu"].levels(-127.5, 127.5).zero == 128
-    assert SCHEMES["cpu"].levels(2, 255) == Levels(DType.UINT8, 1.0, 0)
-    assert SCHEMES["cpu"].levels(-255, 0) == Levels(DType.UINT8, 1.0, 255)
-    assert SCHEMES["cuda"].levels(-3, 254) == Levels(DType.INT8, 2.0, 0)
-    assert SCHEMES["cuda"].levels(0, 0) == Levels(DType.INT8, 1.0, 0)
+    assert UNSIGNED.levels(0, 255) == Levels(DType.UINT8, 1.0, 0)
+    assert UNSIGNED.levels(-127.5, 127.5).zero == 128
+    assert UNSIGNED.levels(2, 255) == Levels(DType.UINT8, 1.0, 0)
+    assert UNSIGNED.levels(-255, 0) == Levels(DType.UINT8, 1.0, 255)
+    assert SYMMETRIC.levels(-3, 254) == Levels(DType.INT8, 2.0, 0)
+    assert SYMMETRIC.levels(0, 0) == Levels(DType.INT8, 1.0, 0)
+
+
+def test_targets_have_a_scheme() -> None:
+    assert scheme_of(cpu()) is UNSIGNED
+    assert scheme_of(object.__new__(CudaTarget)) is SYMMETRIC

@@ -20,7 +20,7 @@ from planish.quantization.collect import collect_ranges
 from planish.quantization.min_max import MinMaxCalibrator
 from planish.quantization.ranges import Ranges
 from planish.quantization.rewrite import is_product, quantize
-from planish.quantization.scheme import SCHEMES
+from planish.quantization.scheme import UNSIGNED
 from planish.quantization.spread import LEAST, channel_factors
 from planish.targets.cpu.target import cpu
 
@@ -48,7 +48,7 @@ def products(graph: Graph) -> list:
 def decibels(graph: Graph, x: np.ndarray, ranges: Ranges) -> float:
     (exact,) = interpret(graph, {"x": x})
     copy, _ = duplicate(graph)
-    quantize(copy, products(copy), ranges, SCHEMES["cpu"])
+    quantize(copy, products(copy), ranges, UNSIGNED)
     (have,) = interpret(copy, {"x": x})
     return float(10 * np.log10(np.square(exact).sum() / np.square(exact - have).sum()))
 
@@ -122,7 +122,7 @@ def test_no_step_more_and_kernels_compute_it() -> None:
     steps = []
     for one in (ranges, replace(ranges, extremes={})):
         copy, _ = duplicate(graph)
-        quantize(copy, products(copy), one, SCHEMES["cpu"])
+        quantize(copy, products(copy), one, UNSIGNED)
         (expected,) = interpret(copy, {"x": x})
         engine = build_graph(copy, cpu(), tuning_seconds=0)
         np.testing.assert_allclose(engine(x), expected, atol=np.abs(expected).max() / 50)

@@ -23,8 +23,8 @@ def test_measured_once_and_kept(target: CpuTarget, monkeypatch: pytest.MonkeyPat
     assert ceilings(target, measure=False) is None
     found = ceilings(target)
     assert found is not None
-    assert set(found.flops) == target.precisions - {"int8"}
-    assert 1e8 < found.flops["fp32"] < 1e14
+    assert set(found.flops) == target.precisions
+    assert all(1e8 < rate < 1e14 for rate in found.flops.values())
     assert 1e8 < found.bytes < 1e13
     monkeypatch.setattr(module, "_measured", None)
     assert ceilings(target) == ceilings(target, measure=False) == found

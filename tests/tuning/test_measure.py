@@ -7,17 +7,28 @@ import numpy as np
 import pytest
 
 from helpers.host_tactics import HostTactic
+from helpers.levels import Levels, conv_of_levels
 from helpers.networks import N, Net
 from planish.fusion.candidates import propose
-from planish.fusion.task import Task
+from planish.fusion.task import Task, make_task
 from planish.graph.dims import symbol
 from planish.graph.graph import Graph
 from planish.graph.types import DType, TensorType
-from planish.ops import Gather, GatherNd, Op, Reshape, ew
+from planish.ops import (
+    Cast,
+    Gather,
+    GatherNd,
+    Gelu,
+    MatMulInteger,
+    Op,
+    ReduceMean,
+    Reshape,
+    ew,
+)
 from planish.targets.base import Binding, Kernel, Layout
 from planish.targets.cpu.target import cpu
 from planish.tuning.estimate import estimate, operations
-from planish.tuning.measure import Bench, _difference, kernels_of
+from planish.tuning.measure import HALF_WAY, RARE, Bench, _difference, kernels_of, slack
 
 
 @pytest.fixture
@@ -130,6 +141,18 @@ class TestDifference:
         want = np.arange(4)
         assert not _difference([want.copy()], [want])
         assert "25.0%" in _difference([np.array([0, 1, 2, 4])], [want])
+
+    def test_levels_of_exact_sums_are_exact(self, task: Task) -> None:
+        exact = conv_of_levels(np.random.default_rng(0), (1, 4, 4, 8), 8, residual=True)
+        assert slack(exact, HostTactic(exact)) == (0, 0)
+        b = Levels(np.random.default_rng(0))
+        sums = b.add(MatMulInteger(), b.input((4, 8)), b.levels((8, 8)), *(b.zeros()))
+        task = b.task(b.quantized(b.add(Gelu(), b.add(Cast(DType.FLOAT32), sums))))
+        assert slack(task, HostTactic(task)) == (1, RARE)
+        b = Levels(np.random.default_rng(0))
+        mean = b.add(ReduceMean((1,), True), b.input((4, 8), DType.FLOAT32))
+        task = make_task([*b.nodes, b.quantized(mean).producer], b.nodes[0])
+        assert slack(task, HostTactic(task)) == (1, HALF_WAY)
 
     @pytest.mark.parametrize("step", [np.uint8(1), np.float32(0.7)])
     def test_levels_of_sums_may_be_the_next_ones(self, step) -> None:

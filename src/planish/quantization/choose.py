@@ -15,7 +15,7 @@ from typing import Any
 from planish.errors import InputError
 from planish.graph.duplicate import duplicate
 from planish.graph.graph import Graph
-from planish.plan.plan import Plan
+from planish.plan.plan import Plan, PlanStep
 from planish.quantization.budget import Kept, keep_within
 from planish.quantization.policy import (
     Tensor,
@@ -72,6 +72,8 @@ class Chooser:
         Quantizes these layers of a copy of the graph, in place.
     build : callable
         From a graph, which it may change, to an `Attempt`.
+    guess : callable, optional
+        The seconds of a step that was not measured.
     """
 
     def __init__(
@@ -80,8 +82,9 @@ class Chooser:
         found: Candidates,
         quantize: Callable[[Graph, frozenset[str]], object],
         build: Callable[[Graph], Attempt],
+        guess: Callable[[PlanStep], float] = lambda step: math.inf,
     ) -> None:
-        self._graph, self._found = graph, found
+        self._graph, self._found, self._guess = graph, found, guess
         self._quantize, self._build = quantize, build
         self._attempts: dict[frozenset[str], Attempt] = {}
         self._losses: dict[str, float] = {}
@@ -89,7 +92,7 @@ class Chooser:
     def by_time(self, tensors: Iterable[Tensor] = ()) -> Outcome:
         """The fastest plan by what was measured.
 
-        Without measurements everything is quantized.
+        A layer that was not measured both ways is quantized; so is everything where nothing was.
 
         Parameters
         ----------
@@ -104,7 +107,7 @@ class Chooser:
         floats.update({name: integers[name] for name in found.forced if name in integers})
         common = floats.keys() & integers.keys()
         self._losses = {name: floats[name] - integers[name] for name in common}
-        if seconds_of_plan(whole.plan) == math.inf or seconds_of_plan(plain.plan) == math.inf:
+        if not common:
             return Outcome(whole, everything)
         chosen = everything - common
         chosen |= faster_as_integers(
@@ -113,8 +116,10 @@ class Chooser:
             tensors,
             found.forced,
         )
-        ways = (frozenset(chosen), everything, frozenset(found.forced))
-        layers = min(ways, key=lambda way: seconds_of_plan(self._attempt(way).plan))
+        ways = [frozenset(chosen)]
+        if math.inf not in (self._seconds(everything), self._seconds(found.forced)):
+            ways += [everything, frozenset(found.forced)]
+        layers = min(ways, key=self._seconds)
         kept = {
             name: f"as fast or faster in fp32 ({floats[name] * 1e6:.0f} µs; "
             f"int8 {integers[name] * 1e6:.0f} µs, conversions not counted)"
@@ -162,6 +167,9 @@ class Chooser:
         scores["chosen"] = found.score
         kept = {**outcome.kept, **reasons}
         return Outcome(self._attempt(layers), layers, kept, scores, found.kept)
+
+    def _seconds(self, layers: Collection[str]) -> float:
+        return seconds_of_plan(self._attempt(layers).plan, self._guess)
 
     def _attempt(self, layers: Collection[str]) -> Attempt:
         key = frozenset(layers)

@@ -8,17 +8,14 @@ cut: layers on the sink's side are integers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from planish.graph.dims import evaluate
 from planish.graph.graph import Graph, Node, Value
 from planish.passes.min_cut import INFINITE, Network
-from planish.plan.plan import Plan
+from planish.plan.plan import Plan, PlanStep
 from planish.quantization.rewrite import is_product
-
-BYTES_PER_SECOND = 10e9
-"""What a conversion that nothing hides is taken to move."""
 
 _TICK = 1e-9
 
@@ -52,15 +49,22 @@ def seconds_of_layers(plan: Plan, layers: Iterable[str]) -> dict[str, float]:
     return found
 
 
-def seconds_of_plan(plan: Plan) -> float:
-    """The measured times of all steps; infinite where one was not measured."""
-    times = [step.choices[0].seconds if step.choices else None for step in plan.steps]
-    known = [seconds for seconds in times if seconds is not None]
-    return sum(known) if len(known) == len(times) else math.inf
+def seconds_of_plan(
+    plan: Plan, guess: Callable[[PlanStep], float] = lambda step: math.inf
+) -> float:
+    """The measured times of all steps; where one was not measured, what is guessed."""
+    known = [step.choices[0].seconds if step.choices else None for step in plan.steps]
+    pairs = zip(plan.steps, known, strict=True)
+    return sum(guess(step) if seconds is None else seconds for step, seconds in pairs)
 
 
-def tensors_between(graph: Graph, sizes: Mapping[str, int]) -> list[Tensor]:
-    """The tensors that products read, with the products that they come from."""
+def tensors_between(
+    graph: Graph, sizes: Mapping[str, int], bytes_per_second: float
+) -> list[Tensor]:
+    """The tensors that products read, with the products that they come from.
+
+    `bytes_per_second` is what a conversion that nothing hides moves.
+    """
     sources: dict[Value, frozenset[Node]] = {}
     for node in graph.nodes:
         behind = frozenset().union(*(sources.get(v, frozenset()) for v in node.inputs))
@@ -75,7 +79,7 @@ def tensors_between(graph: Graph, sizes: Mapping[str, int]) -> list[Tensor]:
         elements = math.prod(evaluate(d, sizes) for d in value.shape)
         moved = (value.dtype.size + 1) * elements
         makers = sorted(node.name for node in sources.get(value, ()))
-        found.append(Tensor(tuple(makers), tuple(names), moved / BYTES_PER_SECOND))
+        found.append(Tensor(tuple(makers), tuple(names), moved / bytes_per_second))
     return found
 
 

@@ -2,8 +2,7 @@
 
 A level q of scale s and zero point z stands for ``(q - z) * s``. Activations have one scale per
 tensor, which follows from its range; weights have one per output channel (`weights`). What
-activations are quantized to is the target's: CPUs multiply unsigned by signed bytes, GPUs signed by
-signed.
+activations are quantized to is the target's: see `scheme_of`.
 
 Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference", arXiv:1712.05877, section 2.1; Wu et al., "Integer Quantization for Deep Learning
@@ -12,12 +11,12 @@ Inference", arXiv:2004.09602, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from planish.graph.types import DType
+from planish.targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -87,11 +86,16 @@ class Scheme:
         return Levels(self.dtype, scale, min(max(zero, int(info.min)), int(info.max)))
 
 
-SCHEMES: Mapping[str, Scheme] = {
-    "cpu": Scheme(DType.UINT8, symmetric=False, by_channel=True),
-    "cuda": Scheme(DType.INT8, symmetric=True),
-}
-"""By device."""
+UNSIGNED = Scheme(DType.UINT8, symmetric=False, by_channel=True)
+"""All levels for the range that there is: what multiplies unsigned by signed bytes takes it."""
+
+SYMMETRIC = Scheme(DType.INT8, symmetric=True, by_channel=True)
+"""Level 0 is 0, so that padding is zeros, and sums need no correction."""
+
+
+def scheme_of(target: Target) -> Scheme:
+    """The scheme of a machine."""
+    return SYMMETRIC if target.symmetric_levels else UNSIGNED
 
 
 def scale_of(extent: float, levels: int) -> float:

@@ -13,7 +13,7 @@ from planish.precision.permissions import INT8
 from planish.quantization.given import check_complete
 from planish.quantization.ranges import Ranges
 from planish.quantization.rewrite import Quantized, is_product, missing_ranges, quantize
-from planish.quantization.scheme import SCHEMES
+from planish.quantization.scheme import Scheme
 
 log = logging.getLogger("planish")
 
@@ -82,9 +82,9 @@ def candidates(
 
 
 def quantize_layers(
-    graph: Graph, layers: Collection[str], ranges: Ranges, device: str
+    graph: Graph, layers: Collection[str], ranges: Ranges, scheme: Scheme
 ) -> Quantized:
-    """Quantizes products by their names, in place.
+    """Quantizes products by their names, in place, as `scheme_of` the target says.
 
     Raises
     ------
@@ -94,4 +94,4 @@ def quantize_layers(
     wanted = set(layers)
     products = [node for node in graph.nodes if node.name in wanted and is_product(node)]
     check_complete(ranges, missing_ranges(graph, products, ranges))
-    return quantize(graph, products, ranges, SCHEMES[device])
+    return quantize(graph, products, ranges, scheme)

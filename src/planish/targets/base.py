@@ -191,6 +191,13 @@ class Tactic(ABC):
         return self.precision == self.task.precision or self.precision in precisions
 
     @property
+    def is_exact_to_the_level(self) -> bool:
+        """Whether levels are those of the references, bit by bit: a library may round a product and
+        a sum after it once, not twice, so that a few results that lie half-way go the other way.
+        """
+        return True
+
+    @property
     def extra_seconds(self) -> float:
         """What it costs a network beside its own time, as measured alone."""
         return 0.0

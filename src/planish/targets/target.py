@@ -42,6 +42,11 @@ class Target(ABC):
     precisions: frozenset[str] = frozenset({"fp32"})
     """What it has kernels for, of `planish.precision.permissions.PRECISIONS`."""
 
+    symmetric_levels: ClassVar[bool] = False
+    """Whether its products of bytes want signed ones whose level 0 stands for 0; otherwise they
+    take unsigned ones with any zero point.
+    """
+
     @abstractmethod
     def families(self) -> Sequence[Family]:
         """The kernel families, in the order their tactics are offered."""

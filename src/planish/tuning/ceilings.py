@@ -20,6 +20,7 @@ from planish.graph.graph import Graph
 from planish.graph.types import DType, TensorType
 from planish.ops.elementwise import ew
 from planish.ops.matmul import MatMul
+from planish.ops.quantization import Dequantize, MatMulInteger, Quantize
 from planish.targets.base import Binding, Tactic
 from planish.targets.cache import cache_root
 from planish.targets.target import Target
@@ -38,6 +39,8 @@ NOWHERE = Binding({})
 """No dimension is symbolic."""
 
 _DTYPES = {name: dtype for dtype, name in PRECISIONS.items()} | {"tf32": DType.FLOAT32}
+
+_INT8 = "int8"
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def ceilings(target: Target, threads: int | None = None, measure: bool = True) -
         Without it what is not known yet is not measured, and the result is None.
     """
     threads = threads or target.threads
-    names = ("bytes", *sorted(target.precisions & _DTYPES.keys()))
+    names = ("bytes", *sorted(target.precisions & {*_DTYPES, _INT8}))
     keys = {name: f"{target.timing_key} t{threads} ceiling {name}" for name in names}
     cache = TimingCache(cache_root() / "timing.sqlite")
     try:
@@ -123,6 +126,8 @@ def _probe(target: Target, name: str) -> _Probe:
         x = graph.input("x", TensorType((elements // 1024, 1024), DType.FLOAT32))
         graph.mark_output(graph.add(ew.Neg(), x), "y")
         task, work = make_task(graph.nodes), 8.0 * elements
+    elif name == _INT8:
+        task, work = _product_of_bytes(graph, size, target), 2.0 * size**3
     else:
         dtype = _DTYPES[name]
         weights = np.random.default_rng(0).standard_normal((size, size), np.float32)
@@ -135,6 +140,21 @@ def _probe(target: Target, name: str) -> _Probe:
         t for t in target.tactics(task, NOWHERE) if t.precision == precision and t.accepts(NOWHERE)
     )
     return _Probe(task, work, list(islice(fitting, TACTICS)))
+
+
+def _product_of_bytes(graph: Graph, size: int, target: Target) -> Task:
+    """A product of levels, whose results are levels again."""
+    random = np.random.default_rng(0)
+    dtype = DType.INT8 if target.symmetric_levels else DType.UINT8
+    a = graph.input("a", TensorType((size, size), dtype))
+    b = graph.constant(random.integers(-127, 128, (size, size), np.int8))
+    zeros = [graph.constant(np.zeros((), v.dtype.numpy)) for v in (a, b)]
+    scale, one, none = (graph.constant(np.float32(n)) for n in (1e-4, 1, 0))
+    floats = graph.add(Dequantize(), graph.add(MatMulInteger(), a, b, *zeros), scale, none)
+    info = np.iinfo(dtype.numpy)
+    levels = graph.add(Quantize(dtype, int(info.min), int(info.max)), floats, one, none)
+    graph.mark_output(levels, "y")
+    return make_task(graph.nodes, graph.nodes[0])
 
 
 def _best(probe: _Probe, target: Target, threads: int) -> float | None:

@@ -21,6 +21,7 @@ from planish.ops.matmul import MatMul
 from planish.ops.normalization import LayerNorm, LogSoftmax, Softmax
 from planish.ops.operands import normalize_axes
 from planish.ops.pool import AvgPool, MaxPool
+from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.ops.reduce import ArgMax, ArgMin, Reduction
 from planish.ops.shape import Transpose
 from planish.ops.spatial import Resize
@@ -73,7 +74,7 @@ def _following(node: Node) -> int:
     """How many of a node's inputs may have the rows of its output: filters never do."""
     if isinstance(node.op, Elementwise):
         return len(node.inputs)
-    return 2 if isinstance(node.op, MatMul) and node.output.type.rank > 2 else 1
+    return 2 if isinstance(node.op, MatMul | MatMulInteger) and node.output.type.rank > 2 else 1
 
 
 def _by_itself(node: Node, binding: Binding, rows: int) -> bool:
@@ -93,9 +94,11 @@ def _by_itself(node: Node, binding: Binding, rows: int) -> bool:
     source = shapes[0]
     if len(source) != rank or source[0] != rows:
         return False
-    if isinstance(op, Conv | ConvTranspose | MaxPool | AvgPool | Resize):
+    if isinstance(op, Conv | ConvInteger | ConvTranspose | MaxPool | AvgPool | Resize):
         return True
-    if isinstance(op, MatMul):
+    if isinstance(op, MatMulInteger) and math.prod(shapes[2]) > 1:  # zero points of rows
+        return False
+    if isinstance(op, MatMul | MatMulInteger):
         return rank > 2 or not op.transpose_a
     if isinstance(op, Transpose):
         return op.perm[0] == 0

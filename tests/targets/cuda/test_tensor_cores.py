@@ -62,9 +62,9 @@ def relu() -> Task:
         (product((64, 32), (32, 16), dtype=DType.FLOAT32), {"fp32", "tf32"}, "as fast as those"),
         (product((64, 32), (32, 16), dtype=DType.FLOAT64), {"fp32"}, "its factors are float64"),
         (
-            product((4, 8), (8, 8), (), (), op=MatMulInteger(), dtype=DType.INT8),
+            product((64, 24), (24, 8), (), (), op=MatMulInteger(), dtype=DType.INT8),
             {"fp32"},
-            "its factors are int8",
+            "its depth of 24 is no multiple of 16",
         ),
         (product((1, 8, 8, 32), (3, 3, 1, 32), op=conv(32)), {"fp32"}, "depthwise"),
         (

@@ -48,12 +48,23 @@ _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
+def _float_to_int(x: np.ndarray) -> np.ndarray:
+    """As a GPU's conversion: to the nearest, saturating, 0 for NaN."""
+    limits = np.iinfo(np.int32)
+    return np.nan_to_num(np.clip(np.rint(x.astype(np.float64)), limits.min, limits.max)).astype(
+        np.int32
+    )
+
+
+_TO_INT32: dict[str, Callable[..., np.ndarray]] = {"float2int_rn": _float_to_int}
+
+
 def libdevice() -> SimpleNamespace:
     """Stands for `triton.language.extra.libdevice` in kernels that are interpreted."""
     triton()
     from triton.runtime.interpreter import TensorHandle, interpreter_semantic, tl
 
-    def interpreted(function: Callable[..., np.ndarray]) -> Callable[..., Any]:
+    def interpreted(function: Callable[..., np.ndarray], to: Any = None) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             tensors = [interpreter_semantic.to_tensor(a) for a in arguments]
             kind = tensors[0].type.scalar
@@ -61,12 +72,15 @@ def libdevice() -> SimpleNamespace:
             assert all(t.type.scalar == kind for t in tensors), "operands of different types"
             data = function(*(t.handle.data for t in tensors))
             blocks = [t.type for t in tensors if t.type.is_block()]
-            result = tl.block_type(kind, list(data.shape)) if blocks else kind
-            return tl.tensor(TensorHandle(data, kind), result)
+            made = to or kind
+            result = tl.block_type(made, list(data.shape)) if blocks else made
+            return tl.tensor(TensorHandle(data, made), result)
 
         return call
 
-    return SimpleNamespace(**{name: interpreted(f) for name, f in _FUNCTIONS.items()})
+    functions = {name: interpreted(f) for name, f in _FUNCTIONS.items()}
+    functions |= {name: interpreted(f, tl.int32) for name, f in _TO_INT32.items()}
+    return SimpleNamespace(**functions)
 
 
 @contextmanager
@@ -108,14 +122,21 @@ def corrected_interpreter() -> Iterator[None]:
         patch_tensor(tensor, scope)
         tensor.__index__ = lambda self: self.handle.data.item()  # it holds an array of one element
 
+    def fma(a: Any, b: Any, c: Any) -> Any:  # it would round the product
+        wide = (x.data.astype(np.float64) for x in (a, b, c))
+        first, second, third = wide
+        return TensorHandle((first * second + third).astype(a.data.dtype), a.dtype.scalar)
+
     options = interpreter_builder.options
     interpreter._patch_lang_tensor = patch
     interpreter_builder.cast_impl = cast
     interpreter_builder.create_dot = dot
+    interpreter_builder.create_fma = fma
     interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)
     try:
         yield
     finally:
         interpreter._patch_lang_tensor = patch_tensor
         del interpreter_builder.cast_impl, interpreter_builder.create_dot
+        del interpreter_builder.create_fma
         interpreter_builder.options = options

@@ -53,7 +53,8 @@ TRITON = "3.6.0"
 class CudaTarget(Target):
     """Kernels generated with Triton, and those of NVIDIA's libraries, captured in CUDA graphs."""
 
-    precisions = frozenset({"fp32", "tf32", "fp16", "bf16"})
+    precisions = frozenset({"fp32", "tf32", "fp16", "bf16", "int8"})
+    symmetric_levels = True
     has_streams = True
     has_own_memory = True
     rates = Rates(3e14, 3e12, 1.5e-6)

@@ -14,8 +14,8 @@ from planish.targets.base import Binding, Tactic
 
 Product = Conv | ConvTranspose | ConvInteger | MatMul | MatMulInteger
 
-ALIGNED = 8
-"""Elements of 16 bits in the 16 bytes that wide loads take."""
+WIDE = 16
+"""Bytes that wide loads take."""
 
 FEW = 16
 """Rows that an instruction of tensor cores takes at least."""
@@ -31,7 +31,7 @@ def why_not(tactic: Tactic, binding: Binding, permitted: Collection[str]) -> str
         if "tf32" in permitted:
             return "in float32 this kernel was as fast as those that round to TF32"
         return "float32, and TF32 is not permitted: precision={'tf32'}"
-    if dtype not in (DType.FLOAT16, DType.BFLOAT16):
+    if dtype not in (DType.FLOAT16, DType.BFLOAT16, DType.INT8, DType.UINT8):
         return f"its factors are {dtype.numpy.name}"
     rows, depth, columns, groups = extents(task, binding)
     if groups > 1 and depth == 1:
@@ -40,10 +40,11 @@ def why_not(tactic: Tactic, binding: Binding, permitted: Collection[str]) -> str
         return f"{groups} groups: each is a product of its own, {depth} channels to {columns}"
     if rows < FEW:
         return f"{rows} rows are too few: a kernel that reads the weights once was faster"
+    aligned = WIDE // dtype.size
     for name, extent in (("depth", depth), ("columns", columns)):
-        if extent % ALIGNED:
+        if extent % aligned:
             return (
-                f"its {name} of {extent} is no multiple of {ALIGNED}, and another kernel was faster"
+                f"its {name} of {extent} is no multiple of {aligned}, and another kernel was faster"
             )
     return "another kernel was faster"
 

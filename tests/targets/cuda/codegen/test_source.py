@@ -36,8 +36,11 @@ def test_sums_are_settled_where_kernels_overlap() -> None:
     with k.block("for step in range(2):"):
         k.line("total = tl.dot(a, b, total)")
         k.settle("total")
+        k.settle("levels", "tl.int32")
     plain, compiled = k.finish("f", 0, 0), k.finish("f", 0, 0, overlaps=True)
     assert "inline_asm" not in plain
-    (line,) = [line for line in compiled.splitlines() if "inline_asm" in line]
+    line, other = [line for line in compiled.splitlines() if "inline_asm" in line]
+    assert '"=f,0", [total], dtype=tl.float32' in line
+    assert '"=r,0", [levels], dtype=tl.int32' in other
     assert line.startswith("        total = tl.inline_asm_elementwise(")
     assert "[total]" in line

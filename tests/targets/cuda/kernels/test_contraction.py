@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
 
 from helpers.interpreted import assembly, check_interpreted, compiled
+from helpers.levels import conv_of_levels
 from helpers.tactics import random_array, row_padded, strided, task_of
 from planish.errors import PlanError
 from planish.graph import DType
@@ -204,3 +205,15 @@ def test_plans_cannot_ask_for_impossible_parameters():
     (good,) = plain(task)
     with pytest.raises(PlanError, match="impossible contraction kernel"):
         FAMILY.restore(task, {**good.parameters, "rows": 5})
+
+
+@pytest.mark.parametrize("depth", [8, 20, 48])
+def test_tensor_cores_are_given_signed_bytes(depth, rng):
+    case = dict(window=(3, 3), padding=((1, 1),) * 2, groups=2, residual=True)
+    task = conv_of_levels(rng, (2, 5, 6, 2 * depth), 64, **case)
+    offered = [t for t in FAMILY.tactics(task, Binding({})) if t.dot]
+    kernels = [t.launches(Binding({}))[0].kernel for t in offered]
+    assert kernels and all(k.multiplies_bytes for k in kernels)
+    check_interpreted(FAMILY, task, rng, tactics=offered, limit=2)
+    shifted = conv_of_levels(rng, (2, 5, 6, 2 * depth), 64, zero=3, **case)
+    check_interpreted(FAMILY, shifted, rng)

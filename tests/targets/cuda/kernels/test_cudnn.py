@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from helpers.tactics import row_padded
+from helpers.levels import conv_of_levels
+from helpers.tactics import random_array, row_padded
 from planish.errors import PlanError, TuningError
 from planish.fusion.task import Task, make_task
 from planish.graph import DType, Graph, TensorType
@@ -27,7 +28,7 @@ from planish.targets.cuda.kernels.cudnn_problem import Problem, problem_of
 from planish.targets.cuda.libraries.cudnn_graph import Tensor
 from planish.targets.cuda.machine import H200
 
-F16, BF16, F32 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32
+F16, BF16, F32, I8 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.INT8
 FAMILY = CudnnFamily(H200)
 PLAN = {"version": 91900, "plan": "eng4_k24=25", "tf32": False, "residual_first": False}
 
@@ -310,6 +311,52 @@ def test_tf32_is_for_float32_only(rng) -> None:
     assert FAMILY.restore(conv_bias(rng), PLAN).precision == "fp32"
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"residual": True},
+        {"stride": 2, "padding": ((0, 1), (1, 0))},
+        {"to": None, "dilation": 2},
+    ],
+    ids=str,
+)
+def test_levels(rng, more) -> None:
+    task = conv_of_levels(rng, (2, 6, 7, 16), 32, (3, 3), **{"padding": ((1, 1),) * 2, **more})
+    problem = problem_of(task, Binding({}), False)
+    assert problem is not None
+    assert (problem.graph.image.dtype, problem.graph.filters.dtype) == (I8, I8)
+    assert FAMILY.restore(task, PLAN).precision == "int8"
+    arrays = [
+        v.data if v.data is not None else random_array(rng, v.type.bind({}), v.dtype)
+        for v in task.inputs
+    ]
+    (found,), (wanted,) = interpret(problem, task, arrays), task.evaluate(arrays)
+    if wanted.dtype == np.int8:  # as cuDNN stores it: to the nearest, saturating
+        found = np.clip(np.rint(found), -128, 127)
+        assert np.mean(found != wanted) < 1e-3
+    np.testing.assert_allclose(found, wanted.astype(np.float64), rtol=1e-5, atol=1)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"dtype": DType.UINT8, "zero": 128},
+        {"zero": 1},
+        {"weight_zero": 1},
+        {"groups": 2},
+        {"shape": (2, 6, 7, 8)},
+        {"filters": 24},
+        {"to": DType.UINT8},
+        {"quantize": True},
+    ],
+    ids=str,
+)
+def test_other_levels_are_refused(rng, more) -> None:
+    case = {"shape": (2, 6, 7, 32), "filters": 32, "window": (3, 3), **more}
+    assert problem_of(conv_of_levels(rng, **case), Binding({}), False) is None
+
+
 # ---- layouts -------------------------------------------------------------------------------------
 
 
@@ -447,6 +494,16 @@ def measured(target, task: Task, binding: Binding | None = None) -> dict[str, st
         except TuningError as error:
             found[str(tactic)] = str(error)
     return found
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("window", [(1, 1), (3, 3)])
+def test_levels_on_a_gpu(target, rng, residual, window) -> None:
+    around = ((window[0] // 2,) * 2,) * 2
+    task = conv_of_levels(rng, (4, 14, 14, 64), 128, window, padding=around, residual=residual)
+    wrong = measured(target, task)
+    assert any(not why for why in wrong.values()), wrong
 
 
 @pytest.mark.cuda

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
 
 from helpers.interpreted import assembly, check_interpreted, compiled
+from helpers.levels import conv_of_levels
 from helpers.tactics import row_padded, strided, task_of
 from planish.errors import PlanError
 from planish.graph import DType
@@ -59,6 +60,27 @@ def test_dtypes_with_bias_and_clip(dtype, rng):
 def test_windows(shape, arguments, rng):
     op, inputs = convolution(shape, **arguments)
     check_interpreted(FAMILY, task_of(op, inputs=inputs), rng, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("tile", [(1, 1), (2, 2), (1, 4)])
+@pytest.mark.parametrize(
+    "levels",
+    [{}, {"dtype": DType.UINT8, "zero": 128}, {"dtype": DType.UINT8, "zero": 9}, {"zero": -128}],
+    ids=str,
+)
+def test_levels_are_multiplied_exactly(tile, levels, rng):
+    around = ((1, 1), (0, 2))
+    case = dict(window=(3, 3), stride=2, padding=around, groups=20, residual=True, **levels)
+    task = conv_of_levels(rng, (2, 7, 6, 20), 20, **case)
+    check_interpreted(FAMILY, task, rng, tactics=[Depthwise(task, *tile, 4, 16, 1)])
+    check_interpreted(FAMILY, task, rng, limit=2)
+
+
+def test_levels_with_large_windows_and_several_filters(rng):
+    task = conv_of_levels(rng, (1, 4, 5, 6), 12, (9, 9), padding=((4, 4),) * 2, groups=6, zero=3)
+    check_interpreted(FAMILY, task, rng)
+    uneven = conv_of_levels(rng, (1, 4, 5, 6), 6, (3, 3), groups=6, weight_zero=1)
+    assert not list(FAMILY.tactics(uneven, Binding({})))
 
 
 def test_windows_too_large_to_unroll(rng):

@@ -7,10 +7,13 @@ from planish.targets.cuda.codegen.literals import (
     HALVES,
     compute_type,
     constant,
+    is_signed,
     limits,
     storage_type,
 )
 from planish.targets.cuda.codegen.source import Source
+
+_BYTES = (DType.INT8, DType.UINT8)
 
 
 def round_half(value: str, dtype: DType) -> str:
@@ -31,11 +34,32 @@ def cast(k: Source, value: str, source: DType, target: DType) -> str:
         return f"{value} != {constant(0, source)}"
     if source.is_float and target.is_integer:
         return _float_to_integer(k, value, source, target)
+    if source in _BYTES and target is DType.FLOAT32:
+        return _byte_to_float(k, value, source)
     if target not in HALVES:
         return f"{value}.to({wanted})"
     if source is DType.FLOAT64 and target is DType.FLOAT16:
         return round_half(value, target)
     return round_half(f"{value}.to(tl.float32)", target)  # as the reference: it rounds twice
+
+
+def _byte_to_float(k: Source, value: str, source: DType) -> str:
+    """A byte as the last bits of a float32 of 2**23, which is taken away again: two fast
+    instructions, where the conversion of bytes is a slow one.
+    """
+    signed = is_signed(source)
+    bits = f"({value}.to(tl.uint8, bitcast=True) ^ 128)" if signed else value
+    wide = k.let("t", f"({bits}.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)")
+    return f"{wide} - {float((1 << 23) + 128 * signed)}"
+
+
+def finite_to_byte(k: Source, value: str, low: int, high: int, target: DType) -> str:
+    """A finite float32 rounded to an integer between two bytes: the last bits of its sum with
+    3 * 2**22.
+    """
+    inside = f"tl.minimum(tl.maximum({value}, {float(low)}), {float(high)})"
+    bits = k.let("t", f"({inside} + {float(3 << 22)}).to(tl.int32, bitcast=True)")
+    return f"{bits}.to({storage_type(target)})"
 
 
 def _float_to_integer(k: Source, value: str, source: DType, target: DType) -> str:

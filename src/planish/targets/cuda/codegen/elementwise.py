@@ -4,7 +4,8 @@ The results agree with the NumPy references in ``ops/elementwise.py``: NaN goes 
 wrap, divisions by zero and shifts are defined. Halves are computed in float32 and everything else
 in its own type. Between two ops of an expression halves are not rounded, which is more exact than
 the references; but before an op that jumps (a comparison, ``floor``, a cast) they are, so that it
-decides as if the halves had been stored.
+decides as if the halves had been stored. Where levels are made, products are rounded before
+anything is added to them, so that the levels are those of the references.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from planish.fusion.expression import Expression
+from planish.graph.types import DType
 from planish.targets.cuda.codegen import floats, integers, quantization
 from planish.targets.cuda.codegen.casts import cast, round_half
 from planish.targets.cuda.codegen.literals import (
@@ -50,7 +52,9 @@ _OF_ANY_DTYPE: dict[str, floats.Rule] = {
 }
 
 
-def emit(k: Source, expression: Expression, leaves: Sequence[str | None]) -> list[str]:
+def emit(
+    k: Source, expression: Expression, leaves: Sequence[str | None], finite: bool = False
+) -> list[str]:
     """Writes an expression; gives the names of its results, in the types they are computed in.
 
     Parameters
@@ -61,6 +65,8 @@ def emit(k: Source, expression: Expression, leaves: Sequence[str | None]) -> lis
     leaves : sequence
         Per leaf the name of a variable in the type it is computed in. Constant leaves are made
         here, and may be None. A result of constants alone is a scalar.
+    finite : bool
+        Whether no leaf is, and nothing between can become, infinite or NaN.
     """
     slots: list[str] = []
     for leaf, name in zip(expression.leaves, leaves, strict=True):
@@ -70,6 +76,7 @@ def emit(k: Source, expression: Expression, leaves: Sequence[str | None]) -> lis
         slots.append(name)
     constants = [leaf.constant for leaf in expression.leaves]
     rounded = [True] * len(slots)
+    makes_levels = any(step.op.name == "quantize" for step in expression.instructions)
     for step in expression.instructions:
         name = step.op.name
         if name in _JUMPS:
@@ -81,8 +88,10 @@ def emit(k: Source, expression: Expression, leaves: Sequence[str | None]) -> lis
         known = tuple(constants[i] if i < len(constants) else None for i in step.args)
         rules = floats.RULES if dtypes[-1].is_float else integers.RULES
         rule = quantization.RULES.get(name) or _OF_ANY_DTYPE.get(name) or rules[name]
+        if makes_levels and name == "mul" and dtypes[-1] is DType.FLOAT32:
+            rule = quantization.scaled
         operands = [slots[i] for i in step.args]
-        slots.append(k.let("v", rule(Step(k, step.op, dtypes, known), *operands)))
+        slots.append(k.let("v", rule(Step(k, step.op, dtypes, known, finite), *operands)))
         keeps = name in _KEEPS_ROUNDED and all(rounded[i] for i in step.args)
         rounded.append(step.dtype not in HALVES or name == "cast" or keeps)
     return [slots[i] for i in expression.results]

@@ -74,12 +74,15 @@ class Step:
         Of the operands.
     constants : tuple
         Per operand its number where it is known when compiling, else None.
+    finite : bool
+        Whether floats are known to be finite.
     """
 
     k: Source
     op: Any
     dtypes: tuple[DType, ...]
     constants: tuple[float | int | bool | None, ...]
+    finite: bool = False
 
     @property
     def dtype(self) -> DType:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from planish.graph.types import DType
-from planish.targets.cuda.codegen.casts import cast
+from planish.targets.cuda.codegen.casts import cast, finite_to_byte
 from planish.targets.cuda.codegen.floats import (
     between,
     exact_product,
@@ -13,13 +15,48 @@ from planish.targets.cuda.codegen.floats import (
     maximum,
     minimum,
 )
-from planish.targets.cuda.codegen.literals import Step
+from planish.targets.cuda.codegen.literals import Step, storage_type
+
+_BEYOND = float(1 << 20)
+"""More than any level of a byte."""
+_LEAST = 2.0**-80
+"""Of scales and their inverses, so that nothing between underflows."""
 
 
 def _quantize(s: Step, x: str, scale: str, zero: str) -> str:
-    level = f"libdevice.rint({exact_quotient(s, x, scale)}) + {zero}"
+    known = s.constants[1]
+    steps = x if known == 1 else _steps(s, x, scale, known)
+    if s.constants[2] == 0 and s.finite and s.op.to.size == 1:
+        return finite_to_byte(s.k, steps, s.op.low, s.op.high, s.op.to)
+    if s.constants[2] == 0 and s.op.low <= 0 <= s.op.high:
+        # one instruction rounds, saturates, and makes 0 of NaN
+        level = s.let(f"libdevice.float2int_rn({steps})")
+        inside = f"tl.minimum(tl.maximum({level}, {s.op.low}), {s.op.high})"
+        return f"{inside}.to({storage_type(s.op.to)})"
+    level = f"libdevice.rint({steps}) + {zero}"
     inside = s.let(between(s, level, s.op.low, s.op.high))  # NaN stays
     return cast(s.k, inside, DType.FLOAT32, s.op.to)
+
+
+def _steps(s: Step, x: str, scale: str, known: float | None) -> str:
+    """``x / scale``, which rounding to an integer is to see as if it were correctly rounded.
+
+    By a known scale it is the product with the inverse, and what that leaves of x, divided the same
+    way (P. Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor",
+    IBM J. Res. Dev. 34, 1990). Quotients beyond all levels stay beyond them; NaN stays.
+    """
+    if known is None or s.op.to.size > 1 or not _has_inverse(known):
+        return exact_quotient(s, x, scale)
+    inverse = s.c(float(np.float32(1) / np.float32(known)))
+    near = s.let(between(s, f"({x}) * {inverse}", -_BEYOND, _BEYOND))
+    rest = s.let(f"tl.fma({near}, {s.c(-known)}, {x})")
+    return f"tl.fma({rest}, {inverse}, {near})"
+
+
+def _has_inverse(number: float) -> bool:
+    """Whether the inverse serves as well: not where all bits of the mantissa are set."""
+    mantissa = int(np.float32(number).view(np.uint32)) & 0x7FFFFF
+    return _LEAST < abs(number) < 1 / _LEAST and mantissa != 0x7FFFFF
 
 
 def _dequantize(s: Step, x: str, scale: str, zero: str) -> str:
@@ -40,6 +77,11 @@ def _fake_quant(
     divided = exact_quotient(s, shifted, scale)
     level = divided if s.op.divide else exact_product(shifted, inverse)
     return exact_product(f"tl.floor({level} - {zero} + {s.c(0.5)})", scale)
+
+
+def scaled(s: Step, x: str, scale: str) -> str:
+    """A product in an expression that makes levels."""
+    return exact_product(x, scale)
 
 
 RULES: dict[str, Callable[..., str]] = {

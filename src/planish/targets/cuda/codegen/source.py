@@ -28,9 +28,7 @@ read. Letting the next kernel in even earlier (`gdc_launch_dependents`) was slow
 SETTLE = "# settle "
 """What a line begins with that only a compiled kernel has; see `Source.settle`."""
 
-SETTLED = (
-    '{0} = tl.inline_asm_elementwise("", "=f,0", [{0}], dtype=tl.float32, is_pure=True, pack=1)'
-)
+SETTLED = '{0} = tl.inline_asm_elementwise("", "={1},0", [{0}], dtype={2}, is_pure=True, pack=1)'
 
 
 class Source:
@@ -66,7 +64,7 @@ class Source:
         self.line(f"{name} = {expression}")
         return name
 
-    def settle(self, name: str) -> None:
+    def settle(self, name: str, dtype: str = "tl.float32") -> None:
         """Has a sum of products be complete, in a loop, before the next step begins.
 
         Where a product's left factor was computed, Hopper's tensor cores read it from registers
@@ -74,7 +72,7 @@ class Source:
         (triton-lang/triton#9433): results then differ from run to run. An empty instruction on the
         sum, which Triton cannot look into, has it wait.
         """
-        self.line(SETTLE + name)
+        self.line(f"{SETTLE}{name} {dtype}")
 
     @contextmanager
     def block(self, header: str) -> Iterator[None]:
@@ -98,5 +96,8 @@ class Source:
 
 def _settled(line: str) -> str:
     """A line as GPUs whose kernels overlap are given it."""
-    indent, found, name = line.partition(SETTLE)
-    return indent + SETTLED.format(name) if found else line
+    indent, found, rest = line.partition(SETTLE)
+    if not found:
+        return line
+    name, dtype = rest.split()
+    return indent + SETTLED.format(name, "f" if dtype == "tl.float32" else "r", dtype)

@@ -231,7 +231,8 @@ class ContractionFamily(Family):
     def _dots(self, task: Task, binding: Binding, problem: _Problem) -> Iterable[Tactic]:
         assert task.anchor is not None
         wide = task.anchor.inputs[0].dtype is DType.FLOAT32
-        deep = 16 if wide else max(16, _power(problem.depth, 64))
+        least = 32 if task.anchor.inputs[0].dtype.size == 1 else 16
+        deep = 16 if wide else max(least, _power(problem.depth, 64))
         widest = max(16, _power(problem.columns, 64 if wide else 128))
         found = []
         for rows, warps in ((128, 4), (64, 4), (32, 2), (16, 1)):

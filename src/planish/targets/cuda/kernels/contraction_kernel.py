@@ -105,7 +105,8 @@ class ContractionKernel(TritonKernel):
     rows, columns, unroll : int
     dot : bool
         Whether blocks of `unroll` of depth are multiplied by tensor cores. Bytes are float16 there:
-        the sums of a block of 128 are exact.
+        the sums of a block of 128 are exact. Not so where all have a sign and no zero point, and 32
+        at a time are multiplied.
     """
 
     family = "contraction"
@@ -148,7 +149,15 @@ class ContractionKernel(TritonKernel):
         """The type in which factors are multiplied."""
         if not self.dot:
             return self.accumulator
+        if self.multiplies_bytes:
+            return "tl.int8"
         return storage_type(self.dtype) if self.result.is_float else "tl.float16"
+
+    @property
+    def multiplies_bytes(self) -> bool:
+        """Whether tensor cores are given bytes."""
+        dtypes = {self.dtype, self.right.pointer.dtype}
+        return dtypes == {DType.INT8} and self.zeros == (None, None) and self.unroll >= 32
 
     @property
     def splits_groups(self) -> bool:
@@ -327,6 +336,8 @@ class ContractionKernel(TritonKernel):
         if self.result.is_float:
             exact = ', input_precision="ieee"' if self.factor == "tl.float32" else ""
             k.line(f"{total} = tl.dot({x}, {w}, {total}, out_dtype={self.accumulator}{exact})")
+        elif self.multiplies_bytes:
+            k.line(f"{total} = tl.dot({x}, {w}, {total}, out_dtype={self.accumulator})")
         else:  # exact: less than 2^24, and added as integers
             k.line(f"{total} += tl.dot({x}, {w}).to({self.accumulator})")
 

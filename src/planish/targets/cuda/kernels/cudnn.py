@@ -1,5 +1,5 @@
-"""Tactics of cuDNN: convolutions of floats, groups among them, and large products by constant
-matrices, with elementwise work fused in.
+"""Tactics of cuDNN: convolutions, of floats also those with groups, and large products of floats by
+constant matrices, with elementwise work fused in.
 
 Which plans cuDNN recommends is asked of it where tactics are offered, so only on a GPU.
 """
@@ -60,6 +60,10 @@ class CudnnTactic(AnchoredTactic):
     tf32: bool = False
     residual_first: bool = False
     machine: CudaMachine = field(default=H200, compare=False)
+
+    @property
+    def is_exact_to_the_level(self) -> bool:
+        return False
 
     @property
     def extra_seconds(self) -> float:

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from planish.fusion.expression import Instruction
+from planish.fusion.expression import Expression, Instruction
 from planish.fusion.task import ACCUMULATOR, Task
 from planish.graph.dims import evaluate
 from planish.graph.graph import Value
@@ -24,11 +24,18 @@ from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast, Clip, Elu, Gelu, HardSigmoid, LeakyRelu
 from planish.ops.matmul import MatMul
+from planish.ops.quantization import ConvInteger, Quantize
 from planish.targets.base import Binding, Layout
 from planish.targets.cuda.libraries.cudnn_graph import ConvGraph, Step, Tensor
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
-"""What cuDNN's kernels read and write here; they accumulate in float32."""
+"""What cuDNN's kernels compute with here; they accumulate in float32, of bytes in int32."""
+
+STORED = (*DTYPES, DType.INT8)
+"""What they read and write."""
+
+WHOLE = 16
+"""Channels of bytes go by so many: for other numbers of them cuDNN has no fast kernels."""
 
 VECTOR = 16
 """Bytes of the widest accesses, which kernels take for granted."""
@@ -88,17 +95,29 @@ class Problem:
 def understood(task: Task) -> bool:
     """Whether a task is one that cuDNN may know; shapes and layouts decide the rest."""
     anchor = task.anchor
-    if anchor is None or not isinstance(anchor.op, Conv | MatMul) or task.prologue is not None:
+    if anchor is None or task.prologue is not None:
         return False
-    x, w = anchor.inputs
-    if x.dtype not in DTYPES or w.dtype is not x.dtype or not w.is_constant:
+    if not isinstance(anchor.op, Conv | ConvInteger | MatMul):
         return False
-    op = anchor.op
+    op, (x, w, *zeros) = anchor.op, anchor.inputs
+    if not w.is_constant or w.dtype is not x.dtype:
+        return False
+    if x.dtype not in DTYPES and not (isinstance(op, ConvInteger) and _are_whole(w, zeros)):
+        return False
     if isinstance(op, MatMul):
         fits = w.type.rank == 2 and x.type.rank in (2, 3, 4) and not op.transpose_a
+    elif isinstance(op, ConvInteger):
+        fits = len(op.strides) in (1, 2) and op.groups == 1
     else:
         fits = len(op.strides) in (1, 2)
     return fits and steps_of(task) is not None
+
+
+def _are_whole(filters: Value, zeros: Sequence[Value]) -> bool:
+    """Whether bytes have a sign, no zero points, and as many channels as cuDNN has kernels for."""
+    if filters.dtype is not DType.INT8 or any(z.data is None or z.data.any() for z in zeros):
+        return False
+    return not any(n % WHOLE for n in filters.type.bind({})[-2:])
 
 
 def filters(task: Task) -> np.ndarray:
@@ -129,8 +148,8 @@ def problem_of(
     if not understood(task):
         return None
     anchor = task.anchor
-    assert anchor is not None and isinstance(anchor.op, Conv | MatMul)
-    op, (x, w) = anchor.op, anchor.inputs
+    assert anchor is not None and isinstance(anchor.op, Conv | ConvInteger | MatMul)
+    op, (x, w) = anchor.op, anchor.inputs[:2]
     if tf32 and x.dtype is not DType.FLOAT32:
         return None
     shape = anchor.output.type.bind(binding.symbols)
@@ -196,7 +215,7 @@ def _tensor(value: Value, binding: Binding) -> Tensor | None:
         shape, strides = (shape[0], 1, *shape[1:]), (strides[0], strides[0], *strides[1:])
     if len(shape) != 4:
         return None
-    if value.dtype not in DTYPES or not _is_regular(layout, value.dtype):
+    if value.dtype not in STORED or not _is_regular(layout, value.dtype):
         return None
     n, y, x, c = shape
     by_image, by_row, by_column, by_channel = strides
@@ -296,6 +315,12 @@ class _Chain:
         match op:
             case Cast():
                 return x  # everything inside is in float32
+            case Quantize():  # the result is rounded and saturates where it is stored
+                if op.low == 0:
+                    x = self.add("relu", x)
+                elif op.low > -128:
+                    x = self.add("max", x, self.scalar(float(op.low)))
+                return self.add("min", x, self.scalar(float(op.high))) if op.high < 127 else x
             case Clip():
                 return self.clip(x, op.low, op.high)
             case LeakyRelu():
@@ -334,10 +359,15 @@ def steps_of(task: Task) -> tuple[tuple[Step, ...], tuple[float, ...], tuple[int
     chain = _Chain(1 + operands)
     slots: list[int] = []
     read = 0
-    for leaf, source in zip(expression.leaves, sources, strict=True):
-        if leaf.dtype not in DTYPES:
+    units = _units(expression)
+    if units is None:
+        return None
+    for place, (leaf, source) in enumerate(zip(expression.leaves, sources, strict=True)):
+        if leaf.dtype not in (*STORED, DType.INT32):
             return None
-        if source is None:
+        if place in units:
+            slots.append(0)
+        elif source is None:
             assert leaf.constant is not None
             slots.append(chain.scalar(float(leaf.constant)))
         elif source == ACCUMULATOR:
@@ -347,7 +377,7 @@ def steps_of(task: Task) -> tuple[tuple[Step, ...], tuple[float, ...], tuple[int
             slots.append(read)
     try:
         for step in expression.instructions:
-            if step.dtype not in DTYPES:
+            if step.dtype not in (STORED if isinstance(step.op, Quantize) else DTYPES):
                 return None
             slots.append(chain.translate(step, [slots[i] for i in step.args]))
     except _Untranslatable:
@@ -367,6 +397,30 @@ def steps_of(task: Task) -> tuple[tuple[Step, ...], tuple[float, ...], tuple[int
         return None
     steps = tuple(Step(s.operation, tuple(map(final, s.args)), s.slope) for s in chain.steps)
     return steps, tuple(chain.scalars), results
+
+
+def _units(expression: Expression) -> set[int] | None:
+    """The leaves that are scales of 1 and zero points of 0 of the levels that an expression makes.
+    None where there are others, where levels are computed with, and where what is no float is
+    not made one at once.
+    """
+    found: set[int] = set()
+    used: set[int] = set()
+    first = len(expression.leaves)
+    for number, step in enumerate(expression.instructions):
+        if isinstance(step.op, Quantize):
+            numbers = [expression.leaves[i].constant if i < first else None for i in step.args[1:]]
+            if numbers != [1, 0] or first + number not in expression.results:
+                return None
+            found.update(step.args[1:])
+            used.add(step.args[0])
+        else:
+            if not isinstance(step.op, Cast) and not all(
+                expression.dtype(i).is_float for i in step.args
+            ):
+                return None
+            used.update(step.args)
+    return None if found & used else found
 
 
 def _residual_first(

@@ -12,12 +12,15 @@ from typing import ClassVar
 
 from planish.fusion.task import Task
 from planish.graph.dims import evaluate
+from planish.graph.types import DType
 from planish.ops.conv import Conv
+from planish.ops.quantization import ConvInteger
 from planish.targets.base import Binding, Family, Pointer
 from planish.targets.cuda.codegen.elementwise import compute_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer as Argument
 from planish.targets.cuda.kernels.fused import Access, Work, load, pointer_of
+from planish.targets.cuda.kernels.matrix_problem import zero_of
 from planish.targets.cuda.kernels.patch_family import PatchFamily
 from planish.targets.cuda.kernels.patches import (
     PatchKernel,
@@ -30,24 +33,44 @@ from planish.targets.cuda.kernels.patches import (
 class DepthwiseKernel(PatchKernel):
     """Multiplies each element of a window by a filter's. `filters` has a stride per axis of the
     window, then that of the result's channels, of which each of the source has `multiplier`.
+    Where elements are bytes, level `zero` stands for 0.
     """
 
     family = "depthwise"
 
     filters: Access
     multiplier: int
+    zero: int = 0
 
     @property
     def extra(self) -> tuple[Argument, ...]:
         return (self.filters.pointer,)
 
     def start(self) -> str:
-        wide = compute_type(self.filters.pointer.dtype)
-        return f"tl.full(({self.patches}, {self.block}), 0, {wide})"
+        return f"tl.full(({self.patches}, {self.block}), 0, {self.sums})"
+
+    @property
+    def fill(self) -> str:
+        return str(self.zero)
+
+    @property
+    def sums(self) -> str:
+        """The type of factors and sums."""
+        dtype = self.filters.pointer.dtype
+        return compute_type(dtype if dtype.is_float else DType.INT32)
 
     def tap(self, k: Source, place: Sequence[str], channel: str, mask: str | None) -> str:
         pointer = len(self.reads.pointers)
-        return load(k, pointer, self.filters, [*place, channel], mask, "w")
+        return self._wide(k, load(k, pointer, self.filters, [*place, channel], mask, "w"))
+
+    def element(self, k: Source, x: str) -> str:
+        wide = self._wide(k, x)
+        return k.let("own", f"{wide} - {self.zero}") if self.zero else wide
+
+    def _wide(self, k: Source, factor: str) -> str:
+        """A factor in the type that it is multiplied in."""
+        is_float = self.filters.pointer.dtype.is_float
+        return factor if is_float else k.let("wide", f"{factor}.to({self.sums})")
 
     def step(self, accumulator: str, x: str, tap: str) -> str:
         return f"{accumulator} + {x} * {tap}"
@@ -68,7 +91,7 @@ class Depthwise(PatchTactic):
     def kernel(
         self, source: Work, work: Work, windows: Windows, binding: Binding
     ) -> tuple[PatchKernel, tuple[Pointer, ...]]:
-        x, filters = self.anchor.inputs
+        x, filters = self.anchor.inputs[:2]
         layout = binding.layout(filters)
         strides = (*layout.strides[:-2], layout.strides[-1])
         kernel = DepthwiseKernel(
@@ -82,13 +105,14 @@ class Depthwise(PatchTactic):
             self.channels,
             Access(pointer_of(filters, binding), strides),
             layout.shape[-1] // x.type.bind(binding.symbols)[-1],
+            zero_of(self.task),
         )
         return kernel, (filters,)
 
 
 def _windows(task: Task, binding: Binding) -> Windows:
-    assert task.anchor is not None and isinstance(task.anchor.op, Conv)
-    op, (x, w) = task.anchor.op, task.anchor.inputs
+    assert task.anchor is not None and isinstance(task.anchor.op, Conv | ConvInteger)
+    op, (x, w) = task.anchor.op, task.anchor.inputs[:2]
     return Windows(
         x.type.bind(binding.symbols)[1:-1],
         task.anchor.output.type.bind(binding.symbols)[1:-1],
@@ -100,11 +124,12 @@ def _windows(task: Task, binding: Binding) -> Windows:
 
 
 def _understood(task: Task) -> bool:
-    if task.anchor is None or not isinstance(task.anchor.op, Conv):
+    if task.anchor is None or not isinstance(task.anchor.op, Conv | ConvInteger):
         return False
-    op, (x, w) = task.anchor.op, task.anchor.inputs
+    op, (x, w, *zeros) = task.anchor.op, task.anchor.inputs
+    known = [zero.data for zero in zeros if zero.data is not None]
     return (
-        x.dtype.is_float
+        (x.dtype.is_float or (len(known) == 2 and not known[1].any()))
         and len(op.strides) > 0
         and w.shape[-2] == 1
         and x.shape[-1] == op.groups

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from planish.fusion.expression import Expression
 from planish.fusion.task import ACCUMULATOR, Fused, Task
 from planish.graph.graph import Value
@@ -18,6 +20,9 @@ from planish.targets.base import Binding, Layout
 from planish.targets.cuda.codegen.elementwise import compute_type, emit, storage_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer
+
+_FINITE = {"add", "mul", "cast", "relu", "maximum", "minimum", "clip", "dequantize", "quantize"}
+"""Ops that give finite floats of finite ones, but for those that no sum of levels comes near."""
 
 WIDE = 1 << 31
 """From so many elements on offsets need 64 bits."""
@@ -56,12 +61,15 @@ class Work:
     leaves : tuple of Access or None
         One per leaf; None for constants and for what the kernel computed itself.
     outputs : tuple of Access
+    finite : bool
+        Whether levels are made of integers and of finite constants alone.
     """
 
     shape: tuple[int, ...]
     expression: Expression
     leaves: tuple[Access | None, ...]
     outputs: tuple[Access, ...]
+    finite: bool = False
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
@@ -177,8 +185,21 @@ def bind_work(
     extents, strides = merge(shape, [a.strides for a in accesses], groups)
     merged = iter(Access(a.pointer, s, a.wide) for a, s in zip(accesses, strides, strict=True))
     leaves = tuple(None if v is None else next(merged) for v in sources)
-    work = Work((-1, *extents[1:]), fused.expression, leaves, tuple(merged))
+    finite = _is_finite(fused.expression, sources)
+    work = Work((-1, *extents[1:]), fused.expression, leaves, tuple(merged), finite)
     return work, extents, values
+
+
+def _is_finite(expression: Expression, sources: Sequence[Value | None]) -> bool:
+    """Whether levels are made, of integers and finite constants, by sums and products alone."""
+    names = {step.op.name for step in expression.instructions}
+    if "quantize" not in names or not names <= _FINITE:
+        return False
+    for leaf, value in zip(expression.leaves, sources, strict=True):
+        known = leaf.constant if value is None else value.data
+        if leaf.dtype.is_float and (known is None or not np.all(np.isfinite(known))):
+            return False
+    return True
 
 
 # ---- when writing ------------------------------------------------------------------------------
@@ -259,7 +280,7 @@ def apply(
             leaves.append(None)
         else:
             leaves.append(next(computed))
-    return emit(k, work.expression, leaves)
+    return emit(k, work.expression, leaves, work.finite)
 
 
 def finish(

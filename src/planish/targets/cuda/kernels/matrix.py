@@ -1,4 +1,4 @@
-"""Tactics of the matrix kernel: convolutions and matrix products of floats on GPUs."""
+"""Tactics of the matrix kernel: convolutions and matrix products on GPUs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from planish.fusion.task import Task
 from planish.graph.types import DType
-from planish.ops.conv import Conv
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic, Workspace, Zeroed
 from planish.targets.cuda.kernels import matrix_cost as cost
@@ -29,12 +28,16 @@ from planish.targets.cuda.kernels.matrix_image import (
 )
 from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel
 from planish.targets.cuda.kernels.matrix_problem import (
+    BYTES,
+    Convolution,
     Problem,
+    corrections,
     filters,
     is_packed,
     pack,
     problem_of,
     understood,
+    zero_of,
 )
 from planish.targets.cuda.kernels.matrix_tile import PERSISTENT, Tile, Walk, ceil
 from planish.targets.cuda.machine import H200, CudaMachine
@@ -109,7 +112,9 @@ class MatrixTactic(AnchoredTactic):
         if self.channels:
             more = self.channels - weights.shape[2]
             weights = np.pad(weights, ((0, 0), (0, 0), (0, more), (0, 0)))
-        return [pack(weights, self.tile)]
+        packed = [pack(weights, self.tile)]
+        zero = zero_of(self.task) - 128 * (self.anchor.inputs[0].dtype is DType.UINT8)
+        return [*packed, corrections(weights, zero, self.tile)] if zero else packed
 
     def launches(self, binding: Binding) -> list[Launch]:
         problem = self._problem(binding)
@@ -139,8 +144,11 @@ class MatrixTactic(AnchoredTactic):
             columns=problem.columns,
             result=problem.result,
             whole_rows=problem.whole_rows,
+            zero=problem.zero,
         )
         pointers.append(problem.right_value or Constant(0))
+        if kernel.is_corrected:
+            pointers.append(Constant(1))
         pointers += problem.result_values
         if self.split > 1:
             pointers += [sums, Zeroed()]
@@ -258,14 +266,17 @@ class MatrixFamily(MachineFamily):
                 values["split"] == PERSISTENT
                 or values["rows"] not in cost.VECTOR_ROWS
                 or values["passes"] != 0
+                or (values["rows"] > 1 and task.anchor.inputs[0].dtype in BYTES)
             )
         else:
             deepest = cost.DEEPEST if values["split"] == PERSISTENT else cost.DEPTHS[-1]
             wrong = values["rows"] < 16 or values["columns"] < 16 or values["depth"] > deepest
             single = task.anchor.inputs[0].dtype is DType.FLOAT32
             wrong = wrong or (values["passes"] != 1 and not single)
+            wrong = wrong or (values["depth"] < 32 and task.anchor.inputs[0].dtype in BYTES)
         if values["channels"] and (
-            not isinstance(task.anchor.op, Conv) or values["channels"] < filters(task).shape[2]
+            not isinstance(task.anchor.op, Convolution)
+            or values["channels"] < filters(task).shape[2]
         ):
             wrong = True
         if wrong or values["rows"] * values["columns"] * values["depth"] > 1 << 22:

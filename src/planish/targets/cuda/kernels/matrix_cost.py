@@ -34,7 +34,9 @@ MOST_WORKSPACE = 64 << 20
 """Bytes that programs which share tiles may hand to one another."""
 
 _MULTIPLICATIONS = {7: 512, 8: 1024, 9: 2048, 10: 4096, 12: 1024}
-"""Of halves with sums of float32, per cycle and multiprocessor, by compute capability."""
+"""Of halves with sums of float32, per cycle and multiprocessor, by compute capability. Of bytes it
+is twice as many.
+"""
 _PLAIN_MULTIPLICATIONS = 80
 """Of float32 without tensor cores: 128 units, of which loads and index arithmetic leave so many."""
 _CACHE = 40
@@ -55,6 +57,11 @@ _GATHER = 0.1
 """Cycles per load instruction of a thread: its address and its conditions."""
 _NARROW = 0.2
 """The same for loads of less than four bytes, which go through registers."""
+_EXCHANGE = 0.04
+"""Cycles per sum that goes from one thread to another through shared memory: so it is where bytes
+are added to sums, as bytes lie sixteen to a thread. A program that runs alone takes four times as
+long, as nothing overlaps.
+"""
 _KEPT_REGISTERS = 64
 """Of a thread, beside its sums."""
 
@@ -101,6 +108,11 @@ class Shape:
     def depth(self) -> int:
         """Products per element of the result."""
         return self.taps[0] * self.taps[1] * self.channels
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether sums go through shared memory."""
+        return self.size == 1 and self.moved > 1
 
     def staged(self, tile: Tile, stages: int) -> int:
         """Bytes of shared memory that the pipeline takes."""
@@ -203,7 +215,8 @@ def _padded(shape: Shape, tile: Tile) -> int:
 
 
 def _tiles(shape: Shape, machine: CudaMachine, passes: int) -> Iterator[Choice]:
-    depths = [d for d in DEPTHS if 64 <= d * shape.size <= 256]
+    least = 32 if shape.size == 1 else 64  # bytes: an instruction takes 32 levels
+    depths = [d for d in DEPTHS if least <= d * shape.size <= 256]
     if passes == 0:
         depths = depths[:2]
     elif shape.size == 2:
@@ -283,8 +296,8 @@ def _most_sums(shape: Shape, tile: Tile) -> int:
 
 
 def _vector_tiles(shape: Shape, machine: CudaMachine) -> Iterator[Choice]:
-    if shape.rows > VECTOR_ROWS[-1] or shape.taps != (1, 1):
-        return
+    if shape.rows > (1 if shape.size == 1 else VECTOR_ROWS[-1]) or shape.taps != (1, 1):
+        return  # several rows of bytes go to tensor cores, whatever is left of a tile
     rows = next(r for r in VECTOR_ROWS if r >= shape.rows)
     for depth in VECTOR_DEPTHS:
         if depth > VECTOR_DEPTHS[0] and depth >= 2 * shape.channels:
@@ -328,10 +341,12 @@ def estimate(shape: Shape, choice: Choice, machine: CudaMachine) -> float:
     if narrow or choice.stages == 1:
         waiting = _LATENCY
 
+    exchange = _EXCHANGE * (1 + 3 / at_once) if shape.exchanged else 0.0
+
     def time(programs: int) -> float:
         """Of so many programs that run at once on a multiprocessor."""
         taken = _START + steps * (max(programs * work, waiting) + 0.15 * waiting)
-        taken += programs * size * shape.moved / _CACHE
+        taken += programs * size * (shape.moved / _CACHE + exchange)
         if tile.split > 1:
             taken += _MEETING + programs * size * 4 / _CACHE + tile.split * size * 4 / _CACHE
         return taken
@@ -383,6 +398,8 @@ def _products(shape: Shape, tile: Tile, machine: CudaMachine) -> float:
         rate *= 0.7 if tile.rows * tile.columns >= 128 * 128 else 0.6
     if shape.size == 4:
         rate /= 2 if tile.passes == 1 else 8
+    elif shape.size == 1:
+        rate *= 2
     return count / rate
 
 
@@ -391,5 +408,7 @@ def _programs_at_once(shape: Shape, choice: Choice, machine: CudaMachine) -> int
     sums = tile.rows * tile.columns * (tile.depth if tile.vector else 1) / threads
     registers = min(sums + _KEPT_REGISTERS, 255) * threads
     staged = 0 if choice.stages == 1 else shape.staged(tile, choice.stages)
+    if shape.exchanged:
+        staged = max(staged, 4 * tile.rows * tile.columns)
     shared = machine.shared_per_multiprocessor // (staged + 1024)
     return max(1, min(shared, int(machine.registers // registers), 2048 // threads, 16))

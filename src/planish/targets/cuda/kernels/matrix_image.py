@@ -17,7 +17,7 @@ from planish.targets.cuda.codegen.elementwise import storage_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer, TritonKernel
 from planish.targets.cuda.kernels.fused import WIDE, Access, Work, apply, decompose
-from planish.targets.cuda.kernels.matrix_problem import Problem
+from planish.targets.cuda.kernels.matrix_problem import BYTES, Problem
 
 BLOCK = 1024
 """Elements of the copy that a program writes."""
@@ -41,6 +41,8 @@ class ImageKernel(TritonKernel):
         Rows and columns of the copy before the image's first.
     dtype : DType
         Of the copy.
+    zero : int
+        What stands around the image: 0, or the zero point of levels.
     """
 
     family = "matrix_image"
@@ -50,6 +52,7 @@ class ImageKernel(TritonKernel):
     copy: tuple[int, int, int]
     pads: tuple[int, int]
     dtype: DType
+    zero: int = 0
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
@@ -75,7 +78,9 @@ class ImageKernel(TritonKernel):
         (value,) = apply(k, self.image, 0, index, mask)
         kind = storage_type(self.dtype)
         target = f"p{len(self.image.pointers)} + place"
-        k.line(f"tl.store({target}, tl.where({mask}, {value}, 0.0).to({kind}), mask=place < n0)")
+        around = self.zero if self.dtype in BYTES else 0.0
+        value = f"tl.where({mask}, {value}, {around}).to({kind})"
+        k.line(f"tl.store({target}, {value}, mask=place < n0)")
 
 
 def copy_size(problem: Problem, channels: int) -> tuple[int, int, int]:
@@ -137,4 +142,5 @@ def image_kernel(problem: Problem, channels: int) -> ImageKernel:
         copy=copy_size(problem, channels),
         pads=window.pads,
         dtype=problem.dtype,
+        zero=problem.zero,
     )

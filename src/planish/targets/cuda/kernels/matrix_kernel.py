@@ -22,6 +22,7 @@ from planish.targets.cuda.codegen.elementwise import compute_type, emit, storage
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer, TritonKernel
 from planish.targets.cuda.kernels.fused import Access, Work, decompose, finish, offset
+from planish.targets.cuda.kernels.matrix_problem import BYTES
 from planish.targets.cuda.kernels.matrix_tile import Tile, Walk, Window, ceil, segments
 
 _NAMES = (
@@ -43,7 +44,7 @@ class MatrixKernel(TritonKernel):
     ----------
     tile : Tile
     dtype : DType
-        Of the factors.
+        Of the factors; where it is uint8, of the left one: weights are int8.
     left : Work
         The left factor and what happens to its elements. The axes of its accesses are those of
         `axes` and the depth; with a window ``[image, row, column, channel]``.
@@ -61,6 +62,8 @@ class MatrixKernel(TritonKernel):
     whole_rows : bool
         Whether the rows are a multiple of 16; stated only where those of the left factor lie side
         by side.
+    zero : int
+        The level of the left factor that stands for 0, where it is bytes.
     """
 
     family = "matrix"
@@ -77,6 +80,22 @@ class MatrixKernel(TritonKernel):
     columns: int
     result: Work
     whole_rows: bool = False
+    zero: int = 0
+
+    @property
+    def factor(self) -> DType:
+        """What is multiplied: bytes with a sign, whether or not levels have one."""
+        return DType.INT8 if self.dtype in BYTES else self.dtype
+
+    @property
+    def sums(self) -> DType:
+        """What products are summed in."""
+        return DType.INT32 if self.dtype in BYTES else DType.FLOAT32
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether what is multiplied is not 0 where the levels stand for 0."""
+        return self.zero != (128 if self.dtype is DType.UINT8 else 0)
 
     @property
     def left_pointers(self) -> tuple[Pointer, ...]:
@@ -85,9 +104,10 @@ class MatrixKernel(TritonKernel):
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
-        right = self.right.pointer if self.right else Pointer(self.dtype)
-        shared = (Pointer(DType.FLOAT32), Pointer(DType.INT32)) if self.tile.split > 1 else ()
-        return (*self.left_pointers, right, *self.result.pointers, *shared)
+        right = [self.right.pointer if self.right else Pointer(self.factor)]
+        right += [Pointer(DType.INT32)] * self.is_corrected
+        shared = (Pointer(self.sums), Pointer(DType.INT32)) if self.tile.split > 1 else ()
+        return (*self.left_pointers, *right, *self.result.pointers, *shared)
 
     @property
     def params(self) -> tuple[bool, ...]:
@@ -95,8 +115,10 @@ class MatrixKernel(TritonKernel):
 
     @property
     def is_left_computed(self) -> bool:
-        """Whether the left factor is computed before it is multiplied."""
-        return not self.left.expression.is_copy
+        """Whether the left factor is computed before it is multiplied: by a prologue, to give bytes
+        a sign, or where what is outside an image is no 0.
+        """
+        return not self.left.expression.is_copy or self.dtype is DType.UINT8 or self.zero != 0
 
     @property
     def column_tiles(self) -> int:
@@ -135,7 +157,7 @@ class MatrixWriter:
         for name in _NAMES:
             k.name(name)
         self.right_pointer = len(kernel.left_pointers)
-        self.result_pointer = self.right_pointer + 1
+        self.result_pointer = self.right_pointer + 1 + kernel.is_corrected
         self.shared_pointer = self.result_pointer + len(kernel.result.pointers)
         # where rows, depth and columns lie in the tiles of the factors
         if self.tile.vector:
@@ -168,9 +190,14 @@ class MatrixWriter:
         with k.block(f"for row_tile in tl.range(lane, row_tiles, lanes, {stages}):"):
             k.line(f"row = row_tile * {tile.rows} + tl.arange(0, {tile.rows})")
             a = self._load_left(step, self._left_rows())
-            k.line(f"total = tl.full(({tile.rows}, {tile.columns}), 0.0, tl.float32)")
+            k.line(f"total = {self._nothing(f'{tile.rows}, {tile.columns}')}")
             k.line(f"total = {self._product(a, b)}")
             self._finish("total")
+
+    def _nothing(self, shape: str) -> str:
+        """Sums of nothing yet."""
+        zero = "0, tl.int32" if self.kernel.sums is DType.INT32 else "0.0, tl.float32"
+        return f"tl.full(({shape}), {zero})"
 
     def _write_tile(self) -> None:
         k, tile = self.k, self.tile
@@ -183,7 +210,7 @@ class MatrixWriter:
             begin = k.let("begin", f"part * {steps} // {tile.split}")
             end = k.let("end", f"(part + 1) * {steps} // {tile.split}")
         shape = f"{tile.rows}, {tile.columns}" + (f", {tile.depth}" if tile.vector else "")
-        k.line(f"total = tl.full(({shape}), 0.0, tl.float32)")
+        k.line(f"total = {self._nothing(shape)}")
         loop = f"range({begin}, {end})"
         if tile.vector and self.kernel.stages > 1:  # by itself Triton pipelines only dot's loads
             loop = f"tl.range({begin}, {end}, num_stages={self.kernel.stages})"
@@ -193,7 +220,7 @@ class MatrixWriter:
             b = self._load_right(step, right)
             k.line(f"total = {self._product(a, b)}")
             if not tile.vector and self.kernel.is_left_computed:
-                k.settle("total")
+                k.settle("total", storage_type(self.kernel.sums))
         if tile.vector:
             k.line("total = tl.reduce(total, 2, tl.standard._sum_combine)")
         if tile.split == 1:
@@ -315,7 +342,7 @@ class MatrixWriter:
 
     def _load_left(self, step: Step, pointers: Sequence[str | None]) -> str:
         """Loads a tile of the left factor and applies its prologue."""
-        k, work, dtype = self.k, self.kernel.left, self.kernel.dtype
+        k, work, kernel = self.k, self.kernel.left, self.kernel
         _, depth = self.left_at
         masks = self._inside(step)
         if step.exists:
@@ -336,15 +363,19 @@ class MatrixWriter:
             else:
                 mask = f"{step.exists}{depth}" if step.exists and along else ""
             where = pointer + self._inner_offset(step, item.strides)
-            masked = f", mask={mask}, other=0" if mask else ""
+            around = kernel.zero if plain else 0
+            masked = f", mask={mask}, other={around}" if mask else ""
             typed = "" if plain else f".to({compute_type(leaf.dtype)})"
             leaves.append(k.let("a", f"tl.load({where}{masked}){typed}"))
         (value,) = leaves if plain else emit(k, work.expression, leaves)
         assert value is not None
         if not plain:
             if masks:
-                value = k.let("a", f"tl.where({' & '.join(masks)}, {value}, 0.0)")
-            value = k.let("a", f"({value}).to({storage_type(dtype)})")
+                outside = str(kernel.zero) if kernel.dtype in BYTES else "0.0"
+                value = k.let("a", f"tl.where({' & '.join(masks)}, {value}, {outside})")
+            value = k.let("a", f"({value}).to({storage_type(kernel.dtype)})")
+        if kernel.dtype is DType.UINT8:
+            value = k.let("a", f"({value} ^ 128).to(tl.int8, bitcast=True)")
         return value if whole else self._whole(value, self.tile.rows, 1, self.tile.depth)
 
     def _whole(self, value: str, *shape: int) -> str:
@@ -432,8 +463,9 @@ class MatrixWriter:
 
     def _product(self, a: str, b: str) -> str:
         if self.tile.vector:
-            return f"total + {a}.to(tl.float32) * {b}.to(tl.float32)"
-        how = ""
+            wide = storage_type(self.kernel.sums)
+            return f"total + {a}.to({wide}) * {b}.to({wide})"
+        how = ", out_dtype=tl.int32" if self.kernel.sums is DType.INT32 else ""
         if self.kernel.dtype is DType.FLOAT32:
             precision = {0: "ieee", 1: "tf32", 3: "tf32x3"}[self.tile.passes]
             how = f', input_precision="{precision}"'
@@ -442,6 +474,9 @@ class MatrixWriter:
     def _finish(self, total: str) -> None:
         """Applies the epilogue and stores the tile."""
         kernel = self.kernel
+        if kernel.is_corrected:
+            more = self.k.let("more", f"tl.load(p{self.right_pointer + 1} + column)")
+            total = self.k.let("sum", f"{total} - {more}[None, :]")
         axes = kernel.result.shape
         exists = self.k.let("exists", "(row < n0)[:, None]")
         index = self._matrix_index("row", axes[:-1], "[:, None]")

@@ -15,6 +15,7 @@ from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.matmul import MatMul
+from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding, Layout
 from planish.targets.cuda.kernels.fused import (
     WIDE,
@@ -30,7 +31,11 @@ from planish.targets.cuda.kernels.fused import (
 from planish.targets.cuda.kernels.matrix_tile import Tile, Window, segments
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
-"""What the kernel multiplies."""
+"""What the kernel multiplies, beside bytes."""
+BYTES = (DType.INT8, DType.UINT8)
+
+Convolution = Conv | ConvInteger
+Product = MatMul | MatMulInteger
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Problem:
         The right factor; None where it is a packed constant.
     result : Work
     result_values : tuple of Value
+    zero : int
+        The zero point of the left factor.
     """
 
     rows: int
@@ -68,6 +75,7 @@ class Problem:
     right_value: Value | None
     result: Work
     result_values: tuple[Value, ...]
+    zero: int = 0
 
     @property
     def taps(self) -> tuple[int, int]:
@@ -87,12 +95,15 @@ class Problem:
 def understood(task: Task) -> bool:
     """Whether a task is of the kernel's kind; shapes and layouts decide the rest."""
     anchor = task.anchor
-    if anchor is None or not isinstance(anchor.op, Conv | MatMul):
+    if anchor is None or not isinstance(anchor.op, Convolution | Product):
         return False
-    x, w = anchor.inputs
-    if x.dtype not in DTYPES or w.dtype is not x.dtype:
+    x, w = anchor.inputs[:2]
+    if isinstance(anchor.op, ConvInteger | MatMulInteger):
+        if not _has_known_levels(task):
+            return False
+    elif x.dtype not in DTYPES or w.dtype is not x.dtype:
         return False
-    if isinstance(anchor.op, Conv):
+    if isinstance(anchor.op, Convolution):
         return anchor.op.groups == 1 and len(anchor.op.strides) in (1, 2) and w.is_constant
     return True
 
@@ -102,7 +113,7 @@ def is_packed(task: Task) -> bool:
     assert task.anchor is not None
     value = task.anchor.inputs[1]
     return value.is_constant and (
-        isinstance(task.anchor.op, Conv) or math.prod(value.type.bind({})[:-2]) == 1
+        isinstance(task.anchor.op, Convolution) or math.prod(value.type.bind({})[:-2]) == 1
     )
 
 
@@ -111,7 +122,8 @@ def problem_of(task: Task, binding: Binding) -> Problem | None:
     if not understood(task):
         return None
     assert task.anchor is not None
-    problem = _conv(task, binding) if isinstance(task.anchor.op, Conv) else _matmul(task, binding)
+    is_conv = isinstance(task.anchor.op, Convolution)
+    problem = _conv(task, binding) if is_conv else _matmul(task, binding)
     return problem if _is_in_reach(problem) else None
 
 
@@ -132,14 +144,71 @@ def pack(weights: np.ndarray, tile: Tile) -> np.ndarray:
 
 
 def filters(task: Task) -> np.ndarray:
-    """The constant right factor as ``[rows, columns, C, K]`` of taps."""
+    """The constant right factor as ``[rows, columns, C, K]`` of taps; bytes without zero point."""
     assert task.anchor is not None
     op, data = task.anchor.op, task.anchor.inputs[1].data
     assert data is not None
-    if isinstance(op, MatMul):
+    if isinstance(op, ConvInteger | MatMulInteger):
+        data = centred_weights(task).astype(np.int8)
+    if isinstance(op, Product):
         matrix = data.reshape(data.shape[-2:])
         return (matrix.T if op.transpose_b else matrix)[None, None]
     return data if data.ndim == 4 else data[None]
+
+
+# ---- bytes ---------------------------------------------------------------------------------------
+
+
+def centred_weights(task: Task) -> np.ndarray:
+    """The constant right factor of bytes without its zero points, int16."""
+    assert task.anchor is not None
+    op, (w, zero) = task.anchor.op, (v.data for v in task.anchor.inputs[1:4:2])
+    assert w is not None and zero is not None
+    if isinstance(op, MatMulInteger) and op.transpose_b and zero.size > 1:
+        zero = zero.reshape(-1, 1)
+    return w.astype(np.int16) - zero.astype(np.int16)
+
+
+def zero_of(task: Task) -> int:
+    """The zero point of the left factor; of floats 0."""
+    assert task.anchor is not None
+    if not isinstance(task.anchor.op, ConvInteger | MatMulInteger):
+        return 0
+    data = task.anchor.inputs[2].data
+    assert data is not None
+    return int(data.reshape(()))
+
+
+def corrections(weights: np.ndarray, zero: int, tile: Tile) -> np.ndarray:
+    """What sums of levels hold too much where level `zero` stands for 0, for whole tiles.
+
+    Parameters
+    ----------
+    weights : array of int8
+        As `filters` gives them.
+    zero : int
+    tile : Tile
+
+    Returns
+    -------
+    array of int32, ``[columns]``
+    """
+    sums = zero * weights.sum(axis=(0, 1, 2), dtype=np.int32)
+    return np.pad(sums, (0, -len(sums) % tile.columns))
+
+
+def _has_known_levels(task: Task) -> bool:
+    """Whether weights and zero points are constants, and what remains of the weights is int8."""
+    assert task.anchor is not None
+    _, w, zero, w_zero = task.anchor.inputs
+    if any(v.data is None for v in (w, zero, w_zero)) or zero.type.elements != 1:
+        return False
+    if isinstance(task.anchor.op, MatMulInteger) and math.prod(w.type.bind({})[:-2]) != 1:
+        return False
+    if w.dtype is DType.INT8 and w_zero.data is not None and not w_zero.data.any():
+        return True
+    centred = centred_weights(task)
+    return bool(np.all(centred == centred.astype(np.int8)))
 
 
 # ---- convolutions --------------------------------------------------------------------------------
@@ -147,8 +216,8 @@ def filters(task: Task) -> np.ndarray:
 
 def _conv(task: Task, binding: Binding) -> Problem:
     anchor = task.anchor
-    assert anchor is not None and isinstance(anchor.op, Conv)
-    op, (x, w) = anchor.op, anchor.inputs
+    assert anchor is not None and isinstance(anchor.op, Convolution)
+    op, (x, w) = anchor.op, anchor.inputs[:2]
     result_shape = anchor.output.type.bind(binding.symbols)
     shape = x.type.bind(binding.symbols)
     expression, sources = _left(task)
@@ -204,6 +273,7 @@ def _conv(task: Task, binding: Binding) -> Problem:
         right_value=None,
         result=result,
         result_values=result_values,
+        zero=zero_of(task),
     )
 
 
@@ -225,8 +295,8 @@ def _with_row(strides: tuple[int, ...]) -> tuple[int, ...]:
 
 def _matmul(task: Task, binding: Binding) -> Problem:
     anchor = task.anchor
-    assert anchor is not None and isinstance(anchor.op, MatMul)
-    op, (a, b) = anchor.op, anchor.inputs
+    assert anchor is not None and isinstance(anchor.op, Product)
+    op, (a, b) = anchor.op, anchor.inputs[:2]
     result_shape = anchor.output.type.bind(binding.symbols)
     *lead, rows, columns = result_shape
     rank = len(result_shape)
@@ -264,6 +334,7 @@ def _matmul(task: Task, binding: Binding) -> Problem:
         right_value=b if right else None,
         result=result,
         result_values=result_values,
+        zero=zero_of(task),
     )
 
 

@@ -117,6 +117,10 @@ class PatchKernel(TritonKernel):
         """What the kernel needs of a place in the window: a variable's name."""
         return ""
 
+    def element(self, k: Source, x: str) -> str:
+        """An element as `step` takes it."""
+        return x
+
     @abstractmethod
     def step(self, accumulator: str, x: str, tap: str) -> str:
         """The accumulator after one more element."""
@@ -201,7 +205,7 @@ class PatchKernel(TritonKernel):
         for choice in itertools.product(*seen):
             index = [image, *(name for _, name, _ in choice), own]
             masks = [None, *(mask for *_, mask in choice), inside]
-            x = read_source(k, self.reads, index, masks, self.fill)
+            x = self.element(k, read_source(k, self.reads, index, masks, self.fill))
             for place, accumulator in sums.items():
                 tap = []
                 for axis, (step, *_) in enumerate(choice):
@@ -258,7 +262,7 @@ class PatchKernel(TritonKernel):
                     test = f"({name} >= 0) & ({name} < {windows.extents[axis]})"
                     masks.append(k.let("is_in", test))
                 index = [image, *at, own]
-                x = read_source(k, self.reads, index, [*masks, inside], self.fill)
+                x = self.element(k, read_source(k, self.reads, index, [*masks, inside], self.fill))
                 k.line(f"{accumulator} = {self.step(accumulator, x, weight)}")
 
     def _finish(self, k: Source, rows: Sequence[tuple[list[str], list[str | None], str]]) -> None:
@@ -281,7 +285,7 @@ class PatchKernel(TritonKernel):
                     known[key] = load(k, pointer, item, index, [None, *masks[1:]])
                 leaves.append(known[key])
                 pointer += 1
-            results.append(emit(k, work.expression, leaves))
+            results.append(emit(k, work.expression, leaves, work.finite))
         place = first + sum(item is not None for item in work.leaves)
         for (index, masks, _), values in zip(rows, results, strict=True):
             mask = whole_mask(masks)

@@ -283,6 +283,7 @@ class CudnnSession(Session):
             DType.FLOAT16: kinds.HALF,
             DType.BFLOAT16: kinds.BFLOAT16,
             DType.FLOAT32: kinds.FLOAT,
+            DType.INT8: kinds.INT8,
         }[dtype]
 
     def _graph(self, dtype: DType) -> tuple[Any, Callable[[Tensor], Any]]:
@@ -322,18 +323,20 @@ class CudnnSession(Session):
         made, tensor = self._graph(graph.image.dtype)
         image, filters = tensor(graph.image), tensor(graph.filters)
         operands = [tensor(t) for t in graph.operands]
-        slots = [
-            made.conv_fprop(
-                image=image,
-                weight=filters,
-                pre_padding=list(graph.before),
-                post_padding=list(graph.after),
-                stride=list(graph.strides),
-                dilation=list(graph.dilations),
-                compute_data_type=self.cudnn.data_type.FLOAT,
-            ),
-            *operands,
-        ]
+        kinds = self.cudnn.data_type
+        sums = kinds.INT32 if graph.image.dtype is DType.INT8 else kinds.FLOAT
+        product = made.conv_fprop(
+            image=image,
+            weight=filters,
+            pre_padding=list(graph.before),
+            post_padding=list(graph.after),
+            stride=list(graph.strides),
+            dilation=list(graph.dilations),
+            compute_data_type=sums,
+        )
+        if sums is kinds.INT32:
+            product.set_data_type(sums)
+        slots = [product, *operands]
         for step in graph.steps:
             more = {} if step.slope is None else {"negative_slope": step.slope}
             slots.append(getattr(made, step.operation)(*(slots[i] for i in step.args), **more))

@@ -1,0 +1,217 @@
+"""The matrix kernel for bytes: every result is that of the references, bit by bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
+
+from helpers.interpreted import assembly, check_interpreted, compiled
+from helpers.levels import conv_of_levels, product_of_levels
+from helpers.tactics import row_padded, strided
+from planish.errors import PlanError
+from planish.fusion.task import Task
+from planish.graph import DType
+from planish.ops import MatMulInteger
+from planish.targets.base import Binding
+from planish.targets.cuda.kernels.matrix import MatrixFamily, MatrixTactic
+from planish.targets.cuda.kernels.matrix_tile import PERSISTENT, Walk
+from planish.targets.cuda.machine import H200
+
+FAMILY = MatrixFamily(H200)
+I8, U8 = DType.INT8, DType.UINT8
+TAPS, ROW, FLAT = ALL = tuple(map(int, Walk))
+SAME = ((1, 1), (1, 1))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(21)
+
+
+def tactics(task: Task, walks=(TAPS,), splits=(1,)) -> list[MatrixTactic]:
+    """Small tiles of several forms."""
+    forms = [(16, 32, 32), (32, 16, 64), (64, 64, 32)]
+    made = []
+    for i, (walk, split) in enumerate((w, s) for w in walks for s in splits):
+        made.append(MatrixTactic(task, *forms[i % 3], 4, 2, split, walk))
+    return made
+
+
+def check(task: Task, rng, offered=(), limit=1, layouts=None) -> None:
+    """Runs tactics given and the first ones that the family offers."""
+    binding = Binding({})
+    own = [t for t in FAMILY.tactics(task, binding) if t.rows * t.columns <= 4096][:limit]
+    check_interpreted(FAMILY, task, rng, tactics=[*offered, *own], layouts=layouts, limit=None)
+
+
+CONVOLUTIONS = [
+    dict(shape=(2, 9, 11, 3), filters=5, window=(3, 3), stride=2, padding=((0, 1), (2, 1))),
+    dict(shape=(5, 5, 4, 7), filters=33, window=(3, 3), padding=SAME, residual=True),
+    dict(shape=(1, 7, 9, 16), filters=24, window=(3, 2), padding=((3, 0), (0, 2)), to=U8),
+    dict(shape=(2, 6, 5, 24), filters=40, window=(3, 3), residual=True, to=None),
+    dict(shape=(2, 5, 5, 40), filters=16, window=(3, 1), padding=((1, 1), (0, 0)), stride=3),
+]
+LEVELS = [
+    dict(),
+    dict(dtype=U8, zero=128),
+    dict(dtype=U8, zero=0),
+    dict(dtype=U8, zero=37),
+    dict(zero=-128),
+    dict(zero=5, weights=U8, weight_zero=128),
+]
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_convolutions(case, rng):
+    task = conv_of_levels(rng, **case)
+    check(task, rng, tactics(task, ALL))
+
+
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("quantize", [False, True])
+def test_zero_points_stand_around_images(levels, quantize, rng):
+    if quantize:
+        levels = {**levels, "zero": 128 * (levels.get("dtype") is U8)}
+    task = conv_of_levels(
+        rng, (2, 6, 7, 9), 20, (3, 3), padding=SAME, residual=True, quantize=quantize, **levels
+    )
+    assert (task.prologue is not None) == quantize
+    check(task, rng, tactics(task, ALL, (1, 2)))
+
+
+def test_zero_points_by_channel(rng):
+    task = product_of_levels(rng, (5, 33), (33, 20), weight_zero=None, zero=2)
+    weights, zeros = (task.anchor.inputs[i].data for i in (1, 3))
+    np.clip(weights, -124, 124, out=weights)
+    check(task, rng, tactics(task, splits=(1, 2)))
+    weights[3, 7], zeros[7] = 127, -1
+    # what remains of the weights is no byte: another family's
+    assert not list(FAMILY.tactics(task, Binding({})))
+
+
+@pytest.mark.parametrize("levels", LEVELS[:4], ids=str)
+def test_a_program_of_many_tiles(levels, rng):
+    task = conv_of_levels(rng, (5, 5, 7, 40), 33, residual=True, **levels)
+    many = MatrixTactic(task, 16, 32, 64, 4, 3, PERSISTENT)
+    assert many.accepts(Binding({}))
+    check(task, rng, [many], limit=0)
+
+
+@pytest.mark.parametrize("split", [2, 3, 4])
+def test_programs_share_tiles(split, rng):
+    task = conv_of_levels(rng, (1, 5, 5, 24), 40, (3, 3), padding=SAME, residual=True, zero=3)
+    check(task, rng, [MatrixTactic(task, 16, 32, 32, 4, 2, split, TAPS)], limit=0)
+
+
+@pytest.mark.parametrize("quantize", [False, True])
+@pytest.mark.parametrize("levels", LEVELS[:3], ids=str)
+def test_images_of_few_channels_are_copied_first(quantize, levels, rng):
+    case = dict(shape=(2, 11, 12, 3), window=(5, 4), stride=2, padding=((2, 1), (0, 3)))
+    if quantize:
+        levels = {**levels, "zero": 128 * (levels.get("dtype") is U8)}
+    task = conv_of_levels(rng, filters=20, quantize=quantize, **case, **levels)
+    offered = tactics(task, (ROW,), (1, 2))
+    check(task, rng, [replace(t, channels=c) for t in offered for c in (4, 8)], limit=0)
+    assert 4 in {t.channels for t in FAMILY.tactics(task, Binding({}))}
+
+
+PRODUCTS = [
+    ((5, 33), (33, 20), {}),
+    ((2, 3, 7, 40), (40, 17), dict(residual=True, zero=-7)),
+    ((6, 40), (24, 40), dict(op=MatMulInteger(False, True), dtype=U8, zero=9)),
+    ((40, 18), (40, 24), dict(op=MatMulInteger(True, False))),
+    ((2, 7, 40), (1, 40, 17), dict(to=None)),
+]
+
+
+@pytest.mark.parametrize(("left", "right", "how"), PRODUCTS, ids=str)
+def test_matrix_products(left, right, how, rng):
+    task = product_of_levels(rng, left, right, **how)
+    check(task, rng, tactics(task, splits=(1, 2)))
+
+
+@pytest.mark.parametrize("dtype", [I8, U8])
+def test_one_row_without_tensor_cores(dtype, rng):
+    task = product_of_levels(rng, (1, 200), (200, 21), dtype=dtype, zero=11, residual=True)
+    own = MatrixTactic(task, 1, 4, 64, 2, 1, 3, 0, True, 0)
+    check(task, rng, [own, replace(own, stages=3, split=1)], limit=0)
+    several = product_of_levels(rng, (3, 2048), (2048, 100))
+    assert not any(t.vector for t in FAMILY.tactics(several, Binding({})))
+    with pytest.raises(PlanError, match="impossible matrix kernel"):
+        FAMILY.restore(several, {**own.parameters, "rows": 2})
+
+
+@pytest.mark.parametrize("layouts", ["gaps", "any order"])
+def test_layouts(layouts, rng):
+    task = conv_of_levels(rng, (2, 5, 6, 9), 20, (3, 3), padding=SAME, residual=True, zero=-5)
+    layout = row_padded if layouts == "gaps" else lambda v: strided(v, rng)
+
+    def chosen(value):
+        return Binding({}).layout(value) if value.is_constant else layout(value)
+
+    check_interpreted(FAMILY, task, rng, tactics=tactics(task, ALL), layouts=chosen, limit=None)
+
+
+def test_random_convolutions(rng):
+    for _ in range(6):
+        window = tuple(int(n) for n in rng.integers(1, 5, 2))
+        dilation = int(rng.integers(1, 3))
+        size = [(w - 1) * dilation + 1 + int(rng.integers(0, 5)) for w in window]
+        dtype = (I8, U8)[rng.integers(2)]
+        info = np.iinfo(dtype.numpy)
+        task = conv_of_levels(
+            rng,
+            shape=(int(rng.integers(1, 6)), *size, int(rng.integers(1, 70))),
+            filters=int(rng.integers(1, 40)),
+            window=window,
+            stride=int(rng.integers(1, 4)),
+            padding=tuple(tuple(int(n) for n in rng.integers(0, 3, 2)) for _ in range(2)),
+            dilation=dilation,
+            residual=bool(rng.integers(2)),
+            dtype=dtype,
+            zero=int(rng.integers(info.min, info.max, endpoint=True)),
+            to=(I8, U8, None)[rng.integers(3)],
+        )
+        walk = FLAT if dilation > 1 else int(rng.integers(3))
+        check(task, rng, tactics(task, (walk,), (int(rng.integers(1, 5)),)))
+
+
+def test_sums_do_not_saturate(rng):
+    """The most that sums of bytes can be, of either sign."""
+    task = product_of_levels(rng, (16, 4096), (4096, 16), to=None)
+    x = np.full((16, 4096), -128, np.int8)
+    w = task.anchor.inputs[1].data
+    w[...] = np.where(np.arange(16) % 2, -128, 127)
+    arrays = [v.data if v.data is not None else x for v in task.inputs]
+    check_interpreted(FAMILY, task, rng, tactics=tactics(task, splits=(1, 3)), arrays=arrays)
+
+
+def test_tensor_cores_multiply_bytes(rng):
+    task = conv_of_levels(rng, (8, 14, 14, 64), 128, (3, 3), padding=SAME)
+    tactic = MatrixTactic(task, 128, 128, 64, 4, 3)
+    assert all(code.tensor_cores for code in compiled(tactic, Binding({})))
+    text = assembly(tactic, Binding({}))
+    assert "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8" in text
+    assert "cp.async" in text and "div.rn" not in text
+    unsigned = conv_of_levels(rng, (8, 14, 14, 64), 128, (3, 3), dtype=U8, zero=7)
+    computed = replace(tactic, task=unsigned)  # what is multiplied is in registers
+    assert all(code.tensor_cores for code in compiled(computed, Binding({})))
+    small = MatrixTactic(task, 16, 32, 64, 4, 3)
+    assert "mma.sync.aligned.m16n8k32" in assembly(small, Binding({}))
+
+
+def test_what_is_declined(rng):
+    computed = product_of_levels(rng, (4, 32), (32, 8), constant=False)
+    grouped = conv_of_levels(rng, (1, 5, 5, 8), 8, (3, 3), groups=2)
+    for task in (computed, grouped):
+        assert not list(FAMILY.tactics(task, Binding({})))
+    task = conv_of_levels(rng, (1, 5, 5, 8), 8)
+    parameters = tactics(task)[0].parameters
+    with pytest.raises(PlanError, match="impossible matrix kernel"):
+        FAMILY.restore(task, {**parameters, "depth": 16})
+    with pytest.raises(PlanError, match="impossible matrix kernel"):
+        FAMILY.restore(task, {**parameters, "passes": 3})
