@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -57,11 +58,16 @@ class Machine:
         )
 
 
-def choose(machine: Machine, forced: tuple[str, ...] = (), tensors: Any = ()) -> Outcome:
+def choose(
+    machine: Machine,
+    forced: tuple[str, ...] = (),
+    tensors: Any = (),
+    guess: Callable[[Any], float] = lambda step: math.inf,
+) -> Outcome:
     net = Net()
     graph = net.output(net.relu(net.input(2, 3)))
     found = Candidates(tuple(n for n in NAMES if n not in forced), forced, {})
-    return Chooser(graph, found, machine.quantize, machine.build).by_time(tensors)
+    return Chooser(graph, found, machine.quantize, machine.build, guess).by_time(tensors)
 
 
 def test_integers_are_never_chosen_where_slower() -> None:
@@ -118,3 +124,13 @@ def test_without_measurements_everything_is_quantized() -> None:
     unknown = dict.fromkeys(NAMES, None)
     outcome = choose(Machine(unknown, unknown))  # type: ignore[arg-type]
     assert outcome.layers == set(NAMES) and not outcome.kept
+
+
+def test_what_was_not_measured_may_be_kept_with_the_whole() -> None:
+    """Guessed, it makes a network of integers the slower one."""
+    floats, integers = dict.fromkeys(NAMES, 1e-6), {**dict.fromkeys(NAMES, 9e-6), "c": None}
+    outcome = choose(Machine(floats, integers), guess=lambda step: 9e-6)  # type: ignore[arg-type]
+    assert outcome.layers == frozenset()
+    assert set(outcome.kept) == set(NAMES)
+    assert "int8 9 µs" in outcome.kept["a"]
+    assert outcome.kept["c"] == "the whole is faster in fp32"

@@ -21,8 +21,10 @@ from planish.ops import (
     Gelu,
     MatMulInteger,
     Op,
+    Quantize,
     ReduceMean,
     Reshape,
+    Softmax,
     ew,
 )
 from planish.targets.base import Binding, Kernel, Layout
@@ -74,6 +76,33 @@ class TestBench:
         tactic = next(iter(cpu().tactics(task, Binding({}))))
         cpu().prepare(kernels_of(tactic, Binding({})))
         assert made.measure(tactic).seconds is not None
+
+    def test_halves_between_are_kept_in_float32(self) -> None:
+        """A float32 softmax of halves that were just computed: not rounded before."""
+        graph = Graph()
+        x = graph.input("x", TensorType((64, 48), DType.BFLOAT16))
+        third = graph.constant(np.asarray(1 / 3, ml_dtypes.bfloat16))
+        wide = graph.add(Cast(DType.FLOAT32), graph.add(ew.Mul(), x, third))
+        graph.mark_output(graph.add(Softmax(-1), wide), "y")
+        task = max(propose(graph), key=lambda t: len(t.nodes))
+        assert len(task.nodes) == 3
+        tactics = list(cpu().tactics(task, Binding({})))
+        assert tactics
+        for tactic in tactics:
+            cpu().prepare(kernels_of(tactic, Binding({})))
+            assert Bench(task, Binding({}), cpu(), 1).measure(tactic).seconds is not None
+
+    def test_levels_of_halves_may_be_the_next(self) -> None:
+        graph = Graph()
+        x = graph.input("x", TensorType((64, 48), DType.BFLOAT16))
+        wide = graph.add(Cast(DType.FLOAT32), graph.add(ew.Sigmoid(), x))
+        steps = graph.constant(np.float32(1 / 255)), graph.constant(np.float32(0))
+        graph.mark_output(graph.add(Quantize(DType.UINT8, 0, 255), wide, *steps), "y")
+        task = max(propose(graph), key=lambda t: len(t.nodes))
+        tactic = next(iter(cpu().tactics(task, Binding({}))))
+        assert slack(task, tactic) == (1.0, HALF_WAY)
+        cpu().prepare(kernels_of(tactic, Binding({})))
+        assert Bench(task, Binding({}), cpu(), 1).measure(tactic).seconds is not None
 
     def test_a_slow_tactic_is_measured_twice(self, task: Task) -> None:
         calls = []

@@ -120,11 +120,14 @@ class Chooser:
         if math.inf not in (self._seconds(everything), self._seconds(found.forced)):
             ways += [everything, frozenset(found.forced)]
         layers = min(ways, key=self._seconds)
-        kept = {
-            name: f"as fast or faster in fp32 ({floats[name] * 1e6:.0f} µs; "
-            f"int8 {integers[name] * 1e6:.0f} µs, conversions not counted)"
-            for name in sorted(everything - layers)
-        }
+        kept = {}
+        for name in sorted(everything - layers):
+            kept[name] = "the whole is faster in fp32"
+            if name in common:
+                kept[name] = (
+                    f"as fast or faster in fp32 ({floats[name] * 1e6:.0f} µs; "
+                    f"int8 {integers[name] * 1e6:.0f} µs, conversions not counted)"
+                )
         return Outcome(self._attempt(layers), layers, kept)
 
     def by_metric(
