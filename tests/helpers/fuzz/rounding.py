@@ -61,6 +61,7 @@ class Noise:
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
+        self._cancels = seed % 2 == 0
         self._salt = np.uint64(self._rng.integers(1, 2**63, dtype=np.uint64) | np.uint64(1))
 
     def units(self, wide: np.ndarray) -> np.ndarray:
@@ -92,7 +93,11 @@ class Noise:
             error = units * np.maximum(np.abs(wide), least)
         else:
             finite = np.abs(wide[np.isfinite(wide)])
-            error = self._rng.uniform(-1, 1, wide.shape) * (finite.max() if finite.size else 0.0)
+            largest = finite.max() if finite.size else 0.0
+            error = self._rng.uniform(-1, 1, wide.shape) * largest
+            if self._cancels:  # what is no larger than its error may be 0, which no error makes it
+                wide = np.where(np.abs(wide) <= _EPSILON[dtype] * largest, 0.0, wide)
+                error = np.where(wide == 0, 0.0, error)
         size = UNITS if dtype.size >= 4 else 1.0
         with np.errstate(all="ignore"):
             return (wide + size * _EPSILON[dtype] * error).astype(array.dtype)
