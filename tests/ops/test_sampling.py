@@ -72,6 +72,15 @@ def test_regions_of_no_image_are_zeros(op, missing):
     np.testing.assert_array_equal(y, np.zeros((1, 2, 2, 1)))
 
 
+@pytest.mark.parametrize("op", [CropAndResize((2, 2)), RoiAlign((2, 2))])
+def test_no_images_of_absurd_size(op) -> None:
+    """Nothing is there, so nothing as large is made of it."""
+    images = np.zeros((0, 5, 1 << 40, 16), np.float32)
+    (y,) = op.reference(images, np.float32([[0, 0, 1, 1]]), np.int32([0]))
+    assert y.shape == (1, 2, 2, 16)
+    assert not y.any()
+
+
 def test_grids_over_no_image_are_zeros():
     grid = np.zeros((1, 2, 5, 2), np.float32)
     (y,) = GridSample("linear", "border").reference(IMAGE[:, :0], grid)

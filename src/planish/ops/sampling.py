@@ -415,7 +415,7 @@ def _inside(
 def _pixels(images: np.ndarray) -> np.ndarray:
     """Images as they are sampled: a pixel of zeros where there is none, which one axis may say."""
     x = widen(images)
-    return x if x.size else np.zeros([max(d, 1) for d in x.shape], x.dtype)
+    return x if x.size else np.broadcast_to(np.zeros((), x.dtype), [max(d, 1) for d in x.shape])
 
 
 def _expect_regions(op: Op, x: Value, regions: Value, images: Value) -> None:
