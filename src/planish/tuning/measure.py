@@ -244,7 +244,7 @@ def slack(task: Task, tactic: Tactic) -> tuple[float, float]:
     step = _step(task)
     if step or not any(isinstance(v.op, Quantize) for v in task.outputs):
         return step, HALF_WAY
-    if _coarsest(task, tactic) in TOLERANCES:  # halves are not rounded between
+    if _coarsest(task, tactic) in ("fp16", "bf16"):  # halves are not rounded between
         return 1.0, HALF_WAY
     work = [n.op for n in task.nodes if n is not task.anchor and isinstance(n.op, Elementwise)]
     exact = tactic.is_exact_to_the_level and all(op.name in _EXACT for op in work)
