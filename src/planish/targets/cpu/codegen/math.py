@@ -163,7 +163,8 @@ least squares, weighted until errors were even."""
 def rough_sigmoid(f: Floats, x: ir.Value) -> ir.Value:
     """``1 / (1 + exp(-x))`` to 12 bits, which bfloat16 keeps 8 of; below 1e-38 it is 0.
 
-    For registers that are wide (`Floats.is_wide`); 15 instructions and no division, where `sigmoid` has 23.
+    For registers that are wide (`Floats.is_wide`); 15 instructions and no division, where `sigmoid`
+    has 23.
     """
     z = f.mul(x, f.c(-1 / math.log(2)))
     return _rough_ratio(f, f.max(f.c(-200.0), f.min(f.c(200.0), z)))  # NaN goes through
