@@ -5,6 +5,7 @@
 2. Saves it as a SavedModel, converts that with `planish.tensorflow` (TF-TRT's API), saves again.
 3. Loads both in fresh processes, which take turns, and prints latency and accuracy side by side.
 
+    pip install 'planish[tensorflow,demo]'
     python examples/demo.py [--offline]
 """
 

@@ -75,7 +75,7 @@ def calibrate(
         raise InputError(
             "dynamic_ranges= must be a mapping from names of tensors to ranges",
             where="dynamic_ranges=",
-            why=f"it is a {type(dynamic_ranges).__name__}",
+            why=f"its type is {type(dynamic_ranges).__name__}",
             cure='pass {"conv1/Relu": (0.0, 6.0)}',
         )
     ranges = _found(
@@ -123,7 +123,7 @@ def _by_calibrator(graph: Graph, calibrator: Any, options: dict[str, Any]) -> Ra
         raise CalibrationError(
             "read_calibration_cache gave no bytes",
             where=type(calibrator).__name__,
-            why=f"it gave a {type(known).__name__}",
+            why=f"its type is {type(known).__name__}",
             cure="return what write_calibration_cache was given, or None",
         )
     method = calibrator if isinstance(calibrator, Calibrator) else DEFAULT()

@@ -55,7 +55,7 @@ class Calibrator(ABC):
             raise InputError(
                 "cache= must be the path of a file",
                 where=f"{type(self).__name__}(cache=)",
-                why=f"it is a {type(cache).__name__}",
+                why=f"its type is {type(cache).__name__}",
                 cure="pass a path; the file need not exist",
             )
         self.data = data
