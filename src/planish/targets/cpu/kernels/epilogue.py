@@ -122,6 +122,24 @@ class Epilogue:
         kinds = (*self._kinds, *(None for _ in self._outputs))
         return [lie and start(lie, kind) for lie, kind in zip(lies, kinds, strict=True)]
 
+    def ask(
+        self,
+        starts: Sequence[ir.Value | None],
+        shift: Callable[[Lie], ir.Value],
+        channel: ir.Value,
+    ) -> None:
+        """Asks for the operands that `apply` will load with these arguments.
+
+        A residual was written layers ago: it comes from memory, or from a cache that cores share.
+        Into the second-level cache, since pixels of many channels compete for sets of the first.
+        """
+        k = self._k
+        for lie, start, operand in zip(self._operands, starts, self._kinds, strict=False):
+            if operand and operand.by_pixel and operand.channel_stride:
+                assert lie and start is not None
+                where = k.add(k.add(start, shift(lie)), channel)
+                k.prefetch(k.offset(lie.pointer, where, operand.dtype), locality=2)
+
     def apply(
         self,
         starts: Sequence[ir.Value | None],

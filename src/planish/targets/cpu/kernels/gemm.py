@@ -212,8 +212,12 @@ class GemmWriter:
             k.mul(block, p["weight_block"]),
         )
         weights = k.offset(self.weights, weight, self.weight)
-        sums = self._accumulate(pixels, source, weights)
         channel = k.mul(block, kernel.vectors * lanes)
+        starts = self.epilogue.at(self.batch, self.group, row, column)
+        for pixel in range(pixels):
+            for vector in range(kernel.vectors):
+                self.epilogue.ask(starts, partial(_along, k, pixel), k.add(channel, vector * lanes))
+        sums = self._accumulate(pixels, source, weights)
         masks: list[ir.Value | None] = [None] * kernel.vectors
         if kernel.masked:
             left = k.sub(p["channels"], channel)
