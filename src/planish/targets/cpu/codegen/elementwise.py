@@ -227,6 +227,8 @@ def _gelu(e: _Emitter, x: ir.Value) -> ir.Value:
     assert isinstance(e.op, Gelu)
     if e.is_rough and not e.op.approximate:
         return functions.rough_gelu(e.f, x)
+    if e.f.dtype is DType.FLOAT32 and not e.op.approximate:
+        return functions.gelu(e.f, x)
     f, half = e.f, e.f.mul(e.f.c(0.5), x)
     if e.op.approximate:
         cubic = f.fma(f.mul(f.c(0.044715), f.mul(x, x)), x, x)

@@ -194,7 +194,7 @@ class Floats:
 
         `x` must lie between 1/2 and 2, and the exponent within twice the range of exponents.
         """
-        if self.k.machine.isa == "avx512" and self.lanes * self.width == 512:
+        if self._scales:
             kind = "pd" if self.width == 64 else "ps"
             name = f"llvm.x86.avx512.mask.scalef.{kind}.512"
             mask = ir.Constant(ir.IntType(self.lanes), -1)
@@ -206,6 +206,18 @@ class Floats:
         rest = self.b.sub(count, half)
         near = self.b.add(self.bits(x), self.b.shl(half, self.i(self.fraction)))
         return self.mul(self.from_bits(near), self.power_of_two(rest))
+
+    def scale_normal(self, x: ir.Value, exponent: ir.Value) -> ir.Value:
+        """`scale` where the result is a normal number for certain."""
+        if self._scales:
+            return self.scale(x, exponent)
+        count = self.b.shl(self.to_integer(exponent), self.i(self.fraction))
+        return self.from_bits(self.b.add(self.bits(x), count))
+
+    @property
+    def _scales(self) -> bool:
+        """Whether there is an instruction for it."""
+        return self.k.machine.isa == "avx512" and self.lanes * self.width == 512
 
     def any(self, condition: ir.Value) -> ir.Value:
         """Whether a condition holds in any lane."""
