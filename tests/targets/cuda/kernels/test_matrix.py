@@ -322,6 +322,36 @@ def test_programs_of_many_tiles_are_offered_where_the_depth_is_one_step(rng):
         FAMILY.restore(deep, {**large[0].parameters, "vector": True, "passes": 0})
 
 
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
+@pytest.mark.parametrize("split", [PERSISTENT, 1, 3])
+@pytest.mark.parametrize("case", range(4))
+def test_weights_are_multiplied_by_rows(case, split, dtype, rng):
+    """The product the other way round, of tiles of many rows and of few."""
+    task = [
+        lambda: conv_task(rng, (2, 7, 9, 24), 40, residual=True, dtype=dtype),
+        lambda: conv_task(rng, (3, 9, 7, 3), 70, (3, 3), padding=SAME, dtype=dtype),
+        lambda: conv_task(rng, (2, 5, 12, 30), 9, prologue="sum", per_image=True, dtype=dtype),
+        lambda: matmul_task(rng, (4, 33, 20), (4, 20, 50), more=((50,),), dtype=dtype),
+    ][case]()
+    if case == 3:  # programs of many tiles keep constant weights
+        split = max(split, 1)
+    walk = FLAT if case == 1 else TAPS
+    offered = [
+        MatrixTactic(task, rows, columns, 32, 4, 3, split, walk, transposed=True, machine=FEW)
+        for rows, columns in ((16, 64), (128, 64))
+    ]
+    check(task, rng, offered, limit=0)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(16, 64), (256, 64), (128, 128)])
+def test_tensor_cores_take_all_rows_of_a_transposed_tile_at_once(rows, columns, rng):
+    task = conv_task(rng, (8, 28, 28, 64), 64, (3, 3), padding=SAME)
+    tactic = MatrixTactic(task, rows, columns, 64, 4, 3, transposed=True)
+    assert f"m64n{rows}k16" in assembly(tactic, Binding({}))
+    with pytest.raises(PlanError):
+        FAMILY.restore(task, {**tactic.parameters, "columns": 32})
+
+
 def test_products_of_computed_factors_end_with_their_step(rng):
     """Otherwise the next step overwrites registers that tensor cores still read."""
     computed = conv_task(rng, (8, 28, 28, 256), 128, prologue="sum")
@@ -519,7 +549,9 @@ def resnet_task(rng, name, batch):
 def test_what_is_offered_differs(name, batch, rng):
     task = resnet_task(rng, name, batch)
     offered = list(FAMILY.tactics(task, Binding({})))
-    assert 8 <= len(offered) <= 14
+    plain = [t for t in offered if not t.transposed]
+    assert 8 <= len(plain) <= 14
+    assert 1 <= len(offered) - len(plain) <= 4
     assert len({(t.rows, t.columns) for t in offered}) >= 3
     assert any(t.split == 1 for t in offered)
     assert any(t.channels for t in offered) is (name == "stem")

@@ -68,6 +68,7 @@ class MatrixTactic(AnchoredTactic):
     vector: bool = False
     passes: int = 1
     channels: int = 0
+    transposed: bool = False
     machine: CudaMachine = field(default=H200, compare=False)
 
     @property
@@ -86,6 +87,7 @@ class MatrixTactic(AnchoredTactic):
             Walk(self.walk),
             self.vector,
             self.passes,
+            self.transposed,
         )
 
     def accepts(self, binding: Binding) -> bool:
@@ -211,6 +213,7 @@ class MatrixFamily(MachineFamily):
                     tile.vector,
                     tile.passes,
                     channels,
+                    tile.transposed,
                     self.machine,
                 )
                 if tactic.accepts(binding):
@@ -237,9 +240,9 @@ class MatrixFamily(MachineFamily):
             moved = 2 * copy_bytes(problem, channels)
             return cost.estimate(copy, choice, machine) + cost.copying(moved, machine)
 
-        def way(item: tuple[cost.Choice, int]) -> tuple[bool, tuple[Walk, int]]:
-            persistent, walk = cost.way(item[0].tile)
-            return persistent, (walk, item[1])
+        def way(item: tuple[cost.Choice, int]) -> tuple[bool, tuple[object, int]]:
+            persistent, kind = cost.way(item[0].tile)
+            return persistent, (kind, item[1])
 
         return cost.varied(sorted(found, key=time), way)
 
@@ -259,6 +262,7 @@ class MatrixFamily(MachineFamily):
             vector=FLAG,
             passes=(0, 1, 3),
             channels=(0, *CHANNELS),
+            transposed=FLAG,
         )
         assert task.anchor is not None
         if values["vector"]:
@@ -274,6 +278,8 @@ class MatrixFamily(MachineFamily):
             single = task.anchor.inputs[0].dtype is DType.FLOAT32
             wrong = wrong or (values["passes"] != 1 and not single)
             wrong = wrong or (values["depth"] < 32 and task.anchor.inputs[0].dtype in BYTES)
+        if values["transposed"] and (values["vector"] or values["columns"] < 64):
+            wrong = True
         if values["channels"] and (
             not isinstance(task.anchor.op, Convolution)
             or values["channels"] < filters(task).shape[2]

@@ -190,14 +190,20 @@ class MatrixWriter:
         with k.block(f"for row_tile in tl.range(lane, row_tiles, lanes, {stages}):"):
             k.line(f"row = row_tile * {tile.rows} + tl.arange(0, {tile.rows})")
             a = self._load_left(step, self._left_rows())
-            k.line(f"total = {self._nothing(f'{tile.rows}, {tile.columns}')}")
+            k.line(f"total = {self._nothing(tile.sides)}")
             k.line(f"total = {self._product(a, b)}")
+            self._turn()
             self._finish("total")
 
-    def _nothing(self, shape: str) -> str:
+    def _nothing(self, shape: Sequence[int]) -> str:
         """Sums of nothing yet."""
         zero = "0, tl.int32" if self.kernel.sums is DType.INT32 else "0.0, tl.float32"
-        return f"tl.full(({shape}), {zero})"
+        return f"tl.full(({', '.join(map(str, shape))}), {zero})"
+
+    def _turn(self) -> None:
+        """Sums of rows by columns of what was multiplied the other way round."""
+        if self.tile.transposed:
+            self.k.line("total = tl.trans(total)")
 
     def _write_tile(self) -> None:
         k, tile = self.k, self.tile
@@ -209,8 +215,8 @@ class MatrixWriter:
         if tile.split > 1:
             begin = k.let("begin", f"part * {steps} // {tile.split}")
             end = k.let("end", f"(part + 1) * {steps} // {tile.split}")
-        shape = f"{tile.rows}, {tile.columns}" + (f", {tile.depth}" if tile.vector else "")
-        k.line(f"total = {self._nothing(shape)}")
+        more = (tile.depth,) if tile.vector else ()
+        k.line(f"total = {self._nothing((*tile.sides, *more))}")
         loop = f"range({begin}, {end})"
         if tile.vector and self.kernel.stages > 1:  # by itself Triton pipelines only dot's loads
             loop = f"tl.range({begin}, {end}, num_stages={self.kernel.stages})"
@@ -223,6 +229,7 @@ class MatrixWriter:
                 k.settle("total", storage_type(self.kernel.sums))
         if tile.vector:
             k.line("total = tl.reduce(total, 2, tl.standard._sum_combine)")
+        self._turn()
         if tile.split == 1:
             self._finish("total")
         else:
@@ -469,6 +476,8 @@ class MatrixWriter:
         if self.kernel.dtype is DType.FLOAT32:
             precision = {0: "ieee", 1: "tf32", 3: "tf32x3"}[self.tile.passes]
             how = f', input_precision="{precision}"'
+        if self.tile.transposed:
+            a, b = f"tl.trans({b})", f"tl.trans({a})"
         return f"tl.dot({a}, {b}, total{how})"
 
     def _finish(self, total: str) -> None:
