@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -19,12 +18,9 @@ from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.matrix_image import (
     BLOCK,
     CHANNELS,
-    copied_images,
-    copy_bytes,
-    copy_size,
-    image_kernel,
-    may_copy,
-    on_copy,
+    PIXELS,
+    ImageCopy,
+    filters_on_copy,
 )
 from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel
 from planish.targets.cuda.kernels.matrix_problem import (
@@ -52,8 +48,9 @@ _LIMITS = {0: 5, 1: 14, 3: 7}
 class MatrixTactic(AnchoredTactic):
     """The matrix kernel with a tile.
 
-    The fields are those of `Tile`, warps and stages; and `channels`, how many a copy of the images
-    has that is made first (see `matrix_image`), 0 for none.
+    The fields are those of `Tile`, warps and stages; `channels`, how many a copy of the images has
+    that is made first (see `matrix_image`), 0 for none; and `pixels`, how many of the result a row
+    computes where that copy is folded, else 0.
     """
 
     family: ClassVar[str] = "matrix"
@@ -69,6 +66,7 @@ class MatrixTactic(AnchoredTactic):
     passes: int = 1
     channels: int = 0
     transposed: bool = False
+    pixels: int = 0
     machine: CudaMachine = field(default=H200, compare=False)
 
     @property
@@ -96,9 +94,12 @@ class MatrixTactic(AnchoredTactic):
         problem = problem_of(self.task, binding)
         if problem is None:
             return False
+        if self.channels:
+            copy = self._copy(problem)
+            if not copy.makes_sense:
+                return False
+            problem = copy.problem
         if self._sums(problem) > cost.MOST_WORKSPACE or self.zeroed(binding) > ZEROED_BYTES:
-            return False
-        if self.channels and not may_copy(problem, self.channels):
             return False
         window = problem.window
         if self.walk == Walk.ROW and window is not None and window.dilations[1] != 1:
@@ -112,25 +113,24 @@ class MatrixTactic(AnchoredTactic):
             return []
         weights = filters(self.task)
         if self.channels:
-            more = self.channels - weights.shape[2]
-            weights = np.pad(weights, ((0, 0), (0, 0), (0, more), (0, 0)))
+            op = self.anchor.op
+            assert isinstance(op, Convolution)
+            strides = (1, *op.strides)[-2:]
+            weights = filters_on_copy(weights, self.channels, strides, self.pixels)
         packed = [pack(weights, self.tile)]
         zero = zero_of(self.task) - 128 * (self.anchor.inputs[0].dtype is DType.UINT8)
         return [*packed, corrections(weights, zero, self.tile)] if zero else packed
 
     def launches(self, binding: Binding) -> list[Launch]:
-        problem = self._problem(binding)
+        problem, copy = self._problem(binding)
         launches: list[Launch] = []
         pointers: list[Pointer] = [*problem.left_values]
-        if self.channels:
-            elements = math.prod(copy_size(problem, self.channels)) * copied_images(problem)
-            copy = image_kernel(problem, self.channels)
-            where = (*pointers, Workspace())
-            launches.append(Launch(copy, where, (elements,), ceil(elements, BLOCK)))
-            sums = Workspace(copy_bytes(problem, self.channels))
-            problem, pointers = on_copy(problem, self.channels), [Workspace()]
-        else:
-            sums = Workspace()
+        sums = Workspace()
+        if copy:
+            where: tuple[Pointer, ...] = (*copy.source.left_values, Workspace())
+            tasks = ceil(copy.elements, BLOCK)
+            launches.append(Launch(copy.kernel, where, (copy.elements,), tasks))
+            sums, pointers = Workspace(copy.bytes), [Workspace()]
         kernel = MatrixKernel(
             warps=self.warps,
             stages=self.stages,
@@ -147,6 +147,7 @@ class MatrixTactic(AnchoredTactic):
             result=problem.result,
             whole_rows=problem.whole_rows,
             zero=problem.zero,
+            pixels=problem.pixels,
         )
         pointers.append(problem.right_value or Constant(0))
         if kernel.is_corrected:
@@ -162,9 +163,8 @@ class MatrixTactic(AnchoredTactic):
         return [*launches, Launch(kernel, tuple(pointers), (problem.rows,), tasks)]
 
     def workspace(self, binding: Binding) -> int:
-        problem = self._problem(binding)
-        size = copy_bytes(problem, self.channels) if self.channels else 0
-        return size + self._sums(problem)
+        problem, copy = self._problem(binding)
+        return (copy.bytes if copy else 0) + self._sums(problem)
 
     def _sums(self, problem: Problem) -> int:
         """Bytes of what programs that share tiles hand to one another."""
@@ -173,12 +173,19 @@ class MatrixTactic(AnchoredTactic):
         return 4 * self._tiles(problem) * self.split * self.rows * self.columns
 
     def zeroed(self, binding: Binding) -> int:
-        return 4 * self._tiles(self._problem(binding)) if self.split > 1 else 0
+        return 4 * self._tiles(self._problem(binding)[0]) if self.split > 1 else 0
 
-    def _problem(self, binding: Binding) -> Problem:
+    def _problem(self, binding: Binding) -> tuple[Problem, ImageCopy | None]:
+        """The problem, on copied images if they are copied."""
         problem = problem_of(self.task, binding)
         assert problem is not None, "the tactic accepts the binding"
-        return problem
+        if not self.channels:
+            return problem, None
+        copy = self._copy(problem)
+        return copy.problem, copy
+
+    def _copy(self, problem: Problem) -> ImageCopy:
+        return ImageCopy(problem, self.channels, self.pixels)
 
     def _tiles(self, problem: Problem) -> int:
         down, across = ceil(problem.rows, self.rows), ceil(problem.columns, self.columns)
@@ -197,7 +204,7 @@ class MatrixFamily(MachineFamily):
             return
         single = problem.dtype is DType.FLOAT32
         for passes in (1, 3, 0) if single else (1,):
-            for choice, channels in self._choices(problem, passes):
+            for choice, copy in self._choices(problem, passes):
                 tile = choice.tile
                 if tile.vector and passes == 1 and single:
                     continue  # it is offered as what it is: without tensor cores
@@ -212,39 +219,39 @@ class MatrixFamily(MachineFamily):
                     int(tile.walk),
                     tile.vector,
                     tile.passes,
-                    channels,
+                    copy.channels if copy else 0,
                     tile.transposed,
+                    copy.pixels if copy else 0,
                     self.machine,
                 )
                 if tactic.accepts(binding):
                     yield tactic
 
-    def _choices(self, problem: Problem, passes: int) -> list[tuple[cost.Choice, int]]:
-        """Tiles, with the channels of a copy of the images, the likely best first; where images may
-        be copied, the best of each way first: the model knows little of caches.
+    def _choices(self, problem: Problem, passes: int) -> list[tuple[cost.Choice, ImageCopy | None]]:
+        """Tiles, with the copy of the images that they are for, the likely best first; where images
+        may be copied, the best of each way first: the model knows little of caches.
         """
         limit, machine = _LIMITS[passes], self.machine
         shape = shape_of(problem)
-        copies = [c for c in CHANNELS if may_copy(problem, c)][:1]
+        copies = _copies(problem)
         if shape.vector * shape.size >= 16 or not copies:
-            return [(c, 0) for c in cost.choices(shape, machine, passes, limit)]
-        copy = shape_of(on_copy(problem, copies[0]))
+            return [(c, None) for c in cost.choices(shape, machine, passes, limit)]
         few = limit // 3
-        found = [(c, copies[0]) for c in cost.choices(copy, machine, passes, limit - few)]
-        found += [(c, 0) for c in cost.choices(shape, machine, passes, few)]
+        found: list[tuple[float, cost.Choice, ImageCopy | None]] = []
+        for copy in (None, *copies):
+            on = shape_of(copy.problem) if copy else shape
+            moved = 2 * copy.bytes if copy else 0
+            for choice in cost.choices(on, machine, passes, few):
+                time = cost.estimate(on, choice, machine)
+                time += cost.copying(moved, machine) if copy else 0
+                found.append((time, choice, copy))
 
-        def time(item: tuple[cost.Choice, int]) -> float:
-            choice, channels = item
-            if not channels:
-                return cost.estimate(shape, choice, machine)
-            moved = 2 * copy_bytes(problem, channels)
-            return cost.estimate(copy, choice, machine) + cost.copying(moved, machine)
-
-        def way(item: tuple[cost.Choice, int]) -> tuple[bool, tuple[object, int]]:
+        def way(item: tuple[cost.Choice, ImageCopy | None]) -> tuple[bool, tuple[object, int]]:
             persistent, kind = cost.way(item[0].tile)
-            return persistent, (kind, item[1])
+            return persistent, (kind, item[1].pixels if item[1] else -1)
 
-        return cost.varied(sorted(found, key=time), way)
+        found.sort(key=lambda item: item[0])
+        return cost.varied([item[1:] for item in found], way)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         values = checked_parameters(
@@ -261,8 +268,9 @@ class MatrixFamily(MachineFamily):
             walk=tuple(map(int, Walk)),
             vector=FLAG,
             passes=(0, 1, 3),
-            channels=(0, *CHANNELS),
+            channels=range(CHANNELS[-1] + 1),
             transposed=FLAG,
+            pixels=(0, *PIXELS),
         )
         assert task.anchor is not None
         if values["vector"]:
@@ -278,6 +286,8 @@ class MatrixFamily(MachineFamily):
             single = task.anchor.inputs[0].dtype is DType.FLOAT32
             wrong = wrong or (values["passes"] != 1 and not single)
             wrong = wrong or (values["depth"] < 32 and task.anchor.inputs[0].dtype in BYTES)
+        if values["pixels"] and not values["channels"]:
+            wrong = True
         if values["transposed"] and (values["vector"] or values["columns"] < 64):
             wrong = True
         if values["channels"] and (
@@ -288,6 +298,20 @@ class MatrixFamily(MachineFamily):
         if wrong or values["rows"] * values["columns"] * values["depth"] > 1 << 22:
             raise impossible(self.name, task, f"no tile is {dict(values)}")
         return MatrixTactic(task, **values, machine=self.machine)
+
+
+def _copies(problem: Problem) -> list[ImageCopy]:
+    """Copies of the images worth trying: with their windows, and folded for one pixel and several;
+    of each the one with the fewest channels.
+    """
+    found = []
+    for pixels in (0, *PIXELS):
+        fold = problem.window.strides if problem.window and pixels else (1, 1)
+        counts = (problem.channels, *CHANNELS) if fold != (1, 1) else CHANNELS
+        counts = tuple(count for count in counts if count <= CHANNELS[-1])
+        every = (ImageCopy(problem, count, pixels) for count in counts)
+        found += [copy for copy in every if copy.makes_sense][:1]
+    return found
 
 
 def shape_of(problem: Problem) -> cost.Shape:

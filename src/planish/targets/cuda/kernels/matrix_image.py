@@ -3,11 +3,26 @@
 Three channels of a half take six bytes: tiles of them can only be gathered element by element, and
 windows that leave the image need conditions. With four channels, and zeros around the image,
 windows are runs of memory that start at multiples of eight bytes. A prologue is applied on the way.
+
+Or the copy is *folded*: the pixels that a stride steps over become channels of one pixel, so that
+windows step by one, and a row of the product computes several neighbouring pixels of the result,
+from the one run of memory that their windows cover:
+
+    7x7 by 2 of 3 channels, two pixels a row:    4 runs of (2 - 1 + 4) x 12 elements a row,
+                                                 2 x 64 columns
+
+The weights, which hold zeros where a pixel's window does not reach, make a third more products; but
+windows overlap, so that each element is read half as often, and that is what such layers wait for.
+As with Winograd's algorithm, an infinity or NaN in an image also reaches pixels beside those whose
+windows cover it: zeros do not stop it.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -18,11 +33,16 @@ from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer, TritonKernel
 from planish.targets.cuda.kernels.fused import WIDE, Access, Work, apply, decompose
 from planish.targets.cuda.kernels.matrix_problem import BYTES, Problem
+from planish.targets.cuda.kernels.matrix_tile import Window, ceil
 
 BLOCK = 1024
 """Elements of the copy that a program writes."""
 CHANNELS = (4, 8, 16, 24, 32)
-"""What a copy may have."""
+"""What a pixel of a copy may have; of a folded one also as many as the image."""
+PIXELS = (1, 2, 4)
+"""Neighbouring pixels of the result that a row may compute."""
+DEEPEST, WIDEST = 64, 256
+"""Channels of a folded pixel, and columns of all pixels of a row, at most."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +56,15 @@ class ImageKernel(TritonKernel):
     size : tuple of int
         Rows, columns and channels of an image.
     copy : tuple of int
-        The same of its copy.
+        The same of its copy; but for `fold`.
     pads : tuple of int
         Rows and columns of the copy before the image's first.
     dtype : DType
         Of the copy.
     zero : int
         What stands around the image: 0, or the zero point of levels.
+    fold : tuple of int
+        Rows and columns that became channels of one pixel.
     """
 
     family = "matrix_image"
@@ -53,6 +75,7 @@ class ImageKernel(TritonKernel):
     pads: tuple[int, int]
     dtype: DType
     zero: int = 0
+    fold: tuple[int, int] = (1, 1)
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
@@ -65,8 +88,14 @@ class ImageKernel(TritonKernel):
     def write(self, k: Source) -> None:
         k.name("place")
         k.line(f"place = tl.program_id(0) * {BLOCK} + tl.arange(0, {BLOCK})")
-        index = decompose(k, "place", (-1, *self.copy))
+        index = decompose(k, "place", (-1, *self._copied))
         exists = ["(place < n0)"]
+        if self.fold != (1, 1):
+            *index, inner = index
+            *inside, channel = decompose(k, inner, (-1, self.fold[1], self.copy[2]))
+            for axis, (step, more) in enumerate(zip(self.fold, inside, strict=True), 1):
+                index[axis] = k.let("i", f"{index[axis]} * {step} + {more}")
+            index.append(channel)
         for axis, (size, extent) in enumerate(zip(self.size, self.copy, strict=True)):
             name = index[1 + axis]
             if axis < 2 and self.pads[axis]:
@@ -82,65 +111,192 @@ class ImageKernel(TritonKernel):
         value = f"tl.where({mask}, {value}, {around}).to({kind})"
         k.line(f"tl.store({target}, {value}, mask=place < n0)")
 
+    @property
+    def _copied(self) -> tuple[int, int, int]:
+        """Rows, columns and channels of a copied image as they lie."""
+        rows, columns, channels = self.copy
+        down, across = self.fold
+        return rows // down, columns // across, channels * down * across
 
-def copy_size(problem: Problem, channels: int) -> tuple[int, int, int]:
-    """Rows, columns and channels of an image's copy: what the windows reach."""
-    window = problem.window
-    assert window is not None
-    rows, columns = (
-        (positions - 1) * stride + (taps - 1) * dilation + 1
-        for positions, stride, taps, dilation in zip(
-            problem.axes[1:], window.strides, window.taps, window.dilations, strict=True
+
+@dataclass(frozen=True)
+class ImageCopy:
+    """A copy of a problem's images, and the problem on it.
+
+    Attributes
+    ----------
+    source : Problem
+    channels : int
+        Of a pixel of the copy.
+    pixels : int
+        Pixels of the result that a row computes, of a folded copy; 0: it is not folded.
+    """
+
+    source: Problem
+    channels: int
+    pixels: int
+
+    @property
+    def window(self) -> Window:
+        """That of the source."""
+        window = self.source.window
+        assert window is not None
+        return window
+
+    @property
+    def fold(self) -> tuple[int, int]:
+        """Rows and columns that become channels of one pixel."""
+        return self.window.strides if self.pixels else (1, 1)
+
+    @property
+    def taps(self) -> tuple[int, int]:
+        """Of windows over folded pixels."""
+        down, across = (ceil(n, by) for n, by in zip(self.window.taps, self.fold, strict=True))
+        return down, across
+
+    @property
+    def deep(self) -> int:
+        """Channels of a folded pixel."""
+        return self.channels * math.prod(self.fold)
+
+    @property
+    def run(self) -> int:
+        """Elements of a row of folded pixels that the windows of a row's pixels cover."""
+        return (self.pixels - 1 + self.taps[1]) * self.deep
+
+    @property
+    def makes_sense(self) -> bool:
+        """Whether it can be, is of use, and fits 32-bit offsets."""
+        source, window = self.source, self.source.window
+        if window is None or window.taps == (1, 1) or self.channels < source.channels:
+            return False
+        if self.pixels:
+            if window.dilations != (1, 1) or source.axes[-1] % self.pixels:
+                return False
+            if self.pixels * source.columns > WIDEST or self.fold == (1, 1) == (1, self.pixels):
+                return False
+            if self.deep > DEEPEST or self.deep * self.pixels % 4:
+                return False  # runs start at multiples of eight bytes, of halves
+        return self.bytes // source.dtype.size < WIDE
+
+    @cached_property
+    def size(self) -> tuple[int, int, int]:
+        """Rows, columns and channels of an image's copy as they lie: what the windows reach."""
+        if self.pixels:
+            rows, columns = (
+                positions - 1 + taps
+                for positions, taps in zip(self.source.axes[1:], self.taps, strict=True)
+            )
+        else:
+            window = self.window
+            rows, columns = (
+                (positions - 1) * stride + (taps - 1) * dilation + 1
+                for positions, stride, taps, dilation in zip(
+                    self.source.axes[1:],
+                    window.strides,
+                    window.taps,
+                    window.dilations,
+                    strict=True,
+                )
+            )
+        return rows, columns + -columns % 4, self.deep
+
+    @property
+    def elements(self) -> int:
+        """Of all images' copies."""
+        images = self.source.rows // (self.source.axes[1] * self.source.axes[2])
+        return math.prod(self.size) * images
+
+    @property
+    def bytes(self) -> int:
+        """Of the copy, so many that what follows it is aligned."""
+        size = self.elements * self.source.dtype.size
+        return size + -size % 256
+
+    @property
+    def problem(self) -> Problem:
+        """The problem on the copied images; where they lie is not among its values."""
+        rows, columns, deep = self.size
+        image = Access(Pointer(self.source.dtype), (rows * columns * deep, columns * deep, deep, 1))
+        on_copy = replace(
+            self.source,
+            channels=self.channels,
+            left=Work((), identity(self.source.dtype), (image,), ()),
+            left_values=(),
+            window=replace(self.window, size=(rows, columns), pads=(0, 0), checked=(False, False)),
         )
-    )
-    return rows, columns + -columns % 4, channels
+        if not self.pixels:
+            return on_copy
+        size, taps = (rows, columns), (self.taps[0], 1)
+        window = Window(size, taps, (1, self.pixels), (1, 1), (0, 0), (False, False))
+        *outer, across = self.source.axes
+        return replace(
+            on_copy,
+            rows=self.source.rows // self.pixels,
+            columns=self.source.columns * self.pixels,
+            channels=self.run,
+            axes=(*outer, across // self.pixels),
+            window=window,
+            result=_by_pixels(self.source.result, self.pixels),
+            pixels=self.pixels,
+        )
+
+    @property
+    def kernel(self) -> ImageKernel:
+        """The kernel that copies."""
+        (rows, columns, _), (down, across) = self.size, self.fold
+        return ImageKernel(
+            warps=4,
+            stages=1,
+            image=self.source.left,
+            size=(*self.window.size, self.source.channels),
+            copy=(rows * down, columns * across, self.channels),
+            pads=self.window.pads,
+            dtype=self.source.dtype,
+            zero=self.source.zero,
+            fold=self.fold,
+        )
 
 
-def copied_images(problem: Problem) -> int:
-    """How many images there are."""
-    return problem.rows // (problem.axes[1] * problem.axes[2])
+def filters_on_copy(
+    filters: np.ndarray, channels: int, strides: Sequence[int], pixels: int
+) -> np.ndarray:
+    """Filters ``[rows, columns, C, K]`` of taps as those of the problem on a copy; see `ImageCopy`.
+
+    Returns
+    -------
+    array
+        ``[rows, columns, channels, K]``, zeros in channels that the image lacks; for a folded copy
+        ``[folded rows, 1, run, pixels * K]``, zeros where a pixel's window does not reach.
+    """
+    down, across, own, columns = filters.shape
+    by, beside = strides if pixels else (1, 1)
+    rows, taps = ceil(down, by), ceil(across, beside)
+    widths = ((0, rows * by - down), (0, taps * beside - across), (0, channels - own), (0, 0))
+    whole = np.pad(filters, widths)
+    if not pixels:
+        return whole
+    parts = whole.reshape(rows, by, taps, beside, channels, columns).transpose(0, 2, 1, 3, 4, 5)
+    deep = by * beside * channels
+    window = parts.reshape(rows, taps * deep, columns)
+    runs = np.zeros((rows, 1, (pixels - 1 + taps) * deep, pixels, columns), filters.dtype)
+    for pixel in range(pixels):
+        start = pixel * deep
+        runs[:, 0, start : start + taps * deep, pixel] = window
+    return runs.reshape(rows, 1, -1, pixels * columns)
 
 
-def copy_bytes(problem: Problem, channels: int) -> int:
-    """Bytes of the copy, so many that what follows it is aligned."""
-    size = int(np.prod(copy_size(problem, channels))) * copied_images(problem)
-    return size * problem.dtype.size + -(size * problem.dtype.size) % 256
+def _by_pixels(work: Work, pixels: int) -> Work:
+    """The work on a result whose rows are so many pixels: these get an axis before the columns."""
 
+    def split(item: Access) -> Access:
+        *outer, row, column = item.strides
+        return replace(item, strides=(*outer, row * pixels, row, column))
 
-def may_copy(problem: Problem, channels: int) -> bool:
-    """Whether a copy with so many channels makes sense and fits 32-bit offsets."""
-    if problem.window is None or problem.window.taps == (1, 1) or channels < problem.channels:
-        return False
-    return copy_bytes(problem, channels) // problem.dtype.size < WIDE
-
-
-def on_copy(problem: Problem, channels: int) -> Problem:
-    """The problem on the copied images; where they lie is not among its values."""
-    rows, columns, _ = copy_size(problem, channels)
-    window = problem.window
-    assert window is not None
-    strides = (rows * columns * channels, columns * channels, channels, 1)
-    image = Access(Pointer(problem.dtype), strides)
+    *outer, rows, columns = work.shape
     return replace(
-        problem,
-        channels=channels,
-        left=Work((), identity(problem.dtype), (image,), ()),
-        left_values=(),
-        window=replace(window, size=(rows, columns), pads=(0, 0), checked=(False, False)),
-    )
-
-
-def image_kernel(problem: Problem, channels: int) -> ImageKernel:
-    """The kernel that copies."""
-    window = problem.window
-    assert window is not None
-    return ImageKernel(
-        warps=4,
-        stages=1,
-        image=problem.left,
-        size=(*window.size, problem.channels),
-        copy=copy_size(problem, channels),
-        pads=window.pads,
-        dtype=problem.dtype,
-        zero=problem.zero,
+        work,
+        shape=(*outer, rows if rows < 0 else rows // pixels, pixels, columns),
+        leaves=tuple(None if leaf is None else split(leaf) for leaf in work.leaves),
+        outputs=tuple(split(item) for item in work.outputs),
     )

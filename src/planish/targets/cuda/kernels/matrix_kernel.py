@@ -64,6 +64,9 @@ class MatrixKernel(TritonKernel):
         by side.
     zero : int
         The level of the left factor that stands for 0, where it is bytes.
+    pixels : int
+        Pixels of the result that a row holds, one behind the other among its columns; if not 0,
+        the result has an axis for them before the columns'.
     """
 
     family = "matrix"
@@ -81,6 +84,7 @@ class MatrixKernel(TritonKernel):
     result: Work
     whole_rows: bool = False
     zero: int = 0
+    pixels: int = 0
 
     @property
     def factor(self) -> DType:
@@ -486,9 +490,12 @@ class MatrixWriter:
         if kernel.is_corrected:
             more = self.k.let("more", f"tl.load(p{self.right_pointer + 1} + column)")
             total = self.k.let("sum", f"{total} - {more}[None, :]")
-        axes = kernel.result.shape
+        axes, ends = kernel.result.shape[:-1], ["column[None, :]"]
+        if kernel.pixels:
+            each = kernel.columns // kernel.pixels
+            axes, ends = axes[:-1], [f"(column {by} {each})[None, :]" for by in ("//", "%")]
         exists = self.k.let("exists", "(row < n0)[:, None]")
-        index = self._matrix_index("row", axes[:-1], "[:, None]")
+        index = self._matrix_index("row", axes, "[:, None]")
         masks: list[str | None] = [exists] * len(index)
         if kernel.batched:
             masks[:-1] = [None] * (len(index) - 1)
@@ -499,8 +506,8 @@ class MatrixWriter:
             self.k,
             kernel.result,
             self.result_pointer,
-            [*index, "column[None, :]"],
-            [*masks, inside],
+            [*index, *ends],
+            [*masks, *([inside] * len(ends))],
             [total],
         )
 

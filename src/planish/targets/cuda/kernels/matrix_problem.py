@@ -58,6 +58,8 @@ class Problem:
     result_values : tuple of Value
     zero : int
         The zero point of the left factor.
+    pixels : int
+        Pixels of the result that a row holds, if not 0: then the result has an axis for them.
     """
 
     rows: int
@@ -76,6 +78,7 @@ class Problem:
     result: Work
     result_values: tuple[Value, ...]
     zero: int = 0
+    pixels: int = 0
 
     @property
     def taps(self) -> tuple[int, int]:
