@@ -307,8 +307,8 @@ def _copies(problem: Problem) -> list[ImageCopy]:
     found = []
     for pixels in (0, *PIXELS):
         fold = problem.window.strides if problem.window and pixels else (1, 1)
-        counts = (problem.channels, *CHANNELS) if fold != (1, 1) else CHANNELS
-        counts = tuple(count for count in counts if count <= CHANNELS[-1])
+        own = (problem.channels,) if fold != (1, 1) else ()
+        counts = [count for count in (*own, *CHANNELS) if count <= CHANNELS[-1]]
         every = (ImageCopy(problem, count, pixels) for count in counts)
         found += [copy for copy in every if copy.makes_sense][:1]
     return found

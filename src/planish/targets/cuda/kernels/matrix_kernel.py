@@ -139,6 +139,36 @@ class MatrixKernel(TritonKernel):
 
 
 @dataclass(frozen=True)
+class SumKernel(TritonKernel):
+    """Two products of the same rows and columns, summed as one. Parameter: the rows.
+
+    Attributes
+    ----------
+    first : MatrixKernel
+        Its result is not looked at.
+    second : MatrixKernel
+        The expression of its result has two accumulators, and adds them.
+    """
+
+    family = "matrix_sum"
+
+    first: MatrixKernel
+    second: MatrixKernel
+
+    @property
+    def pointers(self) -> tuple[Pointer, ...]:
+        left = (*self.first.left_pointers, Pointer(self.first.factor))
+        return (*left, *self.second.pointers)
+
+    @property
+    def params(self) -> tuple[bool, ...]:
+        return (False,)
+
+    def write(self, k: Source) -> None:
+        MatrixWriter(self.second, k, self.first).write()
+
+
+@dataclass(frozen=True)
 class Step:
     """A step of the loop: taps and channels it covers, and which of them exist.
 
@@ -154,13 +184,25 @@ class Step:
 
 
 class MatrixWriter:
-    """Writes a `MatrixKernel`; one object per kernel, holding what the whole kernel shares."""
+    """Writes a `MatrixKernel`; one object per kernel, holding what the whole kernel shares.
 
-    def __init__(self, kernel: MatrixKernel, k: Source) -> None:
+    With `other` it adds that kernel's product, whose pointers come first, to its own.
+    """
+
+    def __init__(
+        self,
+        kernel: MatrixKernel,
+        k: Source,
+        other: MatrixKernel | None = None,
+        inner: bool = False,
+    ) -> None:
         self.kernel, self.k, self.tile = kernel, k, kernel.tile
-        for name in _NAMES:
-            k.name(name)
-        self.right_pointer = len(kernel.left_pointers)
+        if not inner:
+            for name in _NAMES:
+                k.name(name)
+        self.other = MatrixWriter(other, k, inner=True) if other else None
+        self.left_pointer = len(other.left_pointers) + 1 if other else 0
+        self.right_pointer = self.left_pointer + len(kernel.left_pointers)
         self.result_pointer = self.right_pointer + 1 + kernel.is_corrected
         self.shared_pointer = self.result_pointer + len(kernel.result.pointers)
         # where rows, depth and columns lie in the tiles of the factors
@@ -212,6 +254,22 @@ class MatrixWriter:
     def _write_tile(self) -> None:
         k, tile = self.k, self.tile
         self._place()
+        more = (tile.depth,) if tile.vector else ()
+        k.line(f"total = {self._nothing((*tile.sides, *more))}")
+        if self.other:
+            self.other._sum_up()
+        self._sum_up()
+        if tile.vector:
+            k.line("total = tl.reduce(total, 2, tl.standard._sum_combine)")
+        self._turn()
+        if tile.split == 1:
+            self._finish("total")
+        else:
+            self._add_up()
+
+    def _sum_up(self) -> None:
+        """The loop over the depth, or over a program's part of it."""
+        k, tile = self.k, self.tile
         left, right = self._left_rows(), self._right_columns()
         count, _, blocks = self.kernel.segments
         steps = count * blocks
@@ -219,8 +277,6 @@ class MatrixWriter:
         if tile.split > 1:
             begin = k.let("begin", f"part * {steps} // {tile.split}")
             end = k.let("end", f"(part + 1) * {steps} // {tile.split}")
-        more = (tile.depth,) if tile.vector else ()
-        k.line(f"total = {self._nothing((*tile.sides, *more))}")
         loop = f"range({begin}, {end})"
         if tile.vector and self.kernel.stages > 1:  # by itself Triton pipelines only dot's loads
             loop = f"tl.range({begin}, {end}, num_stages={self.kernel.stages})"
@@ -231,13 +287,6 @@ class MatrixWriter:
             k.line(f"total = {self._product(a, b)}")
             if not tile.vector and self.kernel.is_left_computed:
                 k.settle("total", storage_type(self.kernel.sums))
-        if tile.vector:
-            k.line("total = tl.reduce(total, 2, tl.standard._sum_combine)")
-        self._turn()
-        if tile.split == 1:
-            self._finish("total")
-        else:
-            self._add_up()
 
     # ---- where the program's tile lies ---------------------------------------------------------
 
@@ -302,7 +351,7 @@ class MatrixWriter:
         else:
             index = self._matrix_index(safe, self.kernel.axes, rows)
         pointers: list[str | None] = []
-        number = 0
+        number = self.left_pointer
         for item in self.kernel.left.leaves:
             if item is None:
                 pointers.append(None)
@@ -508,7 +557,9 @@ class MatrixWriter:
             self.result_pointer,
             [*index, *ends],
             [*masks, *([inside] * len(ends))],
-            [total],
+            [total, self.k.let("nothing", "tl.full([], 0.0, tl.float32)")]
+            if self.other
+            else [total],
         )
 
     def _add_up(self) -> None:
