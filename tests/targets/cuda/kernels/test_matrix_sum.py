@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,8 @@ from planish.errors import PlanError
 from planish.graph import DType
 from planish.targets.base import Binding
 from planish.targets.cuda.kernels.matrix_sum import MatrixSum, MatrixSumFamily
+from planish.targets.cuda.kernels.matrix_tile import PERSISTENT
+from planish.targets.cuda.machine import H200
 
 FAMILY = MatrixSumFamily()
 TOLERANCES = {DType.FLOAT16: 1e-2, DType.BFLOAT16: 1e-1}
@@ -39,6 +43,42 @@ def test_sizes(shape, other, columns, more, dtype: DType, rng: np.random.Generat
     task, *_ = sum_tasks(SumNet(shape, other, columns, dtype=dtype, **more).graph)
     tactics = [MatrixSum(task, *tile) for tile in TILES]
     check_interpreted(FAMILY, task, rng, tactics=tactics, tolerance=TOLERANCES[dtype], limit=None)
+
+
+FEW = replace(H200, multiprocessors=1)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_programs_of_many_tiles(dtype: DType, rng: np.random.Generator) -> None:
+    net = SumNet((3, 9, 11, 24), (3, 18, 21, 32), 40, stride=2, dtype=dtype)
+    task, *_ = sum_tasks(net.graph)
+    tactics = [
+        MatrixSum(task, 16, 64, 32, 4, 3, PERSISTENT, transposed, FEW)
+        for transposed in (False, True)
+    ]
+    (launch,) = tactics[0].launches(Binding({}))
+    assert launch.tasks < launch.params[0] // 16
+    check_interpreted(FAMILY, task, rng, tactics=tactics, tolerance=TOLERANCES[dtype], limit=None)
+    assert not replace(tactics[0], depth=16).accepts(Binding({}))
+
+
+def test_they_are_offered_where_depths_are_small() -> None:
+    net = SumNet((128, 56, 56, 64), (128, 56, 56, 64), 256)
+    task, *_ = sum_tasks(net.graph)
+    many = [t for t in FAMILY.tactics(task, Binding({})) if t.split == PERSISTENT]
+    assert many
+    for tactic in many:
+        (code,) = compiled(tactic, Binding({}))
+        assert code.shared <= H200.shared
+
+
+def test_one_loop_goes_over_both_depths(rng: np.random.Generator) -> None:
+    task, *_ = sum_tasks(SumNet((2, 5, 6, 64), (2, 10, 11, 32), 24, stride=2).graph)
+    for split in (1, 3):
+        tactic = MatrixSum(task, 32, 32, 32, 4, 2, split)
+        (launch,) = tactic.launches(Binding({}))
+        assert launch.kernel.is_one_loop
+        check_interpreted(FAMILY, task, rng, tactics=[tactic], tolerance=1e-2)
 
 
 def test_rows_with_gaps(rng: np.random.Generator) -> None:

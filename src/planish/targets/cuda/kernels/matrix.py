@@ -16,7 +16,6 @@ from planish.targets.cuda.kernels import matrix_cost as cost
 from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.matrix_image import (
-    BLOCK,
     CHANNELS,
     PIXELS,
     ImageCopy,
@@ -128,8 +127,8 @@ class MatrixTactic(AnchoredTactic):
         sums = Workspace()
         if copy:
             where: tuple[Pointer, ...] = (*copy.source.left_values, Workspace())
-            tasks = ceil(copy.elements, BLOCK)
-            launches.append(Launch(copy.kernel, where, (copy.elements,), tasks))
+            tasks = ceil(copy.places, copy.kernel.pixels)
+            launches.append(Launch(copy.kernel, where, (copy.places,), tasks))
             sums, pointers = Workspace(copy.bytes), [Workspace()]
         kernel = MatrixKernel(
             warps=self.warps,

@@ -36,7 +36,7 @@ from planish.targets.cuda.kernels.matrix_problem import BYTES, Problem
 from planish.targets.cuda.kernels.matrix_tile import Window, ceil
 
 BLOCK = 1024
-"""Elements of the copy that a program writes."""
+"""Elements of the copy that a program writes, at least."""
 CHANNELS = (4, 8, 16, 24, 32)
 """What a pixel of a copy may have; of a folded one also as many as the image."""
 PIXELS = (1, 2, 4)
@@ -47,7 +47,7 @@ DEEPEST, WIDEST = 64, 256
 
 @dataclass(frozen=True)
 class ImageKernel(TritonKernel):
-    """Copies images. Parameter: the elements of the copy.
+    """Copies images. Parameter: the folded pixels of the copy.
 
     Attributes
     ----------
@@ -85,31 +85,53 @@ class ImageKernel(TritonKernel):
     def params(self) -> tuple[bool, ...]:
         return (False,)
 
+    @property
+    def pixels(self) -> int:
+        """Folded pixels that a program writes; a thread has all channels of its own."""
+        return max(32 * self.warps, BLOCK // self._width)
+
     def write(self, k: Source) -> None:
         k.name("place")
-        k.line(f"place = tl.program_id(0) * {BLOCK} + tl.arange(0, {BLOCK})")
-        index = decompose(k, "place", (-1, *self._copied))
-        exists = ["(place < n0)"]
-        if self.fold != (1, 1):
-            *index, inner = index
-            *inside, channel = decompose(k, inner, (-1, self.fold[1], self.copy[2]))
-            for axis, (step, more) in enumerate(zip(self.fold, inside, strict=True), 1):
-                index[axis] = k.let("i", f"{index[axis]} * {step} + {more}")
-            index.append(channel)
-        for axis, (size, extent) in enumerate(zip(self.size, self.copy, strict=True)):
-            name = index[1 + axis]
-            if axis < 2 and self.pads[axis]:
-                index[1 + axis] = name = k.let("i", f"{name} - {self.pads[axis]}")
-                exists.append(f"({name} >= 0)")
-            if axis == 2 or self.pads[axis] + size < extent or self.pads[axis]:
-                exists.append(f"({name} < {size})")
-        mask = k.let("exists", " & ".join(exists))
-        (value,) = apply(k, self.image, 0, index, mask)
+        k.line(f"place = tl.program_id(0) * {self.pixels} + tl.arange(0, {self.pixels})")
+        rows, columns, deep = self._copied
+        image, *corner = decompose(k, "place", (-1, rows, columns))
+        places = [self._places(k, axis, name) for axis, name in enumerate(corner)]
+        values = [self._value(k, image, places, channel) for channel in range(self._width)]
+        k.line(f"channel = tl.arange(0, {self._width})")
+        whole = f"tl.reshape({_interleaved(values)}, ({self.pixels}, {self._width}))"
+        where = f"p{len(self.image.pointers)} + (place[:, None] * {deep} + channel[None, :])"
+        mask = "(place < n0)[:, None]" + (f" & (channel < {deep})" if self._width > deep else "")
+        k.line(f"tl.store({where}, {whole}, mask={mask})")
+
+    def _places(self, k: Source, axis: int, name: str) -> list[tuple[str, str | None]]:
+        """Rows or columns of the image that a folded pixel covers, and whether they exist."""
+        step, pad, size = self.fold[axis], self.pads[axis], self.size[axis]
+        found = []
+        for inside in range(step):
+            shift = inside - pad
+            at = name if step == 1 else f"{name} * {step}"
+            at = k.let("i", f"{at} + {shift}") if shift or step > 1 else at
+            tests = [f"({at} >= 0)"] * (shift < 0)
+            if size < self.copy[axis] + shift:
+                tests.append(f"({at} < {size})")
+            found.append((at, k.let("exists", " & ".join(tests)) if tests else None))
+        return found
+
+    def _value(
+        self, k: Source, image: str, places: list[list[tuple[str, str | None]]], channel: int
+    ) -> str:
+        """A channel of all folded pixels."""
         kind = storage_type(self.dtype)
-        target = f"p{len(self.image.pointers)} + place"
         around = self.zero if self.dtype in BYTES else 0.0
-        value = f"tl.where({mask}, {value}, {around}).to({kind})"
-        k.line(f"tl.store({target}, {value}, mask=place < n0)")
+        pixel, own = divmod(channel, self.copy[2])
+        if own >= self.size[2] or channel >= self._copied[2]:
+            return k.let("none", f"tl.full(({self.pixels},), {around}, {kind})")
+        down, across = divmod(pixel, self.fold[1])
+        (row, above), (column, beside) = places[0][down], places[1][across]
+        masks = ["(place < n0)", above, beside, None]
+        (value,) = apply(k, self.image, 0, [image, row, column, str(own)], masks)
+        exists = " & ".join(mask for mask in masks if mask)
+        return k.let("value", f"tl.where({exists}, {value}, {around}).to({kind})")
 
     @property
     def _copied(self) -> tuple[int, int, int]:
@@ -117,6 +139,18 @@ class ImageKernel(TritonKernel):
         rows, columns, channels = self.copy
         down, across = self.fold
         return rows // down, columns // across, channels * down * across
+
+    @property
+    def _width(self) -> int:
+        """The channels of a copied image, as a power of two."""
+        return 1 << (self._copied[2] - 1).bit_length()
+
+
+def _interleaved(values: Sequence[str]) -> str:
+    """Tensors, a power of two of them, as one whose last axes count them."""
+    if len(values) == 1:
+        return values[0]
+    return f"tl.join({_interleaved(values[::2])}, {_interleaved(values[1::2])})"
 
 
 @dataclass(frozen=True)
@@ -202,15 +236,15 @@ class ImageCopy:
         return rows, columns + -columns % 4, self.deep
 
     @property
-    def elements(self) -> int:
-        """Of all images' copies."""
+    def places(self) -> int:
+        """Folded pixels of all images' copies."""
         images = self.source.rows // (self.source.axes[1] * self.source.axes[2])
-        return math.prod(self.size) * images
+        return self.size[0] * self.size[1] * images
 
     @property
     def bytes(self) -> int:
         """Of the copy, so many that what follows it is aligned."""
-        size = self.elements * self.source.dtype.size
+        size = self.places * self.deep * self.source.dtype.size
         return size + -size % 256
 
     @property
@@ -229,13 +263,13 @@ class ImageCopy:
             return on_copy
         size, taps = (rows, columns), (self.taps[0], 1)
         window = Window(size, taps, (1, self.pixels), (1, 1), (0, 0), (False, False))
-        *outer, across = self.source.axes
+        *outer, wide = self.source.axes
         return replace(
             on_copy,
             rows=self.source.rows // self.pixels,
             columns=self.source.columns * self.pixels,
             channels=self.run,
-            axes=(*outer, across // self.pixels),
+            axes=(*outer, wide // self.pixels),
             window=window,
             result=_by_pixels(self.source.result, self.pixels),
             pixels=self.pixels,

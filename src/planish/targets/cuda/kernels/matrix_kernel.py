@@ -134,6 +134,12 @@ class MatrixKernel(TritonKernel):
         """See the function `segments`."""
         return segments(self.tile, self.window.taps if self.window else (1, 1), self.channels)
 
+    @property
+    def steps(self) -> int:
+        """Steps of the loop over the whole depth."""
+        count, _, blocks = self.segments
+        return count * blocks
+
     def write(self, k: Source) -> None:
         MatrixWriter(self, k).write()
 
@@ -147,7 +153,8 @@ class SumKernel(TritonKernel):
     first : MatrixKernel
         Its result is not looked at.
     second : MatrixKernel
-        The expression of its result has two accumulators, and adds them.
+        The expression of its result has two accumulators, and adds them. Its weights are those of
+        both, one behind the other along the depth.
     """
 
     family = "matrix_sum"
@@ -157,15 +164,26 @@ class SumKernel(TritonKernel):
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
-        left = (*self.first.left_pointers, Pointer(self.first.factor))
-        return (*left, *self.second.pointers)
+        return (*self.first.left_pointers, *self.second.pointers)
+
+    @property
+    def is_one_loop(self) -> bool:
+        """Whether one loop goes over both depths: matrices that end with a step."""
+        parts = (self.first, self.second)
+        return all(
+            part.window is None
+            and not part.is_left_computed
+            and part.channels % part.tile.depth == 0
+            and all(leaf is not None and leaf.strides[-1] == 1 for leaf in part.left.leaves)
+            for part in parts
+        )
 
     @property
     def params(self) -> tuple[bool, ...]:
         return (False,)
 
     def write(self, k: Source) -> None:
-        MatrixWriter(self.second, k, self.first).write()
+        MatrixWriter(self.second, k, self).write()
 
 
 @dataclass(frozen=True)
@@ -186,23 +204,27 @@ class Step:
 class MatrixWriter:
     """Writes a `MatrixKernel`; one object per kernel, holding what the whole kernel shares.
 
-    With `other` it adds that kernel's product, whose pointers come first, to its own.
+    Of a `whole` it writes both products, its own one behind the other.
     """
 
     def __init__(
-        self,
-        kernel: MatrixKernel,
-        k: Source,
-        other: MatrixKernel | None = None,
-        inner: bool = False,
+        self, kernel: MatrixKernel, k: Source, whole: SumKernel | None = None, inner: bool = False
     ) -> None:
-        self.kernel, self.k, self.tile = kernel, k, kernel.tile
+        self.kernel, self.k, self.tile, self.whole = kernel, k, kernel.tile, whole
         if not inner:
             for name in _NAMES:
                 k.name(name)
-        self.other = MatrixWriter(other, k, inner=True) if other else None
-        self.left_pointer = len(other.left_pointers) + 1 if other else 0
+        self.other: MatrixWriter | None = None
+        self.left_pointer = self.start = 0
+        self.pitch = kernel.steps * kernel.tile.depth
+        if whole and not inner:
+            self.other = MatrixWriter(whole.first, k, whole, inner=True)
+            self.left_pointer = len(whole.first.left_pointers)
+            self.start = self.other.pitch
+            self.pitch += self.start
         self.right_pointer = self.left_pointer + len(kernel.left_pointers)
+        if self.other:
+            self.other.right_pointer, self.other.pitch = self.right_pointer, self.pitch
         self.result_pointer = self.right_pointer + 1 + kernel.is_corrected
         self.shared_pointer = self.result_pointer + len(kernel.result.pointers)
         # where rows, depth and columns lie in the tiles of the factors
@@ -230,14 +252,22 @@ class MatrixWriter:
         k.line(f"column = column_tile * {tile.columns} + tl.arange(0, {tile.columns})")
         k.line(f"depth = tl.arange(0, {tile.depth})")
         k.line("step = 0")
-        step = self._step(1)
-        b = self._load_right(step, self._right_columns())
+        parts = [part for part in (self.other, self) if part]
+        steps = [part._step(1) for part in parts]
+        kept = [
+            part._load_right(step, part._right_columns())
+            for part, step in zip(parts, steps, strict=True)
+        ]
         stages = f"num_stages={self.kernel.stages}"
         with k.block(f"for row_tile in tl.range(lane, row_tiles, lanes, {stages}):"):
             k.line(f"row = row_tile * {tile.rows} + tl.arange(0, {tile.rows})")
-            a = self._load_left(step, self._left_rows())
+            left = [
+                part._load_left(step, part._left_rows())
+                for part, step in zip(parts, steps, strict=True)
+            ]
             k.line(f"total = {self._nothing(tile.sides)}")
-            k.line(f"total = {self._product(a, b)}")
+            for a, b in zip(left, kept, strict=True):
+                k.line(f"total = {self._product(a, b)}")
             self._turn()
             self._finish("total")
 
@@ -256,9 +286,12 @@ class MatrixWriter:
         self._place()
         more = (tile.depth,) if tile.vector else ()
         k.line(f"total = {self._nothing((*tile.sides, *more))}")
-        if self.other:
-            self.other._sum_up()
-        self._sum_up()
+        if self.whole and self.whole.is_one_loop:
+            self._sum_both()
+        else:
+            if self.other:
+                self.other._sum_up()
+            self._sum_up()
         if tile.vector:
             k.line("total = tl.reduce(total, 2, tl.standard._sum_combine)")
         self._turn()
@@ -271,12 +304,8 @@ class MatrixWriter:
         """The loop over the depth, or over a program's part of it."""
         k, tile = self.k, self.tile
         left, right = self._left_rows(), self._right_columns()
-        count, _, blocks = self.kernel.segments
-        steps = count * blocks
-        begin, end = "0", str(steps)
-        if tile.split > 1:
-            begin = k.let("begin", f"part * {steps} // {tile.split}")
-            end = k.let("end", f"(part + 1) * {steps} // {tile.split}")
+        begin, end = self._share(self.kernel.steps)
+        blocks = self.kernel.segments[2]
         loop = f"range({begin}, {end})"
         if tile.vector and self.kernel.stages > 1:  # by itself Triton pipelines only dot's loads
             loop = f"tl.range({begin}, {end}, num_stages={self.kernel.stages})"
@@ -287,6 +316,31 @@ class MatrixWriter:
             k.line(f"total = {self._product(a, b)}")
             if not tile.vector and self.kernel.is_left_computed:
                 k.settle("total", storage_type(self.kernel.sums))
+
+    def _share(self, steps: int) -> tuple[str, str]:
+        """The first of a program's steps, and the one behind its last."""
+        split = self.tile.split
+        if split <= 1:
+            return "0", str(steps)
+        begin = self.k.let("begin", f"part * {steps} // {split}")
+        return begin, self.k.let("end", f"(part + 1) * {steps} // {split}")
+
+    def _sum_both(self) -> None:
+        """A loop over the depths of both products."""
+        k, tile, other = self.k, self.tile, self.other
+        assert other is not None
+        (first,), (second,) = other._left_rows(), self._left_rows()
+        weights = other._right_columns()
+        early = other.kernel.steps
+        begin, end = self._share(early + self.kernel.steps)
+        with k.block(f"for step in range({begin}, {end}):"):
+            is_first = k.let("first", f"step < {early}")
+            left = k.let("left", f"tl.where({is_first}, {first}, {second})")
+            local = f"tl.where({is_first}, step, step - {early})"
+            along = k.let("along", f"{local} * {tile.depth} + depth")
+            a = k.let("a", f"tl.load({left} + {along}[None, :])")
+            b = k.let("b", f"tl.load({weights} + step * {tile.depth})")
+            k.line(f"total = {self._product(a, b)}")
 
     # ---- where the program's tile lies ---------------------------------------------------------
 
@@ -495,9 +549,9 @@ class MatrixWriter:
         depth, columns = self.right_at
         pointer = f"p{self.right_pointer}"
         if right is None:
-            count, _, blocks = self.kernel.segments
-            pitch = count * blocks * self.tile.depth
-            return k.let("weights", f"{pointer} + (column{columns} * {pitch} + depth{depth})")
+            start = f" + {self.start}" if self.start else ""
+            place = f"column{columns} * {self.pitch} + depth{depth}{start}"
+            return k.let("weights", f"{pointer} + ({place})")
         index = decompose(k, "z", self.kernel.right_axes) if self.kernel.batched else []
         index += [f"depth{depth}", f"column{columns}"]
         return k.let("weights", f"{pointer} + ({offset(right, index)})")

@@ -86,6 +86,11 @@ class Problem:
         return self.window.taps if self.window else (1, 1)
 
     @property
+    def depth(self) -> int:
+        """Products per element of the result."""
+        return math.prod(self.taps) * self.channels
+
+    @property
     def whole_rows(self) -> bool:
         """Whether the left factor's rows lie side by side, and are a multiple of 16."""
         return self.rows % 16 == 0 and any(

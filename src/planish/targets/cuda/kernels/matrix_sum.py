@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
@@ -20,7 +19,7 @@ from planish.targets.cuda.kernels.fused import Work
 from planish.targets.cuda.kernels.matrix import shape_of
 from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel, SumKernel
 from planish.targets.cuda.kernels.matrix_problem import Problem, filters, pack, problem_of
-from planish.targets.cuda.kernels.matrix_tile import Tile, ceil, segments
+from planish.targets.cuda.kernels.matrix_tile import PERSISTENT, Tile, ceil, segments
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.execution import ZEROED_BYTES
 from planish.targets.restoring import FLAG, checked_parameters, impossible
@@ -96,21 +95,28 @@ class MatrixSum(AnchoredTactic):
         parts = parts_of(self.task, binding)
         if parts is None or self.zeroed(binding) > ZEROED_BYTES:
             return False
+        if self.tile.is_persistent and max(part.depth for part in parts) > self.depth:
+            return False
         return self.workspace(binding) <= cost.MOST_WORKSPACE
 
     def constants(self) -> list[np.ndarray]:
-        return [pack(filters(part), self.tile) for part in tasks_of(self.task)]
+        parts = [pack(filters(part), self.tile) for part in tasks_of(self.task)]
+        return [np.concatenate(parts, axis=1)]
 
     def launches(self, binding: Binding) -> list[Launch]:
         parts = parts_of(self.task, binding)
         assert parts is not None, "the tactic accepts the binding"
         first, second = parts
         kernel = SumKernel(self.warps, self.stages, self._kernel(first), self._kernel(second))
-        pointers: list[Pointer] = [*first.left_values, Constant(0)]
-        pointers += [*second.left_values, Constant(1), *second.result_values]
+        pointers: list[Pointer] = [*first.left_values, *second.left_values]
+        pointers += [Constant(0), *second.result_values]
         if self.split > 1:
             pointers += [Workspace(), Zeroed()]
-        tasks = self._tiles(second) * self.split
+        tasks = self._tiles(second) * self.tile.shares
+        if self.tile.is_persistent:
+            choice = cost.Choice(replace(self.tile, depth=2 * self.depth), self.warps, self.stages)
+            lanes = cost.lanes(choice, _shape(parts), self.machine)
+            tasks = lanes * ceil(second.columns, self.columns)
         return [Launch(kernel, tuple(pointers), (second.rows,), tasks)]
 
     def _kernel(self, problem: Problem) -> MatrixKernel:
@@ -131,7 +137,7 @@ class MatrixSum(AnchoredTactic):
         )
 
     def workspace(self, binding: Binding) -> int:
-        if self.split == 1:
+        if self.split <= 1:
             return 0
         parts = parts_of(self.task, binding)
         assert parts is not None
@@ -159,7 +165,10 @@ class MatrixSumFamily(MachineFamily):
             return
         for choice in cost.choices(_shape(parts), self.machine, 1, LIMIT):
             tile = choice.tile
-            if tile.vector or tile.is_persistent or _padding(parts, tile) > 2:
+            if tile.is_persistent:  # both depths are one step
+                deepest = max(part.depth for part in parts)
+                tile = replace(tile, depth=max(16, 1 << (deepest - 1).bit_length()))
+            if tile.vector or _padding(parts, tile) > 2:
                 continue
             if _shared_bytes(parts, choice) > self.machine.shared - 4096:
                 continue
@@ -188,7 +197,7 @@ class MatrixSumFamily(MachineFamily):
             depth=cost.DEPTHS,
             warps=(4, 8),
             stages=cost.STAGES,
-            split=cost.SPLITS,
+            split=(PERSISTENT, *cost.SPLITS),
             transposed=FLAG,
         )
         large = values["rows"] * values["columns"] * values["depth"] > 1 << 22
@@ -204,6 +213,7 @@ def _shape(parts: Parts) -> cost.Shape:
         second,
         taps=(1, 1),
         channels=first.depth + second.depth,
+        packed=True,
         vector=min(first.vector, second.vector),
         dilated=False,
     )
@@ -212,18 +222,19 @@ def _shape(parts: Parts) -> cost.Shape:
 def _shared_bytes(parts: Parts, choice: cost.Choice) -> int:
     """Bytes of shared memory: the pipeline's; a product of one step is none, and lies beside it."""
     shape, tile = _shape(parts), choice.tile
-    single = sum(math.prod(part.taps) * part.channels <= tile.depth for part in parts)
+    if tile.is_persistent:
+        return shape.kept(tile, choice.stages)
+    single = sum(part.depth <= tile.depth for part in parts)
     return shape.staged(tile, choice.stages) + single * shape.staged(tile, 1)
 
 
 def _padding(parts: Parts, tile: Tile) -> float:
     """How many times the depths are what they need to be, as both are whole steps."""
-    padded = needed = 0
+    padded = 0
     for part in parts:
         count, _, blocks = segments(tile, part.taps, part.channels)
         padded += count * blocks * tile.depth
-        needed += part.taps[0] * part.taps[1] * part.channels
-    return padded / needed
+    return padded / sum(part.depth for part in parts)
 
 
 FAMILIES = (MatrixSumFamily(),)
