@@ -312,8 +312,33 @@ def test_stems_are_offered_folded_copies(rng):
     assert product.kernel.columns == 128
     deep = conv_task(rng, (8, 56, 56, 64), 64, (3, 3), stride=2, padding=SAME)
     assert not any(t.pixels for t in FAMILY.tactics(deep, Binding({})))
+    product = matmul_task(rng, (64, 32), (32, 16), constant=True)
     with pytest.raises(PlanError):
-        FAMILY.restore(task, {**tactic.parameters, "channels": 0})
+        FAMILY.restore(product, {**tactic.parameters, "channels": 0})
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("pixels", [2, 4])
+def test_rows_of_several_pixels(pixels, stride, rng):
+    """Of images that are read as they lie, borders included."""
+    task = conv_task(
+        rng, (2, 7, 8 * stride, 16), 12, (3, 3), stride, SAME, residual=True, prologue="cast"
+    )
+    offered = [
+        MatrixTactic(task, 32, 64, 32, 4, 2, split, walk, transposed=turned, pixels=pixels)
+        for split, walk, turned in ((1, TAPS, False), (2, ROW, True), (1, FLAT, False))
+    ]
+    check(task, rng, offered, limit=0)
+    odd = conv_task(rng, (2, 7, 9, 16), 12, (3, 3), padding=SAME)
+    assert not replace(offered[0], task=odd).accepts(Binding({}))
+
+
+def test_rows_of_several_pixels_are_offered_for_few_filters(rng):
+    def offered(filters):
+        task = conv_task(rng, (128, 72, 72, 32), filters, (3, 3), padding=SAME)
+        return {t.pixels for t in FAMILY.tactics(task, Binding({}))}
+
+    assert (offered(32), offered(16), offered(64)) == ({0, 2}, {0, 4}, {0})
 
 
 FEW = replace(H200, multiprocessors=2)

@@ -98,7 +98,7 @@ def test_tactics_of_a_network_compile(batch: int) -> None:
     net = SumNet((batch, 28, 28, 128), (batch, 56, 56, 256), 512, stride=2)
     task, *_ = sum_tasks(net.graph)
     tactics = list(FAMILY.tactics(task, Binding({})))
-    assert 6 <= len(tactics) == len(set(tactics)) <= 14
+    assert 6 <= len(tactics) == len(set(tactics)) <= 18
     assert compiled(tactics[0], Binding({}))
     text = assembly(tactics[0], Binding({}))
     assert "mma" in text and "cp.async" in text

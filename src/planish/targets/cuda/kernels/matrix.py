@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from planish.targets.cuda.kernels.matrix_image import (
     CHANNELS,
     PIXELS,
     ImageCopy,
+    by_pixels,
+    filters_by_pixels,
     filters_on_copy,
 )
 from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel
@@ -41,6 +43,8 @@ from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 _LIMITS = {0: 5, 1: 14, 3: 7}
 """Tactics offered, by `Tile.passes`."""
+FEW_COLUMNS = 32
+"""Of so few a row may compute several pixels."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,10 @@ class MatrixTactic(AnchoredTactic):
     def accepts(self, binding: Binding) -> bool:
         if not super().accepts(binding):
             return False
-        problem = problem_of(self.task, binding)
+        source = problem_of(self.task, binding)
+        problem = self._changed(source)[0] if source else None
         if problem is None:
             return False
-        if self.channels:
-            copy = self._copy(problem)
-            if not copy.makes_sense:
-                return False
-            problem = copy.problem
         if self._sums(problem) > cost.MOST_WORKSPACE or self.zeroed(binding) > ZEROED_BYTES:
             return False
         window = problem.window
@@ -116,6 +116,10 @@ class MatrixTactic(AnchoredTactic):
             assert isinstance(op, Convolution)
             strides = (1, *op.strides)[-2:]
             weights = filters_on_copy(weights, self.channels, strides, self.pixels)
+        elif self.pixels:
+            op = self.anchor.op
+            assert isinstance(op, Convolution)
+            weights = filters_by_pixels(weights, op.strides[-1], self.pixels)
         packed = [pack(weights, self.tile)]
         zero = zero_of(self.task) - 128 * (self.anchor.inputs[0].dtype is DType.UINT8)
         return [*packed, corrections(weights, zero, self.tile)] if zero else packed
@@ -176,15 +180,18 @@ class MatrixTactic(AnchoredTactic):
 
     def _problem(self, binding: Binding) -> tuple[Problem, ImageCopy | None]:
         """The problem, on copied images if they are copied."""
-        problem = problem_of(self.task, binding)
+        source = problem_of(self.task, binding)
+        assert source is not None, "the tactic accepts the binding"
+        problem, copy = self._changed(source)
         assert problem is not None, "the tactic accepts the binding"
-        if not self.channels:
-            return problem, None
-        copy = self._copy(problem)
-        return copy.problem, copy
+        return problem, copy
 
-    def _copy(self, problem: Problem) -> ImageCopy:
-        return ImageCopy(problem, self.channels, self.pixels)
+    def _changed(self, problem: Problem) -> tuple[Problem | None, ImageCopy | None]:
+        """The problem on copied images, or with several pixels a row; None if it cannot be."""
+        if self.channels:
+            copy = ImageCopy(problem, self.channels, self.pixels)
+            return (copy.problem, copy) if copy.makes_sense else (None, None)
+        return (by_pixels(problem, self.pixels) if self.pixels else problem), None
 
     def _tiles(self, problem: Problem) -> int:
         down, across = ceil(problem.rows, self.rows), ceil(problem.columns, self.columns)
@@ -203,7 +210,7 @@ class MatrixFamily(MachineFamily):
             return
         single = problem.dtype is DType.FLOAT32
         for passes in (1, 3, 0) if single else (1,):
-            for choice, copy in self._choices(problem, passes):
+            for choice, form in self._choices(problem, passes):
                 tile = choice.tile
                 if tile.vector and passes == 1 and single:
                     continue  # it is offered as what it is: without tensor cores
@@ -218,36 +225,34 @@ class MatrixFamily(MachineFamily):
                     int(tile.walk),
                     tile.vector,
                     tile.passes,
-                    copy.channels if copy else 0,
+                    form.channels,
                     tile.transposed,
-                    copy.pixels if copy else 0,
+                    form.pixels,
                     self.machine,
                 )
                 if tactic.accepts(binding):
                     yield tactic
 
-    def _choices(self, problem: Problem, passes: int) -> list[tuple[cost.Choice, ImageCopy | None]]:
-        """Tiles, with the copy of the images that they are for, the likely best first; where images
-        may be copied, the best of each way first: the model knows little of caches.
+    def _choices(self, problem: Problem, passes: int) -> list[tuple[cost.Choice, _Form]]:
+        """Tiles, with the form of the problem that they are for, the likely best first; where there
+        are several, the best of each way first: the model knows little of caches.
         """
         limit, machine = _LIMITS[passes], self.machine
-        shape = shape_of(problem)
-        copies = _copies(problem)
-        if shape.vector * shape.size >= 16 or not copies:
-            return [(c, None) for c in cost.choices(shape, machine, passes, limit)]
-        few = limit // 3
-        found: list[tuple[float, cost.Choice, ImageCopy | None]] = []
-        for copy in (None, *copies):
-            on = shape_of(copy.problem) if copy else shape
-            moved = 2 * copy.bytes if copy else 0
-            for choice in cost.choices(on, machine, passes, few):
-                time = cost.estimate(on, choice, machine)
-                time += cost.copying(moved, machine) if copy else 0
-                found.append((time, choice, copy))
+        forms = _forms(problem)
+        if len(forms) == 1:
+            return [(c, forms[0]) for c in cost.choices(shape_of(problem), machine, passes, limit)]
+        found: list[tuple[float, cost.Choice, _Form]] = []
+        for form in forms:
+            shape = shape_of(form.problem)
+            share = limit // 3 if form.pixels or len(forms) > 2 else limit
+            for choice in cost.choices(shape, machine, passes, share):
+                time = cost.estimate(shape, choice, machine)
+                time += cost.copying(2 * form.copied, machine) if form.copied else 0
+                found.append((time, choice, form))
 
-        def way(item: tuple[cost.Choice, ImageCopy | None]) -> tuple[bool, tuple[object, int]]:
+        def way(item: tuple[cost.Choice, _Form]) -> tuple[bool, tuple[object, int, int]]:
             persistent, kind = cost.way(item[0].tile)
-            return persistent, (kind, item[1].pixels if item[1] else -1)
+            return persistent, (kind, item[1].channels, item[1].pixels)
 
         found.sort(key=lambda item: item[0])
         return cost.varied([item[1:] for item in found], way)
@@ -285,7 +290,7 @@ class MatrixFamily(MachineFamily):
             single = task.anchor.inputs[0].dtype is DType.FLOAT32
             wrong = wrong or (values["passes"] != 1 and not single)
             wrong = wrong or (values["depth"] < 32 and task.anchor.inputs[0].dtype in BYTES)
-        if values["pixels"] and not values["channels"]:
+        if values["pixels"] and not isinstance(task.anchor.op, Convolution):
             wrong = True
         if values["transposed"] and (values["vector"] or values["columns"] < 64):
             wrong = True
@@ -299,17 +304,36 @@ class MatrixFamily(MachineFamily):
         return MatrixTactic(task, **values, machine=self.machine)
 
 
-def _copies(problem: Problem) -> list[ImageCopy]:
-    """Copies of the images worth trying: with their windows, and folded for one pixel and several;
-    of each the one with the fewest channels.
+class _Form(NamedTuple):
+    """A problem as a tactic computes it, with the parameters that make it so."""
+
+    problem: Problem
+    channels: int = 0
+    pixels: int = 0
+    copied: int = 0
+    """Bytes of a copy of the images."""
+
+
+def _forms(problem: Problem) -> list[_Form]:
+    """A problem as it is and in other forms worth trying.
+
+    Images of few channels are copied, with their windows, and folded for one pixel and several; of
+    each copy the one with the fewest channels. Where filters are few, a row has several pixels.
     """
-    found = []
-    for pixels in (0, *PIXELS):
-        fold = problem.window.strides if problem.window and pixels else (1, 1)
-        own = (problem.channels,) if fold != (1, 1) else ()
-        counts = [count for count in (*own, *CHANNELS) if count <= CHANNELS[-1]]
-        every = (ImageCopy(problem, count, pixels) for count in counts)
-        found += [copy for copy in every if copy.makes_sense][:1]
+    shape = shape_of(problem)
+    found = [_Form(problem)]
+    if shape.vector * shape.size < 16:
+        for pixels in (0, *PIXELS):
+            fold = problem.window.strides if problem.window and pixels else (1, 1)
+            own = (problem.channels,) if fold != (1, 1) else ()
+            counts = [count for count in (*own, *CHANNELS) if count <= CHANNELS[-1]]
+            every = (ImageCopy(problem, count, pixels) for count in counts)
+            useful = [copy for copy in every if copy.makes_sense][:1]
+            found += [_Form(c.problem, c.channels, pixels, c.bytes) for c in useful]
+    elif problem.columns <= FEW_COLUMNS and shape.size <= 2:
+        pixels = 2 if 2 * problem.columns > FEW_COLUMNS else 4
+        merged = by_pixels(problem, pixels)
+        found += [_Form(merged, pixels=pixels)] if merged else []
     return found
 
 

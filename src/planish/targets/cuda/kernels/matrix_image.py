@@ -13,6 +13,9 @@ from the one run of memory that their windows cover:
 
 The weights, which hold zeros where a pixel's window does not reach, make a third more products; but
 windows overlap, so that each element is read half as often, and that is what such layers wait for.
+Where an image has enough channels, rows of several pixels read it as it lies (`by_pixels`): that
+pays for few filters, of which tensor cores take too few columns at once.
+
 As with Winograd's algorithm, an infinity or NaN in an image also reaches pixels beside those whose
 windows cover it: zeros do not stop it.
 """
@@ -292,6 +295,47 @@ class ImageCopy:
         )
 
 
+def by_pixels(problem: Problem, pixels: int) -> Problem | None:
+    """The problem with so many neighbouring pixels of the result a row; None if it cannot be."""
+    window = problem.window
+    if window is None or window.dilations != (1, 1) or window.taps[1] == 1:
+        return None
+    *outer, wide = problem.axes
+    if wide % pixels or problem.columns * pixels > WIDEST:
+        return None
+    (down, across), (rows, columns) = window.taps, window.strides
+    return replace(
+        problem,
+        rows=problem.rows // pixels,
+        columns=problem.columns * pixels,
+        axes=(*outer, wide // pixels),
+        window=replace(
+            window,
+            taps=(down, across + (pixels - 1) * columns),
+            strides=(rows, columns * pixels),
+        ),
+        result=_by_pixels(problem.result, pixels),
+        pixels=pixels,
+    )
+
+
+def filters_by_pixels(filters: np.ndarray, stride: int, pixels: int) -> np.ndarray:
+    """Filters ``[rows, columns, C, K]`` of taps as those of rows of several pixels.
+
+    Returns
+    -------
+    array
+        ``[rows, columns + (pixels - 1) * stride, C, pixels * K]``, zeros where a pixel's window
+        does not reach.
+    """
+    down, across, channels, columns = filters.shape
+    taps = across + (pixels - 1) * stride
+    found = np.zeros((down, taps, channels, pixels, columns), filters.dtype)
+    for pixel in range(pixels):
+        found[:, pixel * stride : pixel * stride + across, :, pixel] = filters
+    return found.reshape(down, taps, channels, -1)
+
+
 def filters_on_copy(
     filters: np.ndarray, channels: int, strides: Sequence[int], pixels: int
 ) -> np.ndarray:
@@ -311,13 +355,8 @@ def filters_on_copy(
     if not pixels:
         return whole
     parts = whole.reshape(rows, by, taps, beside, channels, columns).transpose(0, 2, 1, 3, 4, 5)
-    deep = by * beside * channels
-    window = parts.reshape(rows, taps * deep, columns)
-    runs = np.zeros((rows, 1, (pixels - 1 + taps) * deep, pixels, columns), filters.dtype)
-    for pixel in range(pixels):
-        start = pixel * deep
-        runs[:, 0, start : start + taps * deep, pixel] = window
-    return runs.reshape(rows, 1, -1, pixels * columns)
+    folded = parts.reshape(rows, taps, by * beside * channels, columns)
+    return filters_by_pixels(folded, 1, pixels).reshape(rows, 1, -1, pixels * columns)
 
 
 def _by_pixels(work: Work, pixels: int) -> Work:

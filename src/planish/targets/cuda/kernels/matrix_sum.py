@@ -25,7 +25,7 @@ from planish.targets.execution import ZEROED_BYTES
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16)
-LIMIT = 10
+LIMIT = 14
 """Tactics offered that multiply as usual."""
 
 
