@@ -301,6 +301,19 @@ def _variants(shape: Shape, tile: Tile, machine: CudaMachine) -> Iterator[Choice
                 yield Choice(replace(tile, split=split), warps, stages)
 
 
+def programs_of_many_tiles(shape: Shape, machine: CudaMachine) -> list[Choice]:
+    """Small tiles with deep pipelines, of which several programs fit a multiprocessor: what the
+    model, which knows no waiting in such programs, puts behind large ones.
+    """
+    found = []
+    for columns in COLUMNS[2:]:
+        tile = Tile(64, columns, max(16, 1 << (shape.depth - 1).bit_length()), PERSISTENT)
+        many = tile.depth <= DEEPEST and shape.rows > 64 * 3 * 4 * machine.multiprocessors
+        if many and may_persist(shape, tile) and _resident(shape, tile, 3, machine):
+            found.append(Choice(tile, 4, 3))
+    return found
+
+
 def may_persist(shape: Shape, tile: Tile) -> bool:
     """Whether programs can go through many tiles: each is one step, by weights that they keep."""
     steps = _padded(shape, tile) // tile.depth

@@ -198,8 +198,10 @@ class ImageCopy:
 
     @property
     def run(self) -> int:
-        """Elements of a row of folded pixels that the windows of a row's pixels cover."""
-        return (self.pixels - 1 + self.taps[1]) * self.deep
+        """Elements of a row of folded pixels that a row reads: what the windows of its pixels
+        cover, and a few more.
+        """
+        return _run(self.taps[1], self.deep, self.pixels, self.source.dtype.size)
 
     @property
     def makes_sense(self) -> bool:
@@ -220,10 +222,9 @@ class ImageCopy:
     def size(self) -> tuple[int, int, int]:
         """Rows, columns and channels of an image's copy as they lie: what the windows reach."""
         if self.pixels:
-            rows, columns = (
-                positions - 1 + taps
-                for positions, taps in zip(self.source.axes[1:], self.taps, strict=True)
-            )
+            _, down, across = self.source.axes
+            rows = down - 1 + self.taps[0]
+            columns = across - self.pixels + ceil(self.run, self.deep)
         else:
             window = self.window
             rows, columns = (
@@ -355,8 +356,20 @@ def filters_on_copy(
     if not pixels:
         return whole
     parts = whole.reshape(rows, by, taps, beside, channels, columns).transpose(0, 2, 1, 3, 4, 5)
-    folded = parts.reshape(rows, taps, by * beside * channels, columns)
-    return filters_by_pixels(folded, 1, pixels).reshape(rows, 1, -1, pixels * columns)
+    deep = by * beside * channels
+    folded = parts.reshape(rows, taps, deep, columns)
+    runs = filters_by_pixels(folded, 1, pixels).reshape(rows, 1, -1, pixels * columns)
+    more = _run(taps, deep, pixels, filters.itemsize) - runs.shape[2]
+    return np.pad(runs, ((0, 0), (0, 0), (0, more), (0, 0)))
+
+
+def _run(taps: int, deep: int, pixels: int, size: int) -> int:
+    """Elements of a row of folded pixels that so many taps of so many pixels cover; to the end of
+    16 bytes, which a thread loads at once, where such rows begin with 16 bytes: the next pixel is
+    then multiplied by zeros.
+    """
+    run, whole = (pixels - 1 + taps) * deep, 16 // size
+    return run if pixels * deep % whole else run + -run % whole
 
 
 def _by_pixels(work: Work, pixels: int) -> Work:

@@ -163,7 +163,9 @@ class MatrixSumFamily(MachineFamily):
         parts = parts_of(task, binding)
         if parts is None:
             return
-        for choice in cost.choices(_shape(parts), self.machine, 1, LIMIT):
+        shape = _shape(parts)
+        many = cost.programs_of_many_tiles(shape, self.machine)
+        for choice in dict.fromkeys([*cost.choices(shape, self.machine, 1, LIMIT), *many]):
             tile = choice.tile
             if tile.is_persistent:  # both depths are one step
                 deepest = max(part.depth for part in parts)
