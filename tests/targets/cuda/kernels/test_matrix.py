@@ -14,6 +14,7 @@ pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'"
 from helpers.interpreted import assembly, check_interpreted, compiled
 from helpers.tactics import row_padded, strided
 from planish.errors import PlanError
+from planish.fusion.candidates import propose
 from planish.fusion.task import Task, make_task
 from planish.graph import DType, Graph, TensorType
 from planish.ops.conv import Conv
@@ -245,6 +246,29 @@ def test_a_prologue_comes_before_the_padding(prologue, window, rng):
     assert task.prologue is not None
     walks = ALL if window == (3, 3) else (TAPS,)
     check(task, rng, tactics(task, walks=walks), limit=1)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["rows", "planes"])
+def test_bytes_of_an_image_are_normalized_on_the_way(turned, rng):
+    """From uint8 to what the first convolution gives: one task, one kernel or a copy before it."""
+    b = Builder(rng)
+    y = b.input((2, 3, 9, 11) if turned else (2, 9, 11, 3), DType.UINT8)
+    y = b.add(Cast(F32), y)
+    if turned:
+        y = b.add(Transpose((0, 2, 3, 1)), y)
+    y = b.add(ew.Mul(), b.add(ew.Sub(), y, b.constant((3,), F32)), b.constant((3,), F32, 0.01))
+    y = b.add(Cast(F16), y)
+    y = b.add(Conv((2, 2), SAME, (1, 1)), y, b.constant((3, 3, 3, 20), F16, 0.2))
+    y = b.add(ew.Relu(), b.add(ew.Add(), y, b.constant((20,), F16)))
+    task = b.task(y)
+    family = ImageFamily(H200) if turned else FAMILY
+    assert set(task.nodes) in [set(t.nodes) for t in propose(b.graph)]
+    assert task.inputs[0].dtype is DType.UINT8
+    counts = {len(t.launches(Binding({}))) for t in family.tactics(task, Binding({}))}
+    assert counts == ({2} if turned else {1, 2})
+    copied = MatrixTactic(task, 32, 32, 32, 4, 2, 1, TAPS, channels=3, pixels=1)
+    offered = [copied] if turned else [copied, MatrixTactic(task, 32, 32, 32, 4, 2, 1, FLAT)]
+    check_interpreted(family, task, rng, tactics=offered, tolerance=2e-2, limit=None)
 
 
 @pytest.mark.parametrize("walk", ALL)
