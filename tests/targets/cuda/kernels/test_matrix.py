@@ -12,31 +12,35 @@ import pytest
 pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
 
 from helpers.interpreted import assembly, check_interpreted, compiled
+from helpers.products import (
+    ALL,
+    BF16,
+    F16,
+    F32,
+    FAMILY,
+    FLAT,
+    ROW,
+    SAME,
+    TAPS,
+    arrays,
+    check,
+    conv_task,
+    matmul_task,
+    tactics,
+)
 from helpers.tactics import row_padded, strided
 from planish.errors import PlanError
-from planish.fusion.candidates import propose
-from planish.fusion.task import Task, make_task
-from planish.graph import DType, Graph, TensorType
-from planish.ops.conv import Conv
-from planish.ops.elementwise import Cast, ew
+from planish.graph import DType
 from planish.ops.matmul import MatMul
-from planish.ops.shape import Transpose
 from planish.targets.base import Binding, Layout, dense_strides
 from planish.targets.cuda.kernels.matrix import (
-    ImageFamily,
-    MatrixFamily,
     MatrixTactic,
     shape_of,
 )
 from planish.targets.cuda.kernels.matrix_cost import choices
 from planish.targets.cuda.kernels.matrix_problem import problem_of
-from planish.targets.cuda.kernels.matrix_tile import PERSISTENT, Walk
+from planish.targets.cuda.kernels.matrix_tile import PERSISTENT
 from planish.targets.cuda.machine import H200
-
-FAMILY = MatrixFamily(H200)
-F16, BF16, F32 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32
-TOLERANCES = {F16: 4e-3, BF16: 3e-2, F32: 1e-5}
-TAPS, ROW, FLAT = map(int, Walk)
 
 
 @pytest.fixture
@@ -44,128 +48,8 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(11)
 
 
-class Builder:
-    """A chain of ops as a task, with random constants."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng, self.graph, self.nodes = rng, Graph(), []
-
-    def input(self, shape, dtype):
-        return self.graph.input(f"x{len(self.graph.inputs)}", TensorType(tuple(shape), dtype))
-
-    def constant(self, shape, dtype, scale=1.0):
-        return self.graph.constant((self.rng.standard_normal(shape) * scale).astype(dtype.numpy))
-
-    def add(self, op, *values):
-        value = self.graph.add(op, *values)
-        self.nodes.append(value.producer)
-        return value
-
-    def task(self, *outputs) -> Task:
-        for i, output in enumerate(outputs):
-            self.graph.mark_output(output, f"y{i}")
-        anchor = next(n for n in self.nodes if isinstance(n.op, Conv | MatMul))
-        return make_task(self.nodes, anchor)
-
-
-def conv_task(
-    rng,
-    shape,
-    filters,
-    window=(1, 1),
-    stride=1,
-    padding=None,
-    dilation=1,
-    dtype=F16,
-    groups=1,
-    residual=False,
-    per_image=False,
-    prologue=None,
-    relu=True,
-) -> Task:
-    """A convolution, a bias, and what else is asked for."""
-    b = Builder(rng)
-    x = y = b.input(shape, F32 if prologue else dtype)
-    if prologue == "affine":
-        y = b.add(ew.Add(), b.add(ew.Mul(), y, b.constant((shape[-1],), F32)), b.constant((), F32))
-    elif prologue == "sum":
-        y = b.add(ew.Add(), y, b.input(shape, F32))
-        y = b.add(ew.Mul(), y, b.input((*shape[:-1], 1), F32))
-    if prologue and dtype is not F32:
-        y = b.add(Cast(dtype), y)
-    assert prologue != "affine" or y is not x
-    depth = int(np.prod(window)) * shape[-1] // groups
-    weights = b.constant((*window, shape[-1] // groups, filters), dtype, depth**-0.5)
-    spatial = len(window)
-    pads = padding or ((0, 0),) * spatial
-    y = b.add(Conv((stride,) * spatial, pads, (dilation,) * spatial, groups), y, weights)
-    y = b.add(ew.Add(), y, b.constant((filters,), dtype))
-    if per_image:
-        y = b.add(ew.Mul(), y, b.input((shape[0], *(1,) * spatial, filters), dtype))
-    if residual:
-        y = b.add(ew.Add(), y, b.input(y.shape, dtype))
-    return b.task(b.add(ew.Relu(), y) if relu else y)
-
-
-def matmul_task(rng, left, right, *, op=None, constant=False, dtype=F16, more=(), cast=False):
-    """A product, and tensors of the shapes `more` added to it."""
-    b = Builder(rng)
-    op = op or MatMul()
-    x = b.input(left, F32 if cast else dtype)
-    if cast:
-        x = b.add(Cast(dtype), x)
-    w = b.constant(right, dtype, 0.3) if constant else b.input(right, dtype)
-    y = b.add(op, x, w)
-    for shape in more:
-        y = b.add(ew.Add(), y, b.input(shape, dtype))
-    return b.task(y)
-
-
-def arrays(task: Task, rng) -> list[np.ndarray]:
-    """Of about 1 in absolute value, so that tolerances mean the same for all shapes."""
-    return [
-        v.data if v.data is not None else rng.standard_normal(v.type.bind({})).astype(v.dtype.numpy)
-        for v in task.inputs
-    ]
-
-
-def tactics(task: Task, *, walks=(TAPS,), splits=(1,), passes=1) -> list[MatrixTactic]:
-    """Small tiles of several forms."""
-    forms = [(16, 32, 16), (32, 16, 32), (64, 64, 64)]
-    made = []
-    for i, (walk, split) in enumerate((w, s) for w in walks for s in splits):
-        rows, columns, depth = forms[i % 3]
-        made.append(MatrixTactic(task, rows, columns, depth, 4, 2, split, walk, False, passes))
-    return made
-
-
-def check(task: Task, rng, offered=(), limit=2, layouts=None) -> None:
-    """Runs tactics given and the first ones that the family offers."""
-    values = (*task.inputs, *task.outputs)
-    if layouts:
-        chosen = {v: layouts(v) for v in values}
-        layouts = chosen.__getitem__
-    binding = Binding({}, chosen if layouts else {})
-    own = [t for t in FAMILY.tactics(task, binding) if t.rows * t.columns <= 4096][:limit]
-    data = arrays(task, rng)
-    scale = max(float(np.abs(e.astype(np.float32)).max()) for e in task.evaluate(data))
-    tolerance = TOLERANCES[task.anchor.output.dtype] * max(scale, 1)
-    check_interpreted(
-        FAMILY,
-        task,
-        rng,
-        tactics=[*offered, *own],
-        arrays=data,
-        tolerance=tolerance,
-        layouts=layouts,
-        limit=None,
-    )
-
-
 # ---- convolutions --------------------------------------------------------------------------------
 
-ALL = (TAPS, ROW, FLAT)
-SAME = ((1, 1), (1, 1))
 CONVOLUTIONS = [
     dict(shape=(2, 9, 11, 3), filters=5, window=(3, 3), stride=2, padding=((0, 1), (2, 1))),
     dict(shape=(5, 5, 4, 7), filters=33, window=(3, 3), padding=SAME, residual=True),
@@ -248,29 +132,6 @@ def test_a_prologue_comes_before_the_padding(prologue, window, rng):
     check(task, rng, tactics(task, walks=walks), limit=1)
 
 
-@pytest.mark.parametrize("turned", [False, True], ids=["rows", "planes"])
-def test_bytes_of_an_image_are_normalized_on_the_way(turned, rng):
-    """From uint8 to what the first convolution gives: one task, one kernel or a copy before it."""
-    b = Builder(rng)
-    y = b.input((2, 3, 9, 11) if turned else (2, 9, 11, 3), DType.UINT8)
-    y = b.add(Cast(F32), y)
-    if turned:
-        y = b.add(Transpose((0, 2, 3, 1)), y)
-    y = b.add(ew.Mul(), b.add(ew.Sub(), y, b.constant((3,), F32)), b.constant((3,), F32, 0.01))
-    y = b.add(Cast(F16), y)
-    y = b.add(Conv((2, 2), SAME, (1, 1)), y, b.constant((3, 3, 3, 20), F16, 0.2))
-    y = b.add(ew.Relu(), b.add(ew.Add(), y, b.constant((20,), F16)))
-    task = b.task(y)
-    family = ImageFamily(H200) if turned else FAMILY
-    assert set(task.nodes) in [set(t.nodes) for t in propose(b.graph)]
-    assert task.inputs[0].dtype is DType.UINT8
-    counts = {len(t.launches(Binding({}))) for t in family.tactics(task, Binding({}))}
-    assert counts == ({2} if turned else {1, 2})
-    copied = MatrixTactic(task, 32, 32, 32, 4, 2, 1, TAPS, channels=3, pixels=1)
-    offered = [copied] if turned else [copied, MatrixTactic(task, 32, 32, 32, 4, 2, 1, FLAT)]
-    check_interpreted(family, task, rng, tactics=offered, tolerance=2e-2, limit=None)
-
-
 @pytest.mark.parametrize("walk", ALL)
 def test_an_infinite_pixel_reaches_only_windows_that_cover_it(walk, rng):
     task = conv_task(rng, (1, 6, 7, 3), 4, (3, 3), padding=SAME, dtype=F32)
@@ -280,89 +141,6 @@ def test_an_infinite_pixel_reaches_only_windows_that_cover_it(walk, rng):
     assert 0 < expected.mean() < 1
     offered = tactics(task, walks=(walk,))
     check_interpreted(FAMILY, task, rng, tactics=offered, arrays=data, tolerance=1e-4)
-
-
-@pytest.mark.parametrize("prologue", [None, "cast", "sum"])
-@pytest.mark.parametrize("split", [1, 2])
-def test_images_of_few_channels_are_copied_first(prologue, split, rng):
-    cases = [
-        dict(shape=(2, 11, 12, 3), window=(5, 4), stride=2, padding=((2, 1), (0, 3))),
-        dict(shape=(3, 8, 9, 5), window=(3, 3), padding=SAME, dilation=2),
-        dict(shape=(1, 9, 7), window=(3,), padding=((1, 1),)),
-    ]
-    for case in cases:
-        task = conv_task(rng, filters=20, prologue=prologue, residual=True, **case)
-        walk = FLAT if "dilation" in case else ROW
-        offered = tactics(task, walks=(walk,), splits=(split,))
-        check(task, rng, [replace(t, channels=8) for t in offered], limit=0)
-    offered = {(t.channels, t.pixels) for t in FAMILY.tactics(task, Binding({}))}
-    assert {(0, 0), (8, 0)} <= offered
-
-
-FOLDED = [
-    dict(shape=(2, 16, 16, 3), filters=20, window=(7, 7), stride=2, padding=((3, 3), (3, 3))),
-    dict(shape=(1, 11, 12, 3), filters=10, window=(3, 3), padding=SAME, prologue="cast"),
-    dict(shape=(3, 9, 13, 2), filters=9, window=(2, 5), stride=3, padding=((0, 1), (2, 1))),
-    dict(shape=(2, 16, 3), filters=12, window=(3,), stride=2, padding=((1, 0),)),
-]
-
-
-@pytest.mark.parametrize("pixels", [1, 2, 4])
-@pytest.mark.parametrize("case", FOLDED, ids=str)
-def test_copies_whose_strides_become_channels(case, pixels, rng):
-    """Rows of one pixel or of neighbouring ones."""
-    task = conv_task(rng, **case, residual=True, per_image=True)
-    tile = (32, 64, 32, 4, 2)
-    offered = [
-        MatrixTactic(task, *tile, split, walk, False, 1, channels, transposed, pixels)
-        for split, walk, transposed in ((1, TAPS, False), (2, FLAT, True))
-        for channels in (case["shape"][-1], 4)
-    ]
-    offered = [tactic for tactic in offered if tactic.accepts(Binding({}))]
-    if case.get("stride", 1) > 1 or pixels == 2:
-        assert offered
-        check(task, rng, offered, limit=0)
-    else:  # without a stride nothing is folded; runs of 2 x 3 halves begin anywhere
-        assert pixels == 1 or offered
-
-
-def test_stems_are_offered_folded_copies(rng):
-    task = conv_task(rng, (128, 224, 224, 3), 64, (7, 7), stride=2, padding=((3, 3), (3, 3)))
-    folded = [t for t in FAMILY.tactics(task, Binding({})) if t.pixels]
-    assert {(t.pixels, t.channels) for t in folded} == {(1, 3), (2, 3), (4, 3)}
-    tactic = next(t for t in folded if t.pixels == 2)
-    _, product = tactic.launches(Binding({}))
-    assert product.params[0] == 128 * 112 * 56
-    assert product.kernel.columns == 128
-    deep = conv_task(rng, (8, 56, 56, 64), 64, (3, 3), stride=2, padding=SAME)
-    assert not any(t.pixels for t in FAMILY.tactics(deep, Binding({})))
-    product = matmul_task(rng, (64, 32), (32, 16), constant=True)
-    with pytest.raises(PlanError):
-        FAMILY.restore(product, {**tactic.parameters, "channels": 0})
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("pixels", [2, 4])
-def test_rows_of_several_pixels(pixels, stride, rng):
-    """Of images that are read as they lie, borders included."""
-    task = conv_task(
-        rng, (2, 7, 8 * stride, 16), 12, (3, 3), stride, SAME, residual=True, prologue="cast"
-    )
-    offered = [
-        MatrixTactic(task, 32, 64, 32, 4, 2, split, walk, transposed=turned, pixels=pixels)
-        for split, walk, turned in ((1, TAPS, False), (2, ROW, True), (1, FLAT, False))
-    ]
-    check(task, rng, offered, limit=0)
-    odd = conv_task(rng, (2, 7, 9, 16), 12, (3, 3), padding=SAME)
-    assert not replace(offered[0], task=odd).accepts(Binding({}))
-
-
-def test_rows_of_several_pixels_are_offered_for_few_filters(rng):
-    def offered(filters):
-        task = conv_task(rng, (128, 72, 72, 32), filters, (3, 3), padding=SAME)
-        return {t.pixels for t in FAMILY.tactics(task, Binding({}))}
-
-    assert (offered(32), offered(16), offered(64)) == ({0, 2}, {0, 4}, {0})
 
 
 FEW = replace(H200, multiprocessors=2)
@@ -459,42 +237,6 @@ def test_the_next_tiles_are_loaded_meanwhile(rng):
     text = assembly(first, Binding({}))
     loop = text[text.index("wgmma.mma_async") :]
     assert "cp.async.cg" in loop and "cp.async.wait_group" in text
-
-
-@pytest.mark.parametrize("dtype", [F16, F32], ids=str)
-@pytest.mark.parametrize("window", [(3, 3), (1, 1)])
-def test_images_may_lie_in_another_order(window, dtype, rng):
-    b = Builder(rng)
-    x = b.add(Cast(dtype), b.input((2, 3, 11, 12), F32))
-    turned = b.add(Transpose((0, 2, 3, 1)), b.add(ew.Mul(), x, b.constant((), dtype)))
-    scaled = b.add(ew.Mul(), turned, b.constant((3,), dtype))
-    op = Conv((2, 1), SAME if window == (3, 3) else ((0, 0), (0, 0)), (1, 1))
-    y = b.add(op, scaled, b.constant((*window, 3, 20), dtype, 0.2))
-    task = b.task(b.add(ew.Relu(), b.add(ew.Add(), y, b.constant((20,), dtype))))
-    family = ImageFamily(H200)
-    offered = list(family.tactics(task, Binding({})))
-    assert all(t.channels for t in offered)
-    assert bool(offered) == (window == (3, 3))
-    few = [MatrixTactic(task, 16, 16, 32, 4, 2), *(replace(t, split=1) for t in offered[:1])]
-
-    def chosen(value):
-        return Binding({}).layout(value) if value.is_constant else row_padded(value)
-
-    for layouts in (None, chosen):
-        check_interpreted(
-            family, task, rng, tactics=few, tolerance=TOLERANCES[dtype], limit=None, layouts=layouts
-        )
-
-
-def test_a_copy_does_not_spread_infinite_pixels(rng):
-    task = conv_task(rng, (1, 6, 7, 3), 4, (3, 3), padding=SAME, dtype=F32)
-    data = arrays(task, rng)
-    data[0][0, 2, 3, 1] = np.inf
-    offered = [replace(t, channels=4) for t in tactics(task, walks=ALL)]
-    check_interpreted(FAMILY, task, rng, tactics=offered, arrays=data, tolerance=1e-4, limit=None)
-
-
-# ---- layouts -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layouts", ["gaps", "any order"])

@@ -74,8 +74,8 @@ def test_they_are_offered_where_depths_are_small() -> None:
 
 def test_one_loop_goes_over_both_depths(rng: np.random.Generator) -> None:
     task, *_ = sum_tasks(SumNet((2, 5, 6, 64), (2, 10, 11, 32), 24, stride=2).graph)
-    for split in (1, 3):
-        tactic = MatrixSum(task, 32, 32, 32, 4, 2, split)
+    for split, transposed in ((1, False), (3, True)):
+        tactic = MatrixSum(task, 32, 64, 32, 4, 2, split, transposed)
         (launch,) = tactic.launches(Binding({}))
         assert launch.kernel.is_one_loop
         check_interpreted(FAMILY, task, rng, tactics=[tactic], tolerance=1e-2)
