@@ -6,8 +6,9 @@
                                                             elementwise cluster, every node alone
 
 Attention (`planish.fusion.attention`), pairs of convolutions (`planish.fusion.pairs`), inverted
-bottlenecks (`planish.fusion.bottleneck`) and convolutions of transposed images
-(`planish.fusion.images`) are proposed as a whole too, beside their parts.
+bottlenecks (`planish.fusion.bottleneck`), convolutions of transposed images
+(`planish.fusion.images`) and sums of convolutions (`planish.fusion.sums`) are proposed as a whole
+too, beside their parts.
 
 Only sets with one output are proposed (but for ops that have several themselves, and pairs), and
 every other value inside is used only inside, so that any choice that covers each node once is a
@@ -22,6 +23,7 @@ from planish.fusion.attention import attention_around
 from planish.fusion.bottleneck import bottleneck_before
 from planish.fusion.images import image_before
 from planish.fusion.pairs import pair_before
+from planish.fusion.sums import sum_with
 from planish.fusion.task import Task, make_task
 from planish.graph.graph import Graph, Node, Value
 from planish.graph.types import DType
@@ -77,7 +79,10 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
         ]
         for whole in wholes:
             offer(whole.nodes, node)
+        added = sum_with(node, free, outputs) if isinstance(node.op, Conv) else None
         for after in _epilogues(node, outputs, free, position):
+            if added and added.join in after:
+                offer({*added.nodes, *after}, None)
             offer({node, *after}, node)
             for before in befores:
                 offer({node, *after} | before, node)

@@ -30,11 +30,13 @@ def fuse(
     operand: Callable[[Value], int],
     accumulator: Value | None,
     skipped: Collection[Node] = (),
+    beside: Value | None = None,
 ) -> Fused:
     """The expression of elementwise nodes in topological order.
 
     `operand` numbers the values that come from outside. Constants of one element become constant
-    leaves. Nodes that are `skipped` give their input.
+    leaves. Nodes that are `skipped` give their input. What lies `beside` the accumulator was summed
+    with it: the expression, which only adds the two, is given a zero for one of them.
     """
     leaves: list[Leaf] = []
     sources: list[int | None] = []
@@ -46,8 +48,9 @@ def fuse(
         leaves.append(Leaf(value.dtype, constant))  # type: ignore[arg-type]
         sources.append(source)
 
-    if accumulator is not None:
-        leaf(accumulator, ACCUMULATOR)
+    for value in (accumulator, beside):
+        if value is not None:
+            leaf(value, ACCUMULATOR)
     for node in nodes:
         for value in node.inputs:
             if value in slots or value in computed:

@@ -7,7 +7,7 @@
 A task without an anchor is elementwise altogether: then everything stands in the epilogue. A task
 of attention has two products (see `planish.fusion.attention`), a pair two convolutions (see
 `planish.fusion.pairs`), a bottleneck three (see `planish.fusion.bottleneck`); the last one is its
-anchor.
+anchor. So is the last one of two convolutions whose results are added (`planish.fusion.sums`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from planish.fusion.expression import identity
 from planish.fusion.fused import ACCUMULATOR, Fused, fuse
 from planish.fusion.images import FoundImage, Image, image_of
 from planish.fusion.pairs import FoundPair, Pair, pair_of
+from planish.fusion.sums import FoundSum, Sum, sum_of
 from planish.graph.graph import Node, Value
 from planish.graph.types import DType
 from planish.ops.conv import Conv
@@ -69,6 +70,8 @@ class Task:
         What comes before the pair in a task of three convolutions.
     image : Image or None
         In which order of axes a convolution reads input 0, where that is another than the task's.
+    sum : Sum or None
+        What is added to the anchor's result in a task of two convolutions side by side.
     """
 
     nodes: tuple[Node, ...]
@@ -81,16 +84,19 @@ class Task:
     pair: Pair | None = None
     bottleneck: Bottleneck | None = None
     image: Image | None = None
+    sum: Sum | None = None
 
     @property
     def pattern(self) -> str:
         """Which kind of task it is that only some families know: "attention", "pair", "bottleneck",
-        "image"; "" for all others.
+        "image", "sum"; "" for all others.
         """
         if self.attention:
             return "attention"
         if self.image:
             return "image"
+        if self.sum:
+            return "sum"
         return "bottleneck" if self.bottleneck else "pair" if self.pair else ""
 
     @property
@@ -104,7 +110,8 @@ class Task:
     def computes(self) -> str:
         """What it computes between prologue and epilogue, with all attributes."""
         op = str(self.attention or self.anchor.op) if self.anchor else "elementwise"
-        return " ".join(str(part) for part in (self.image, self.bottleneck, self.pair, op) if part)
+        before = (self.image, self.bottleneck, self.pair, self.sum)
+        return " ".join(str(part) for part in (*before, op) if part)
 
     @property
     def output(self) -> Value:
@@ -177,6 +184,9 @@ def make_task(nodes: Iterable[Node], anchor: Node | None = None) -> Task:
     image = image_of(nodes)
     if image is not None:
         return _image_task(nodes, image)
+    found_sum = sum_of(nodes)
+    if found_sum is not None:
+        return _sum_task(nodes, found_sum)
     inside = {v for n in nodes for v in n.outputs}
     members = set(nodes)
     position = nodes.index(anchor) if anchor else -1
@@ -247,6 +257,25 @@ def _image_task(nodes: tuple[Node, ...], found: FoundImage) -> Task:
     last = nodes[-1].output
     epilogue = fuse(nodes[nodes.index(conv) + 1 :], (last,), operand, conv.output)
     return Task(nodes, conv, tuple(inputs), (last,), prologue, epilogue, image=Image(found.perm))
+
+
+def _sum_task(nodes: tuple[Node, ...], found: FoundSum) -> Task:
+    """The task of two convolutions whose results are added, images and filters its first inputs."""
+    inputs: dict[Value, int] = {}
+
+    def operand(value: Value) -> int:
+        return inputs.setdefault(value, len(inputs))
+
+    first, second = found.first, found.second
+    assert isinstance(first.op, Conv)
+    for value in second.inputs:
+        operand(value)
+    image, filters = (operand(value) for value in first.inputs)
+    last = nodes[-1].output
+    work = [n for n in nodes if n not in (first, second)]
+    epilogue = fuse(work, (last,), operand, second.output, beside=first.output)
+    added = Sum(first.op, image, filters)
+    return Task(nodes, second, tuple(inputs), (last,), None, epilogue, sum=added)
 
 
 def _pair_task(

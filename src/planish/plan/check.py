@@ -12,6 +12,7 @@ from planish.fusion.attention import attention_of
 from planish.fusion.bottleneck import bottleneck_of
 from planish.fusion.images import image_of
 from planish.fusion.pairs import pair_of
+from planish.fusion.sums import sum_of
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Node, Value
 from planish.ops.elementwise import Elementwise
@@ -61,6 +62,11 @@ def check_nodes(graph: Graph, nodes: Sequence[Node], anchor: Node | None) -> Non
         early = {n.output for n in image.before}
         require(not any(v in early for n in behind for v in n.inputs), "its parts are entangled")
         nodes = (image.conv, *behind)
+    added = sum_of(nodes) if pair is None else None
+    if added is not None:
+        require(anchor is added.second, "its anchor is not the second convolution")
+        behind = [n for n in nodes if n not in (added.first, added.second)]
+        nodes = (added.second, *behind)
     require(
         all((node is anchor) != isinstance(node.op, Elementwise) for node in nodes),
         "all nodes but the anchor must be elementwise",

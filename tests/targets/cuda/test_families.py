@@ -17,6 +17,7 @@ from helpers.attentions import Form, attention, attention_task
 from helpers.interpreted import FUSED, TF32
 from helpers.levels import conv_of_levels, product_of_levels
 from helpers.pairs import PairNet, PointwiseNet, pair_task
+from helpers.sums import SumNet, sum_tasks
 from helpers.tactics import assert_close, random_array
 from planish.fusion.task import Task, make_task
 from planish.graph.graph import Graph
@@ -173,6 +174,9 @@ CASES = {
     "attention": with_data(attention_task(attention(Form(mask="keys"), dtype=HALF))),
     "depthwise and pointwise": with_data(pair_task(PairNet((1, 6, 7, 24), 20))),
     "two pointwise": with_data(pair_task(PointwiseNet((1, 46, 46, 24), 72, 20))),
+    "two added": with_data(
+        sum_tasks(SumNet((2, 7, 9, 24), (2, 13, 18, 40), 20, stride=2).graph)[0]
+    ),
     "fold": alone(Fold((7, 6), (3, 2), (2, 3), (1, 0), (1, 2)), floats(1, 4, 2, 6, 5)),
     "places of maxima": alone(MaxPoolIndices((3, 3), (2, 2), PAD, (1, 1)), floats(2, 7, 6, 5)),
     "best of rows": alone(TopK(5), floats(3, 70)),

@@ -12,30 +12,35 @@ import pytest
 pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
 
 from helpers.interpreted import assembly, check_interpreted, compiled
+from helpers.products import (
+    ALL,
+    BF16,
+    F16,
+    F32,
+    FAMILY,
+    FLAT,
+    ROW,
+    SAME,
+    TAPS,
+    arrays,
+    check,
+    conv_task,
+    matmul_task,
+    tactics,
+)
 from helpers.tactics import row_padded, strided
 from planish.errors import PlanError
-from planish.fusion.task import Task, make_task
-from planish.graph import DType, Graph, TensorType
-from planish.ops.conv import Conv
-from planish.ops.elementwise import Cast, ew
+from planish.graph import DType
 from planish.ops.matmul import MatMul
-from planish.ops.shape import Transpose
 from planish.targets.base import Binding, Layout, dense_strides
 from planish.targets.cuda.kernels.matrix import (
-    ImageFamily,
-    MatrixFamily,
     MatrixTactic,
     shape_of,
 )
 from planish.targets.cuda.kernels.matrix_cost import choices
 from planish.targets.cuda.kernels.matrix_problem import problem_of
-from planish.targets.cuda.kernels.matrix_tile import PERSISTENT, Walk
+from planish.targets.cuda.kernels.matrix_tile import PERSISTENT
 from planish.targets.cuda.machine import H200
-
-FAMILY = MatrixFamily(H200)
-F16, BF16, F32 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32
-TOLERANCES = {F16: 4e-3, BF16: 3e-2, F32: 1e-5}
-TAPS, ROW, FLAT = map(int, Walk)
 
 
 @pytest.fixture
@@ -43,128 +48,8 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(11)
 
 
-class Builder:
-    """A chain of ops as a task, with random constants."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng, self.graph, self.nodes = rng, Graph(), []
-
-    def input(self, shape, dtype):
-        return self.graph.input(f"x{len(self.graph.inputs)}", TensorType(tuple(shape), dtype))
-
-    def constant(self, shape, dtype, scale=1.0):
-        return self.graph.constant((self.rng.standard_normal(shape) * scale).astype(dtype.numpy))
-
-    def add(self, op, *values):
-        value = self.graph.add(op, *values)
-        self.nodes.append(value.producer)
-        return value
-
-    def task(self, *outputs) -> Task:
-        for i, output in enumerate(outputs):
-            self.graph.mark_output(output, f"y{i}")
-        anchor = next(n for n in self.nodes if isinstance(n.op, Conv | MatMul))
-        return make_task(self.nodes, anchor)
-
-
-def conv_task(
-    rng,
-    shape,
-    filters,
-    window=(1, 1),
-    stride=1,
-    padding=None,
-    dilation=1,
-    dtype=F16,
-    groups=1,
-    residual=False,
-    per_image=False,
-    prologue=None,
-    relu=True,
-) -> Task:
-    """A convolution, a bias, and what else is asked for."""
-    b = Builder(rng)
-    x = y = b.input(shape, F32 if prologue else dtype)
-    if prologue == "affine":
-        y = b.add(ew.Add(), b.add(ew.Mul(), y, b.constant((shape[-1],), F32)), b.constant((), F32))
-    elif prologue == "sum":
-        y = b.add(ew.Add(), y, b.input(shape, F32))
-        y = b.add(ew.Mul(), y, b.input((*shape[:-1], 1), F32))
-    if prologue and dtype is not F32:
-        y = b.add(Cast(dtype), y)
-    assert prologue != "affine" or y is not x
-    depth = int(np.prod(window)) * shape[-1] // groups
-    weights = b.constant((*window, shape[-1] // groups, filters), dtype, depth**-0.5)
-    spatial = len(window)
-    pads = padding or ((0, 0),) * spatial
-    y = b.add(Conv((stride,) * spatial, pads, (dilation,) * spatial, groups), y, weights)
-    y = b.add(ew.Add(), y, b.constant((filters,), dtype))
-    if per_image:
-        y = b.add(ew.Mul(), y, b.input((shape[0], *(1,) * spatial, filters), dtype))
-    if residual:
-        y = b.add(ew.Add(), y, b.input(y.shape, dtype))
-    return b.task(b.add(ew.Relu(), y) if relu else y)
-
-
-def matmul_task(rng, left, right, *, op=None, constant=False, dtype=F16, more=(), cast=False):
-    """A product, and tensors of the shapes `more` added to it."""
-    b = Builder(rng)
-    op = op or MatMul()
-    x = b.input(left, F32 if cast else dtype)
-    if cast:
-        x = b.add(Cast(dtype), x)
-    w = b.constant(right, dtype, 0.3) if constant else b.input(right, dtype)
-    y = b.add(op, x, w)
-    for shape in more:
-        y = b.add(ew.Add(), y, b.input(shape, dtype))
-    return b.task(y)
-
-
-def arrays(task: Task, rng) -> list[np.ndarray]:
-    """Of about 1 in absolute value, so that tolerances mean the same for all shapes."""
-    return [
-        v.data if v.data is not None else rng.standard_normal(v.type.bind({})).astype(v.dtype.numpy)
-        for v in task.inputs
-    ]
-
-
-def tactics(task: Task, *, walks=(TAPS,), splits=(1,), passes=1) -> list[MatrixTactic]:
-    """Small tiles of several forms."""
-    forms = [(16, 32, 16), (32, 16, 32), (64, 64, 64)]
-    made = []
-    for i, (walk, split) in enumerate((w, s) for w in walks for s in splits):
-        rows, columns, depth = forms[i % 3]
-        made.append(MatrixTactic(task, rows, columns, depth, 4, 2, split, walk, False, passes))
-    return made
-
-
-def check(task: Task, rng, offered=(), limit=2, layouts=None) -> None:
-    """Runs tactics given and the first ones that the family offers."""
-    values = (*task.inputs, *task.outputs)
-    if layouts:
-        chosen = {v: layouts(v) for v in values}
-        layouts = chosen.__getitem__
-    binding = Binding({}, chosen if layouts else {})
-    own = [t for t in FAMILY.tactics(task, binding) if t.rows * t.columns <= 4096][:limit]
-    data = arrays(task, rng)
-    scale = max(float(np.abs(e.astype(np.float32)).max()) for e in task.evaluate(data))
-    tolerance = TOLERANCES[task.anchor.output.dtype] * max(scale, 1)
-    check_interpreted(
-        FAMILY,
-        task,
-        rng,
-        tactics=[*offered, *own],
-        arrays=data,
-        tolerance=tolerance,
-        layouts=layouts,
-        limit=None,
-    )
-
-
 # ---- convolutions --------------------------------------------------------------------------------
 
-ALL = (TAPS, ROW, FLAT)
-SAME = ((1, 1), (1, 1))
 CONVOLUTIONS = [
     dict(shape=(2, 9, 11, 3), filters=5, window=(3, 3), stride=2, padding=((0, 1), (2, 1))),
     dict(shape=(5, 5, 4, 7), filters=33, window=(3, 3), padding=SAME, residual=True),
@@ -258,22 +143,6 @@ def test_an_infinite_pixel_reaches_only_windows_that_cover_it(walk, rng):
     check_interpreted(FAMILY, task, rng, tactics=offered, arrays=data, tolerance=1e-4)
 
 
-@pytest.mark.parametrize("prologue", [None, "cast", "sum"])
-@pytest.mark.parametrize("split", [1, 2])
-def test_images_of_few_channels_are_copied_first(prologue, split, rng):
-    cases = [
-        dict(shape=(2, 11, 12, 3), window=(5, 4), stride=2, padding=((2, 1), (0, 3))),
-        dict(shape=(3, 8, 9, 5), window=(3, 3), padding=SAME, dilation=2),
-        dict(shape=(1, 9, 7), window=(3,), padding=((1, 1),)),
-    ]
-    for case in cases:
-        task = conv_task(rng, filters=20, prologue=prologue, residual=True, **case)
-        walk = FLAT if "dilation" in case else ROW
-        offered = tactics(task, walks=(walk,), splits=(split,))
-        check(task, rng, [replace(t, channels=8) for t in offered], limit=0)
-    assert {t.channels for t in FAMILY.tactics(task, Binding({}))} == {0, 8}
-
-
 FEW = replace(H200, multiprocessors=2)
 """A machine on which a program goes through many tiles of small tasks."""
 
@@ -322,6 +191,36 @@ def test_programs_of_many_tiles_are_offered_where_the_depth_is_one_step(rng):
         FAMILY.restore(deep, {**large[0].parameters, "vector": True, "passes": 0})
 
 
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
+@pytest.mark.parametrize("split", [PERSISTENT, 1, 3])
+@pytest.mark.parametrize("case", range(4))
+def test_weights_are_multiplied_by_rows(case, split, dtype, rng):
+    """The product the other way round, of tiles of many rows and of few."""
+    task = [
+        lambda: conv_task(rng, (2, 7, 9, 24), 40, residual=True, dtype=dtype),
+        lambda: conv_task(rng, (3, 9, 7, 3), 70, (3, 3), padding=SAME, dtype=dtype),
+        lambda: conv_task(rng, (2, 5, 12, 30), 9, prologue="sum", per_image=True, dtype=dtype),
+        lambda: matmul_task(rng, (4, 33, 20), (4, 20, 50), more=((50,),), dtype=dtype),
+    ][case]()
+    if case == 3:  # programs of many tiles keep constant weights
+        split = max(split, 1)
+    walk = FLAT if case == 1 else TAPS
+    offered = [
+        MatrixTactic(task, rows, columns, 32, 4, 3, split, walk, transposed=True, machine=FEW)
+        for rows, columns in ((16, 64), (128, 64))
+    ]
+    check(task, rng, offered, limit=0)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(16, 64), (256, 64), (128, 128)])
+def test_tensor_cores_take_all_rows_of_a_transposed_tile_at_once(rows, columns, rng):
+    task = conv_task(rng, (8, 28, 28, 64), 64, (3, 3), padding=SAME)
+    tactic = MatrixTactic(task, rows, columns, 64, 4, 3, transposed=True)
+    assert f"m64n{rows}k16" in assembly(tactic, Binding({}))
+    with pytest.raises(PlanError):
+        FAMILY.restore(task, {**tactic.parameters, "columns": 32})
+
+
 def test_products_of_computed_factors_end_with_their_step(rng):
     """Otherwise the next step overwrites registers that tensor cores still read."""
     computed = conv_task(rng, (8, 28, 28, 256), 128, prologue="sum")
@@ -338,42 +237,6 @@ def test_the_next_tiles_are_loaded_meanwhile(rng):
     text = assembly(first, Binding({}))
     loop = text[text.index("wgmma.mma_async") :]
     assert "cp.async.cg" in loop and "cp.async.wait_group" in text
-
-
-@pytest.mark.parametrize("dtype", [F16, F32], ids=str)
-@pytest.mark.parametrize("window", [(3, 3), (1, 1)])
-def test_images_may_lie_in_another_order(window, dtype, rng):
-    b = Builder(rng)
-    x = b.add(Cast(dtype), b.input((2, 3, 11, 12), F32))
-    turned = b.add(Transpose((0, 2, 3, 1)), b.add(ew.Mul(), x, b.constant((), dtype)))
-    scaled = b.add(ew.Mul(), turned, b.constant((3,), dtype))
-    op = Conv((2, 1), SAME if window == (3, 3) else ((0, 0), (0, 0)), (1, 1))
-    y = b.add(op, scaled, b.constant((*window, 3, 20), dtype, 0.2))
-    task = b.task(b.add(ew.Relu(), b.add(ew.Add(), y, b.constant((20,), dtype))))
-    family = ImageFamily(H200)
-    offered = list(family.tactics(task, Binding({})))
-    assert all(t.channels for t in offered)
-    assert bool(offered) == (window == (3, 3))
-    few = [MatrixTactic(task, 16, 16, 32, 4, 2), *(replace(t, split=1) for t in offered[:1])]
-
-    def chosen(value):
-        return Binding({}).layout(value) if value.is_constant else row_padded(value)
-
-    for layouts in (None, chosen):
-        check_interpreted(
-            family, task, rng, tactics=few, tolerance=TOLERANCES[dtype], limit=None, layouts=layouts
-        )
-
-
-def test_a_copy_does_not_spread_infinite_pixels(rng):
-    task = conv_task(rng, (1, 6, 7, 3), 4, (3, 3), padding=SAME, dtype=F32)
-    data = arrays(task, rng)
-    data[0][0, 2, 3, 1] = np.inf
-    offered = [replace(t, channels=4) for t in tactics(task, walks=ALL)]
-    check_interpreted(FAMILY, task, rng, tactics=offered, arrays=data, tolerance=1e-4, limit=None)
-
-
-# ---- layouts -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layouts", ["gaps", "any order"])
@@ -519,7 +382,9 @@ def resnet_task(rng, name, batch):
 def test_what_is_offered_differs(name, batch, rng):
     task = resnet_task(rng, name, batch)
     offered = list(FAMILY.tactics(task, Binding({})))
-    assert 8 <= len(offered) <= 14
+    plain = [t for t in offered if not t.transposed]
+    assert 8 <= len(plain) <= (24 if name == "stem" else 14)
+    assert 1 <= len(offered) - len(plain) <= 5
     assert len({(t.rows, t.columns) for t in offered}) >= 3
     assert any(t.split == 1 for t in offered)
     assert any(t.channels for t in offered) is (name == "stem")

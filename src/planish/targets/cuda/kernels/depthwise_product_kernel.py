@@ -14,8 +14,9 @@ from planish.targets.cuda.codegen.elementwise import emit, storage_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer
 from planish.targets.cuda.kernels.fused import Access, Work, load
-from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel, MatrixWriter, Step
+from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel
 from planish.targets.cuda.kernels.matrix_tile import segments
+from planish.targets.cuda.kernels.matrix_writer import MatrixWriter, Step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -17,14 +16,12 @@ from planish.targets.cuda.kernels import matrix_cost as cost
 from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.matrix_image import (
-    BLOCK,
     CHANNELS,
-    copied_images,
-    copy_bytes,
-    copy_size,
-    image_kernel,
-    may_copy,
-    on_copy,
+    PIXELS,
+    ImageCopy,
+    by_pixels,
+    filters_by_pixels,
+    filters_on_copy,
 )
 from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel
 from planish.targets.cuda.kernels.matrix_problem import (
@@ -46,14 +43,17 @@ from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 _LIMITS = {0: 5, 1: 14, 3: 7}
 """Tactics offered, by `Tile.passes`."""
+FEW_COLUMNS = 32
+"""Of so few a row may compute several pixels."""
 
 
 @dataclass(frozen=True)
 class MatrixTactic(AnchoredTactic):
     """The matrix kernel with a tile.
 
-    The fields are those of `Tile`, warps and stages; and `channels`, how many a copy of the images
-    has that is made first (see `matrix_image`), 0 for none.
+    The fields are those of `Tile`, warps and stages; `channels`, how many a copy of the images has
+    that is made first (see `matrix_image`), 0 for none; and `pixels`, how many of the result a row
+    computes where that copy is folded, else 0.
     """
 
     family: ClassVar[str] = "matrix"
@@ -68,6 +68,8 @@ class MatrixTactic(AnchoredTactic):
     vector: bool = False
     passes: int = 1
     channels: int = 0
+    transposed: bool = False
+    pixels: int = 0
     machine: CudaMachine = field(default=H200, compare=False)
 
     @property
@@ -86,17 +88,17 @@ class MatrixTactic(AnchoredTactic):
             Walk(self.walk),
             self.vector,
             self.passes,
+            self.transposed,
         )
 
     def accepts(self, binding: Binding) -> bool:
         if not super().accepts(binding):
             return False
-        problem = problem_of(self.task, binding)
+        source = problem_of(self.task, binding)
+        problem = self._changed(source)[0] if source else None
         if problem is None:
             return False
         if self._sums(problem) > cost.MOST_WORKSPACE or self.zeroed(binding) > ZEROED_BYTES:
-            return False
-        if self.channels and not may_copy(problem, self.channels):
             return False
         window = problem.window
         if self.walk == Walk.ROW and window is not None and window.dilations[1] != 1:
@@ -110,25 +112,28 @@ class MatrixTactic(AnchoredTactic):
             return []
         weights = filters(self.task)
         if self.channels:
-            more = self.channels - weights.shape[2]
-            weights = np.pad(weights, ((0, 0), (0, 0), (0, more), (0, 0)))
+            op = self.anchor.op
+            assert isinstance(op, Convolution)
+            strides = (1, *op.strides)[-2:]
+            weights = filters_on_copy(weights, self.channels, strides, self.pixels)
+        elif self.pixels:
+            op = self.anchor.op
+            assert isinstance(op, Convolution)
+            weights = filters_by_pixels(weights, op.strides[-1], self.pixels)
         packed = [pack(weights, self.tile)]
         zero = zero_of(self.task) - 128 * (self.anchor.inputs[0].dtype is DType.UINT8)
         return [*packed, corrections(weights, zero, self.tile)] if zero else packed
 
     def launches(self, binding: Binding) -> list[Launch]:
-        problem = self._problem(binding)
+        problem, copy = self._problem(binding)
         launches: list[Launch] = []
         pointers: list[Pointer] = [*problem.left_values]
-        if self.channels:
-            elements = math.prod(copy_size(problem, self.channels)) * copied_images(problem)
-            copy = image_kernel(problem, self.channels)
-            where = (*pointers, Workspace())
-            launches.append(Launch(copy, where, (elements,), ceil(elements, BLOCK)))
-            sums = Workspace(copy_bytes(problem, self.channels))
-            problem, pointers = on_copy(problem, self.channels), [Workspace()]
-        else:
-            sums = Workspace()
+        sums = Workspace()
+        if copy:
+            where: tuple[Pointer, ...] = (*copy.source.left_values, Workspace())
+            tasks = ceil(copy.places, copy.kernel.pixels)
+            launches.append(Launch(copy.kernel, where, (copy.places,), tasks))
+            sums, pointers = Workspace(copy.bytes), [Workspace()]
         kernel = MatrixKernel(
             warps=self.warps,
             stages=self.stages,
@@ -145,6 +150,7 @@ class MatrixTactic(AnchoredTactic):
             result=problem.result,
             whole_rows=problem.whole_rows,
             zero=problem.zero,
+            pixels=problem.pixels,
         )
         pointers.append(problem.right_value or Constant(0))
         if kernel.is_corrected:
@@ -160,9 +166,8 @@ class MatrixTactic(AnchoredTactic):
         return [*launches, Launch(kernel, tuple(pointers), (problem.rows,), tasks)]
 
     def workspace(self, binding: Binding) -> int:
-        problem = self._problem(binding)
-        size = copy_bytes(problem, self.channels) if self.channels else 0
-        return size + self._sums(problem)
+        problem, copy = self._problem(binding)
+        return (copy.bytes if copy else 0) + self._sums(problem)
 
     def _sums(self, problem: Problem) -> int:
         """Bytes of what programs that share tiles hand to one another."""
@@ -171,12 +176,22 @@ class MatrixTactic(AnchoredTactic):
         return 4 * self._tiles(problem) * self.split * self.rows * self.columns
 
     def zeroed(self, binding: Binding) -> int:
-        return 4 * self._tiles(self._problem(binding)) if self.split > 1 else 0
+        return 4 * self._tiles(self._problem(binding)[0]) if self.split > 1 else 0
 
-    def _problem(self, binding: Binding) -> Problem:
-        problem = problem_of(self.task, binding)
+    def _problem(self, binding: Binding) -> tuple[Problem, ImageCopy | None]:
+        """The problem, on copied images if they are copied."""
+        source = problem_of(self.task, binding)
+        assert source is not None, "the tactic accepts the binding"
+        problem, copy = self._changed(source)
         assert problem is not None, "the tactic accepts the binding"
-        return problem
+        return problem, copy
+
+    def _changed(self, problem: Problem) -> tuple[Problem | None, ImageCopy | None]:
+        """The problem on copied images, or with several pixels a row; None if it cannot be."""
+        if self.channels:
+            copy = ImageCopy(problem, self.channels, self.pixels)
+            return (copy.problem, copy) if copy.makes_sense else (None, None)
+        return (by_pixels(problem, self.pixels) if self.pixels else problem), None
 
     def _tiles(self, problem: Problem) -> int:
         down, across = ceil(problem.rows, self.rows), ceil(problem.columns, self.columns)
@@ -195,7 +210,7 @@ class MatrixFamily(MachineFamily):
             return
         single = problem.dtype is DType.FLOAT32
         for passes in (1, 3, 0) if single else (1,):
-            for choice, channels in self._choices(problem, passes):
+            for choice, form in self._choices(problem, passes):
                 tile = choice.tile
                 if tile.vector and passes == 1 and single:
                     continue  # it is offered as what it is: without tensor cores
@@ -210,38 +225,37 @@ class MatrixFamily(MachineFamily):
                     int(tile.walk),
                     tile.vector,
                     tile.passes,
-                    channels,
+                    form.channels,
+                    tile.transposed,
+                    form.pixels,
                     self.machine,
                 )
                 if tactic.accepts(binding):
                     yield tactic
 
-    def _choices(self, problem: Problem, passes: int) -> list[tuple[cost.Choice, int]]:
-        """Tiles, with the channels of a copy of the images, the likely best first; where images may
-        be copied, the best of each way first: the model knows little of caches.
+    def _choices(self, problem: Problem, passes: int) -> list[tuple[cost.Choice, _Form]]:
+        """Tiles, with the form of the problem that they are for, the likely best first; where there
+        are several, the best of each way first: the model knows little of caches.
         """
         limit, machine = _LIMITS[passes], self.machine
-        shape = shape_of(problem)
-        copies = [c for c in CHANNELS if may_copy(problem, c)][:1]
-        if shape.vector * shape.size >= 16 or not copies:
-            return [(c, 0) for c in cost.choices(shape, machine, passes, limit)]
-        copy = shape_of(on_copy(problem, copies[0]))
-        few = limit // 3
-        found = [(c, copies[0]) for c in cost.choices(copy, machine, passes, limit - few)]
-        found += [(c, 0) for c in cost.choices(shape, machine, passes, few)]
+        forms = _forms(problem)
+        if len(forms) == 1:
+            return [(c, forms[0]) for c in cost.choices(shape_of(problem), machine, passes, limit)]
+        found: list[tuple[float, cost.Choice, _Form]] = []
+        for form in forms:
+            shape = shape_of(form.problem)
+            share = limit // 3 if form.pixels or len(forms) > 2 else limit
+            for choice in cost.choices(shape, machine, passes, share):
+                time = cost.estimate(shape, choice, machine)
+                time += cost.copying(2 * form.copied, machine) if form.copied else 0
+                found.append((time, choice, form))
 
-        def time(item: tuple[cost.Choice, int]) -> float:
-            choice, channels = item
-            if not channels:
-                return cost.estimate(shape, choice, machine)
-            moved = 2 * copy_bytes(problem, channels)
-            return cost.estimate(copy, choice, machine) + cost.copying(moved, machine)
+        def way(item: tuple[cost.Choice, _Form]) -> tuple[bool, tuple[object, int, int]]:
+            persistent, kind = cost.way(item[0].tile)
+            return persistent, (kind, item[1].channels, item[1].pixels)
 
-        def way(item: tuple[cost.Choice, int]) -> tuple[bool, tuple[Walk, int]]:
-            persistent, walk = cost.way(item[0].tile)
-            return persistent, (walk, item[1])
-
-        return cost.varied(sorted(found, key=time), way)
+        found.sort(key=lambda item: item[0])
+        return cost.varied([item[1:] for item in found], way)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         values = checked_parameters(
@@ -258,7 +272,9 @@ class MatrixFamily(MachineFamily):
             walk=tuple(map(int, Walk)),
             vector=FLAG,
             passes=(0, 1, 3),
-            channels=(0, *CHANNELS),
+            channels=range(CHANNELS[-1] + 1),
+            transposed=FLAG,
+            pixels=(0, *PIXELS),
         )
         assert task.anchor is not None
         if values["vector"]:
@@ -274,6 +290,10 @@ class MatrixFamily(MachineFamily):
             single = task.anchor.inputs[0].dtype is DType.FLOAT32
             wrong = wrong or (values["passes"] != 1 and not single)
             wrong = wrong or (values["depth"] < 32 and task.anchor.inputs[0].dtype in BYTES)
+        if values["pixels"] and not isinstance(task.anchor.op, Convolution):
+            wrong = True
+        if values["transposed"] and (values["vector"] or values["columns"] < 64):
+            wrong = True
         if values["channels"] and (
             not isinstance(task.anchor.op, Convolution)
             or values["channels"] < filters(task).shape[2]
@@ -282,6 +302,39 @@ class MatrixFamily(MachineFamily):
         if wrong or values["rows"] * values["columns"] * values["depth"] > 1 << 22:
             raise impossible(self.name, task, f"no tile is {dict(values)}")
         return MatrixTactic(task, **values, machine=self.machine)
+
+
+class _Form(NamedTuple):
+    """A problem as a tactic computes it, with the parameters that make it so."""
+
+    problem: Problem
+    channels: int = 0
+    pixels: int = 0
+    copied: int = 0
+    """Bytes of a copy of the images."""
+
+
+def _forms(problem: Problem) -> list[_Form]:
+    """A problem as it is and in other forms worth trying.
+
+    Images of few channels are copied, with their windows, and folded for one pixel and several; of
+    each copy the one with the fewest channels. Where filters are few, a row has several pixels.
+    """
+    shape = shape_of(problem)
+    found = [_Form(problem)]
+    if shape.vector * shape.size < 16:
+        for pixels in (0, *PIXELS):
+            fold = problem.window.strides if problem.window and pixels else (1, 1)
+            own = (problem.channels,) if fold != (1, 1) else ()
+            counts = [count for count in (*own, *CHANNELS) if count <= CHANNELS[-1]]
+            every = (ImageCopy(problem, count, pixels) for count in counts)
+            useful = [copy for copy in every if copy.makes_sense][:1]
+            found += [_Form(c.problem, c.channels, pixels, c.bytes) for c in useful]
+    elif problem.columns <= FEW_COLUMNS and shape.size <= 2:
+        pixels = 2 if 2 * problem.columns > FEW_COLUMNS else 4
+        merged = by_pixels(problem, pixels)
+        found += [_Form(merged, pixels=pixels)] if merged else []
+    return found
 
 
 def shape_of(problem: Problem) -> cost.Shape:

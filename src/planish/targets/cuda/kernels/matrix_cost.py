@@ -27,6 +27,8 @@ DEEPEST = 256
 """The depth of a step, at most, where programs keep the weights of all of it."""
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 STAGES = (2, 3, 4, 6)
+TRANSPOSED_COLUMNS = (64, 128)
+"""Of tiles whose columns' weights are multiplied by their rows."""
 VECTOR_ROWS = (1, 2, 4, 8)
 VECTOR_COLUMNS = (1, 2, 4, 8, 16, 32)
 VECTOR_DEPTHS = (64, 128, 256, 512, 1024)
@@ -37,6 +39,8 @@ _MULTIPLICATIONS = {7: 512, 8: 1024, 9: 2048, 10: 4096, 12: 1024}
 """Of halves with sums of float32, per cycle and multiprocessor, by compute capability. Of bytes it
 is twice as many.
 """
+_SHARED = 128
+"""Bytes per cycle that a multiprocessor's shared memory gives or takes."""
 _PLAIN_MULTIPLICATIONS = 80
 """Of float32 without tensor cores: 128 units, of which loads and index arithmetic leave so many."""
 _CACHE = 40
@@ -122,7 +126,7 @@ class Shape:
 
     def kept(self, tile: Tile, stages: int) -> int:
         """The same of a program of many tiles: weights, what further tiles read, and a result."""
-        more = (stages - 1) * tile.rows * tile.columns * (self.moved - 2)
+        more = (stages - 1) * tile.rows * tile.columns * max(self.moved - 2, 0)
         weights = tile.columns * tile.depth * self.size
         left = stages * tile.rows * tile.depth * self.read
         return left + more + weights + 2 * tile.rows * tile.columns
@@ -140,7 +144,8 @@ class Choice:
 def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list[Choice]:
     """The likely best, fastest first, but for the best of every way, which come before the rest: at
     most three of one tile's rows and columns, two of one walk where there are several; where both
-    make sense, some that share tiles and some that do not.
+    make sense, some that share tiles and some that do not. Beside `limit`, a third as many that
+    multiply the other way round.
     """
     candidates = [*_tiles(shape, machine, passes), *_vector_tiles(shape, machine)]
     ranked = sorted((estimate(shape, c, machine), i) for i, c in enumerate(candidates))
@@ -172,12 +177,35 @@ def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list
         if missing and len(kept) == limit:
             del kept[limit - len(missing) :]
         kept += missing
+    kept += _transposed(shape, machine, passes, limit // 3)
     return varied(kept, lambda choice: way(choice.tile))
 
 
-def way(tile: Tile) -> tuple[bool, Walk]:
+def _transposed(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list[Choice]:
+    """The likely best tiles whose columns' weights are multiplied by their rows, where tensor cores
+    take that many rows at once: of few columns or of few rows; at most two of one size.
+    """
+    if machine.capability[0] != 9 or passes != 1 or shape.size == 4:
+        return []
+    found: list[tuple[float, int, Choice]] = []
+    for tile in _plain_tiles(shape, passes):
+        if tile.columns in TRANSPOSED_COLUMNS and (tile.rows >= 128 or tile.rows < 64):
+            for choice in _variants(shape, replace(tile, transposed=True), machine):
+                found.append((estimate(shape, choice, machine), len(found), choice))
+    kept: list[Choice] = []
+    seen: dict[object, int] = {}
+    for _, _, choice in sorted(found, key=lambda item: item[:2]):
+        tile = choice.tile
+        size = tile.rows, tile.columns, tile.is_persistent
+        if seen.get(size, 0) < 2 and len(kept) < limit:
+            seen[size] = seen.get(size, 0) + 1
+            kept.append(choice)
+    return kept
+
+
+def way(tile: Tile) -> tuple[bool, tuple[Walk, bool]]:
     """What the model's errors differ by; it thinks too well of programs of many tiles."""
-    return tile.is_persistent, tile.walk
+    return tile.is_persistent, (tile.walk, tile.transposed)
 
 
 def varied(items: Sequence[T], kind: Callable[[T], tuple[bool, Hashable]]) -> list[T]:
@@ -215,6 +243,12 @@ def _padded(shape: Shape, tile: Tile) -> int:
 
 
 def _tiles(shape: Shape, machine: CudaMachine, passes: int) -> Iterator[Choice]:
+    for tile in _plain_tiles(shape, passes):
+        yield from _variants(shape, tile, machine)
+
+
+def _plain_tiles(shape: Shape, passes: int) -> Iterator[Tile]:
+    """Tiles for tensor cores that are not much larger than the problem."""
     least = 32 if shape.size == 1 else 64  # bytes: an instruction takes 32 levels
     depths = [d for d in DEPTHS if least <= d * shape.size <= 256]
     if passes == 0:
@@ -231,8 +265,7 @@ def _tiles(shape: Shape, machine: CudaMachine, passes: int) -> Iterator[Choice]:
                 for columns in COLUMNS:
                     if columns > 16 and columns >= 2 * shape.columns:
                         continue
-                    tile = Tile(rows, columns, depth, walk=walk, passes=passes)
-                    yield from _variants(shape, tile, machine)
+                    yield Tile(rows, columns, depth, walk=walk, passes=passes)
 
 
 def _variants(shape: Shape, tile: Tile, machine: CudaMachine) -> Iterator[Choice]:
@@ -241,7 +274,7 @@ def _variants(shape: Shape, tile: Tile, machine: CudaMachine) -> Iterator[Choice
     steps = _padded(shape, tile) // tile.depth
     tiles = shape.batch * ceil(shape.rows, tile.rows) * ceil(shape.columns, tile.columns)
     for warps in (4, 8):
-        if warps == 8 and (size < 64 * 128 or tile.rows < 64):
+        if warps == 8 and (size < 64 * 128 or tile.sides[0] < 64):
             continue
         if size < 512 or size > _most_sums(shape, tile) * warps * 32:
             continue
@@ -266,6 +299,19 @@ def _variants(shape: Shape, tile: Tile, machine: CudaMachine) -> Iterator[Choice
                 ):
                     continue
                 yield Choice(replace(tile, split=split), warps, stages)
+
+
+def programs_of_many_tiles(shape: Shape, machine: CudaMachine) -> list[Choice]:
+    """Small tiles with deep pipelines, of which several programs fit a multiprocessor: what the
+    model, which knows no waiting in such programs, puts behind large ones.
+    """
+    found = []
+    for columns in COLUMNS[2:]:
+        tile = Tile(64, columns, max(16, 1 << (shape.depth - 1).bit_length()), PERSISTENT)
+        many = tile.depth <= DEEPEST and shape.rows > 64 * 3 * 4 * machine.multiprocessors
+        if many and may_persist(shape, tile) and _resident(shape, tile, 3, machine):
+            found.append(Choice(tile, 4, 3))
+    return found
 
 
 def may_persist(shape: Shape, tile: Tile) -> bool:
@@ -392,6 +438,10 @@ def _products(shape: Shape, tile: Tile, machine: CudaMachine) -> float:
     if tile.vector or tile.passes == 0:
         return count / _PLAIN_MULTIPLICATIONS
     rate = float(_MULTIPLICATIONS.get(machine.capability[0], 1024))
+    if tile.transposed:  # reading both sides for every 64 columns, and writing them before
+        read = tile.columns // 64 * (64 + tile.rows) + tile.rows + tile.columns
+        taken = read * tile.depth * shape.size / _SHARED
+        return max(taken, count / (0.7 * rate * 2 / shape.size))
     if tile.rows < 64:  # warps multiply by themselves; from 64 rows on Hopper's do in groups
         rate *= 0.25 if machine.capability[0] >= 9 else 0.6
     else:

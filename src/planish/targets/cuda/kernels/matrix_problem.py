@@ -58,6 +58,8 @@ class Problem:
     result_values : tuple of Value
     zero : int
         The zero point of the left factor.
+    pixels : int
+        Pixels of the result that a row holds, if not 0: then the result has an axis for them.
     """
 
     rows: int
@@ -76,11 +78,17 @@ class Problem:
     result: Work
     result_values: tuple[Value, ...]
     zero: int = 0
+    pixels: int = 0
 
     @property
     def taps(self) -> tuple[int, int]:
         """Rows and columns of the filter."""
         return self.window.taps if self.window else (1, 1)
+
+    @property
+    def depth(self) -> int:
+        """Products per element of the result."""
+        return math.prod(self.taps) * self.channels
 
     @property
     def whole_rows(self) -> bool:

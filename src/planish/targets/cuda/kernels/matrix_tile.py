@@ -42,6 +42,10 @@ class Tile:
         Multiplies without tensor cores, for very few rows: the columns' weights are read once.
     passes : int
         Products of float32 on tensor cores: 1 for TF32, 3 for nearly float32; 0: without them.
+    transposed : bool
+        Multiplies the columns' weights by the rows, so that the rows are the long side of what
+        tensor cores take: Hopper's multiply 64 by up to 256 at once, and read both sides from
+        shared memory for every such product.
     """
 
     rows: int
@@ -51,6 +55,12 @@ class Tile:
     walk: Walk = Walk.TAPS
     vector: bool = False
     passes: int = 1
+    transposed: bool = False
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """How the sums of products lie."""
+        return (self.columns, self.rows) if self.transposed else (self.rows, self.columns)
 
     @property
     def is_persistent(self) -> bool:

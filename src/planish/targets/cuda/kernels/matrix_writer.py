@@ -1,0 +1,486 @@
+"""Writes the matrix kernel's text: tiles, the loop over the depth, loads, products, results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from planish.graph.types import DType
+from planish.targets.cuda.codegen.elementwise import compute_type, emit, storage_type
+from planish.targets.cuda.codegen.source import Source
+from planish.targets.cuda.kernels.fused import Access, decompose, finish, offset
+from planish.targets.cuda.kernels.matrix_problem import BYTES
+from planish.targets.cuda.kernels.matrix_tile import Walk
+
+if TYPE_CHECKING:
+    from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel, SumKernel
+
+_NAMES = (
+    *("pid", "part", "z", "place", "row_tiles", "row_tile", "column_tile", "first_tile", "inside"),
+    *("height", "row", "column", "depth", "step", "total", "local", "arrived", "whole", "other"),
+    *("lane", "lanes"),
+)
+"""Variables that every kernel has."""
+
+GROUP = 8
+"""Tiles of rows that are done together: their programs share columns in the second-level cache."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the loop: taps and channels it covers, and which of them exist.
+
+    A tap is a scalar, or varies along the depth if the flag beside it is set. `along` is the place
+    in the segment.
+    """
+
+    taps: tuple[str, str]
+    varies: tuple[bool, bool]
+    channel: str
+    exists: str | None
+    along: str
+
+
+class MatrixWriter:
+    """Writes a `MatrixKernel`; one object per kernel, holding what the whole kernel shares.
+
+    Of a `whole` it writes both products, its own one behind the other.
+    """
+
+    def __init__(
+        self, kernel: MatrixKernel, k: Source, whole: SumKernel | None = None, inner: bool = False
+    ) -> None:
+        self.kernel, self.k, self.tile, self.whole = kernel, k, kernel.tile, whole
+        if not inner:
+            for name in _NAMES:
+                k.name(name)
+        self.other: MatrixWriter | None = None
+        self.left_pointer = self.start = 0
+        self.pitch = kernel.steps * kernel.tile.depth
+        if whole and not inner:
+            self.other = MatrixWriter(whole.first, k, whole, inner=True)
+            self.left_pointer = len(whole.first.left_pointers)
+            self.start = self.other.pitch
+            self.pitch += self.start
+        self.right_pointer = self.left_pointer + len(kernel.left_pointers)
+        if self.other:
+            self.other.right_pointer, self.other.pitch = self.right_pointer, self.pitch
+        self.result_pointer = self.right_pointer + 1 + kernel.is_corrected
+        self.shared_pointer = self.result_pointer + len(kernel.result.pointers)
+        # where rows, depth and columns lie in the tiles of the factors
+        if self.tile.vector:
+            self.left_at = "[:, None, None]", "[None, None, :]"
+            self.right_at = "[None, None, :]", "[None, :, None]"
+        else:
+            self.left_at = "[:, None]", "[None, :]"
+            self.right_at = "[:, None]", "[None, :]"
+
+    def write(self) -> None:
+        if self.tile.is_persistent:
+            self._write_persistent()
+        else:
+            self._write_tile()
+
+    def _write_persistent(self) -> None:
+        """A loop over tiles of rows, each of one step of the depth."""
+        k, tile, columns = self.k, self.tile, self.kernel.column_tiles
+        k.line("pid = tl.program_id(0)")
+        k.line(f"row_tiles = (n0 + {tile.rows - 1}) // {tile.rows}")
+        k.line("column_tile = 0" if columns == 1 else f"column_tile = pid % {columns}")
+        k.line("lane = pid" if columns == 1 else f"lane = pid // {columns}")
+        k.line("lanes = tl.num_programs(0)" + ("" if columns == 1 else f" // {columns}"))
+        k.line(f"column = column_tile * {tile.columns} + tl.arange(0, {tile.columns})")
+        k.line(f"depth = tl.arange(0, {tile.depth})")
+        k.line("step = 0")
+        parts = [part for part in (self.other, self) if part]
+        steps = [part._step(1) for part in parts]
+        kept = [
+            part._load_right(step, part._right_columns())
+            for part, step in zip(parts, steps, strict=True)
+        ]
+        stages = f"num_stages={self.kernel.stages}"
+        with k.block(f"for row_tile in tl.range(lane, row_tiles, lanes, {stages}):"):
+            k.line(f"row = row_tile * {tile.rows} + tl.arange(0, {tile.rows})")
+            left = [
+                part._load_left(step, part._left_rows())
+                for part, step in zip(parts, steps, strict=True)
+            ]
+            k.line(f"total = {self._nothing(tile.sides)}")
+            for a, b in zip(left, kept, strict=True):
+                k.line(f"total = {self._product(a, b)}")
+            self._turn()
+            self._finish("total")
+
+    def _nothing(self, shape: Sequence[int]) -> str:
+        """Sums of nothing yet."""
+        zero = "0, tl.int32" if self.kernel.sums is DType.INT32 else "0.0, tl.float32"
+        return f"tl.full(({', '.join(map(str, shape))}), {zero})"
+
+    def _turn(self) -> None:
+        """Sums of rows by columns of what was multiplied the other way round."""
+        if self.tile.transposed:
+            self.k.line("total = tl.trans(total)")
+
+    def _write_tile(self) -> None:
+        k, tile = self.k, self.tile
+        self._place()
+        more = (tile.depth,) if tile.vector else ()
+        k.line(f"total = {self._nothing((*tile.sides, *more))}")
+        if self.whole and self.whole.is_one_loop:
+            self._sum_both()
+        else:
+            if self.other:
+                self.other._sum_up()
+            self._sum_up()
+        if tile.vector:
+            k.line("total = tl.reduce(total, 2, tl.standard._sum_combine)")
+        self._turn()
+        if tile.split == 1:
+            self._finish("total")
+        else:
+            self._add_up()
+
+    def _sum_up(self) -> None:
+        """The loop over the depth, or over a program's part of it."""
+        k, tile = self.k, self.tile
+        left, right = self._left_rows(), self._right_columns()
+        begin, end = self._share(self.kernel.steps)
+        blocks = self.kernel.segments[2]
+        loop = f"range({begin}, {end})"
+        if tile.vector and self.kernel.stages > 1:  # by itself Triton pipelines only dot's loads
+            loop = f"tl.range({begin}, {end}, num_stages={self.kernel.stages})"
+        with k.block(f"for step in {loop}:"):
+            step = self._step(blocks)
+            a = self._load_left(step, left)
+            b = self._load_right(step, right)
+            k.line(f"total = {self._product(a, b)}")
+            if not tile.vector and self.kernel.is_left_computed:
+                k.settle("total", storage_type(self.kernel.sums))
+
+    def _share(self, steps: int) -> tuple[str, str]:
+        """The first of a program's steps, and the one behind its last."""
+        split = self.tile.split
+        if split <= 1:
+            return "0", str(steps)
+        begin = self.k.let("begin", f"part * {steps} // {split}")
+        return begin, self.k.let("end", f"(part + 1) * {steps} // {split}")
+
+    def _sum_both(self) -> None:
+        """A loop over the depths of both products."""
+        k, tile, other = self.k, self.tile, self.other
+        assert other is not None
+        (first,), (second,) = other._left_rows(), self._left_rows()
+        weights = other._right_columns()
+        early = other.kernel.steps
+        begin, end = self._share(early + self.kernel.steps)
+        with k.block(f"for step in range({begin}, {end}):"):
+            is_first = k.let("first", f"step < {early}")
+            left = k.let("left", f"tl.where({is_first}, {first}, {second})")
+            local = f"tl.where({is_first}, step, step - {early})"
+            along = k.let("along", f"{local} * {tile.depth} + depth")
+            a = k.let("a", f"tl.load({left} + {along}[None, :])")
+            b = k.let("b", f"tl.load({weights} + step * {tile.depth})")
+            k.line(f"total = {self._product(a, b)}")
+
+    # ---- where the program's tile lies ---------------------------------------------------------
+
+    def _place(self) -> None:
+        """Names `pid`, `part`, `z`, `row`, `column` and `depth`."""
+        k, tile, columns = self.k, self.tile, self.kernel.column_tiles
+        k.line("pid = tl.program_id(0)")
+        if tile.split > 1:
+            k.line(f"part = pid % {tile.split}")
+            k.line(f"pid = pid // {tile.split}")
+        k.line(f"row_tiles = (n0 + {tile.rows - 1}) // {tile.rows}")
+        k.line("place = pid")
+        if self.kernel.batched:
+            k.line(f"z = pid // (row_tiles * {columns})")
+            k.line(f"place = pid - z * (row_tiles * {columns})")
+        if columns == 1:
+            k.line("row_tile = place")
+            k.line("column_tile = 0")
+        else:
+            k.line(f"first_tile = place // {GROUP * columns} * {GROUP}")
+            k.line(f"inside = place % {GROUP * columns}")
+            k.line(f"height = tl.minimum(row_tiles - first_tile, {GROUP})")
+            k.line("row_tile = first_tile + inside % height")
+            k.line("column_tile = inside // height")
+        k.line(f"row = row_tile * {tile.rows} + tl.arange(0, {tile.rows})")
+        k.line(f"column = column_tile * {tile.columns} + tl.arange(0, {tile.columns})")
+        k.line(f"depth = tl.arange(0, {tile.depth})")
+
+    @property
+    def _masked_columns(self) -> bool:
+        return self.kernel.columns % self.tile.columns != 0
+
+    @property
+    def _lead(self) -> int:
+        """Axes of the left factor that are the same for a whole program: those of a stack."""
+        return len(self.kernel.axes) - 1 if self.kernel.batched else 0
+
+    @property
+    def _rows_side_by_side(self) -> bool:
+        """Whether the left factor is read along its rows: wide loads need masks, not clamping."""
+        strides = [a.strides for a in self.kernel.left.leaves if a is not None]
+        return self.kernel.window is None and any(s[-2] == 1 != s[-1] for s in strides)
+
+    # ---- the left factor ------------------------------------------------------------------------
+
+    def _left_rows(self) -> list[str | None]:
+        """Names of pointers to where the rows start, of each leaf; and names of rows in images."""
+        k, window = self.k, self.kernel.window
+        rows, _ = self.left_at
+        safe = "row" if self._rows_side_by_side else k.let("safe", "tl.minimum(row, n0 - 1)")
+        if window is not None:
+            image, y, x = decompose(k, safe, self.kernel.axes)
+            places = [image]
+            for i, name in enumerate((y, x)):
+                stride, pad = window.strides[i], window.pads[i]
+                text = name if stride == 1 else f"{name} * {stride}"
+                if pad:
+                    text += f" - {pad}" if pad > 0 else f" + {-pad}"
+                places.append(k.let("yx"[i], text))
+            self.image_rows, self.image_columns = places[1:]
+            index = [f"{name}{rows}" for name in places]
+        else:
+            index = self._matrix_index(safe, self.kernel.axes, rows)
+        pointers: list[str | None] = []
+        number = self.left_pointer
+        for item in self.kernel.left.leaves:
+            if item is None:
+                pointers.append(None)
+                continue
+            start = offset(Access(item.pointer, item.strides[:-1], item.wide), index)
+            pointers.append(k.let("left", f"p{number} + ({start})"))
+            number += 1
+        return pointers
+
+    def _matrix_index(self, row: str, axes: Sequence[int], rows: str) -> list[str]:
+        """The index of rows along `axes`, those of a stack of matrices first."""
+        if not self.kernel.batched:
+            return [f"{name}{rows}" for name in decompose(self.k, row, axes)]
+        return [*decompose(self.k, "z", axes[:-1]), f"{row}{rows}"]
+
+    def _step(self, blocks: int) -> Step:
+        """Names what a step covers."""
+        k, tile, kernel = self.k, self.tile, self.kernel
+        count, length, _ = kernel.segments
+        segment = "step" if blocks == 1 else "0"
+        if blocks > 1 and count > 1:
+            segment = k.let("segment", f"step // {blocks}")
+        along = "depth"
+        if blocks > 1:
+            block = "step" if count == 1 else f"(step - {segment} * {blocks})"
+            along = k.let("along", f"{block} * {tile.depth} + depth")
+        exists = k.let("exists", f"{along} < {length}") if length % tile.depth else None
+        if kernel.window is None:
+            return Step(("0", "0"), (False, False), along, exists, along)
+        taps = kernel.window.taps
+        if tile.walk is Walk.TAPS:
+            return Step(self._taps(segment, taps), (False, False), along, exists, along)
+        tap = k.let("tap", f"{along} // {kernel.channels}")
+        channel = k.let("channel", f"{along} - {tap} * {kernel.channels}")
+        if tile.walk is Walk.ROW:
+            return Step((segment, tap), (False, True), channel, exists, along)
+        row, column = self._taps(tap, taps)
+        return Step((row, column), (row != "0", column != "0"), channel, exists, along)
+
+    def _taps(self, tap: str, taps: tuple[int, int]) -> tuple[str, str]:
+        """Row and column of a tap."""
+        if taps[0] == 1:
+            return "0", tap
+        if taps[1] == 1:
+            return tap, "0"
+        row = self.k.let("tap_row", f"{tap} // {taps[1]}")
+        return row, self.k.let("tap_column", f"{tap} - {row} * {taps[1]}")
+
+    def _load_left(self, step: Step, pointers: Sequence[str | None]) -> str:
+        """Loads a tile of the left factor and applies its prologue."""
+        k, work, kernel = self.k, self.kernel.left, self.kernel
+        _, depth = self.left_at
+        masks = self._inside(step)
+        if step.exists:
+            masks.append(f"{step.exists}{depth}")
+        plain = work.expression.is_copy
+        leaves: list[str | None] = []
+        whole = False
+        for leaf, item, pointer in zip(work.expression.leaves, work.leaves, pointers, strict=True):
+            if item is None or pointer is None:
+                assert leaf.constant is not None, "a prologue reads nothing that is computed"
+                leaves.append(None)
+                continue
+            *outer, along = item.strides
+            by_rows = any(outer[self._lead :])
+            whole = whole or (by_rows and along != 0)
+            if by_rows:
+                mask = " & ".join(masks)
+            else:
+                mask = f"{step.exists}{depth}" if step.exists and along else ""
+            where = pointer + self._inner_offset(step, item.strides)
+            around = kernel.zero if plain else 0
+            masked = f", mask={mask}, other={around}" if mask else ""
+            typed = "" if plain else f".to({compute_type(leaf.dtype)})"
+            leaves.append(k.let("a", f"tl.load({where}{masked}){typed}"))
+        (value,) = leaves if plain else emit(k, work.expression, leaves)
+        assert value is not None
+        if not plain:
+            if masks:
+                outside = str(kernel.zero) if kernel.dtype in BYTES else "0.0"
+                value = k.let("a", f"tl.where({' & '.join(masks)}, {value}, {outside})")
+            value = k.let("a", f"({value}).to({storage_type(kernel.dtype)})")
+        if kernel.dtype is DType.UINT8:
+            value = k.let("a", f"({value} ^ 128).to(tl.int8, bitcast=True)")
+        return value if whole else self._whole(value, self.tile.rows, 1, self.tile.depth)
+
+    def _whole(self, value: str, *shape: int) -> str:
+        """A tile of which some axis may be missing, as tensors have no stride along extents of 1;
+        its shape is that of factors without tensor cores.
+        """
+        if not self.tile.vector:
+            rows, columns, depth = shape
+            shape = (rows, depth) if columns == 1 else (depth, columns)
+        return self.k.let("whole", f"tl.broadcast_to({value}, {shape})")
+
+    def _inside(self, step: Step) -> list[str]:
+        """Conditions for elements to be inside the image (or matrix)."""
+        k, window = self.k, self.kernel.window
+        rows, depth = self.left_at
+        if window is None:
+            return [f"(row < n0){rows}"] if self._rows_side_by_side else []
+        masks = []
+        for i, place in enumerate((self.image_rows, self.image_columns)):
+            if not window.checked[i]:
+                continue
+            tap, spread = step.taps[i], window.dilations[i]
+            shift = tap if spread == 1 else f"{tap} * {spread}"
+            if step.varies[i]:
+                at = k.let("at", f"{place}{rows} + ({shift}){depth}")
+                masks.append(f"({at} >= 0) & ({at} < {window.size[i]})")
+            else:
+                at = place if tap == "0" else k.let("at", f"{place} + {shift}")
+                masks.append(f"(({at} >= 0) & ({at} < {window.size[i]})){rows}")
+        return masks
+
+    def _inner_offset(self, step: Step, strides: tuple[int, ...]) -> str:
+        """What a step adds to a leaf's pointers: taps and channels, as text to append."""
+        _, depth = self.left_at
+        scalars: list[str] = []
+        vectors: list[str] = []
+        window = self.kernel.window
+        if window is None:
+            vectors += _times(step.along, strides[-1])
+        else:
+            down = strides[1] * window.dilations[0]
+            across, channel = strides[2] * window.dilations[1], strides[3]
+            (vectors if step.varies[0] else scalars).extend(_times(step.taps[0], down))
+            if step.varies[1] and across == channel * self.kernel.channels and not step.varies[0]:
+                vectors += _times(step.along, channel)
+            else:
+                (vectors if step.varies[1] else scalars).extend(_times(step.taps[1], across))
+                vectors += _times(step.channel, channel)
+        text = f" + ({' + '.join(scalars)})" if scalars else ""
+        return text + (f" + ({' + '.join(vectors)}){depth}" if vectors else "")
+
+    # ---- the right factor -----------------------------------------------------------------------
+
+    def _right_columns(self) -> str:
+        """The name of pointers to where the columns start."""
+        k, right = self.k, self.kernel.right
+        depth, columns = self.right_at
+        pointer = f"p{self.right_pointer}"
+        if right is None:
+            start = f" + {self.start}" if self.start else ""
+            place = f"column{columns} * {self.pitch} + depth{depth}{start}"
+            return k.let("weights", f"{pointer} + ({place})")
+        index = decompose(k, "z", self.kernel.right_axes) if self.kernel.batched else []
+        index += [f"depth{depth}", f"column{columns}"]
+        return k.let("weights", f"{pointer} + ({offset(right, index)})")
+
+    def _load_right(self, step: Step, pointers: str) -> str:
+        """Loads a tile of the right factor."""
+        right, block = self.kernel.right, self.tile.depth
+        depth, columns = self.right_at
+        if right is None:
+            return self.k.let("b", f"tl.load({pointers} + step * {block})")
+        masks = [f"{step.exists}{depth}"] if step.exists else []
+        if self._masked_columns:
+            masks.append(f"(column < {self.kernel.columns}){columns}")
+        masked = f", mask={' & '.join(masks)}, other=0" if masks else ""
+        stride = right.strides[-2] * block
+        start = "step.to(tl.int64)" if right.wide else "step"
+        value = self.k.let("b", f"tl.load({pointers} + {start} * {stride}{masked})")
+        if 0 not in right.strides[-2:]:
+            return value
+        return self._whole(value, 1, self.tile.columns, block)
+
+    # ---- product and result ---------------------------------------------------------------------
+
+    def _product(self, a: str, b: str) -> str:
+        if self.tile.vector:
+            wide = storage_type(self.kernel.sums)
+            return f"total + {a}.to({wide}) * {b}.to({wide})"
+        how = ", out_dtype=tl.int32" if self.kernel.sums is DType.INT32 else ""
+        if self.kernel.dtype is DType.FLOAT32:
+            precision = {0: "ieee", 1: "tf32", 3: "tf32x3"}[self.tile.passes]
+            how = f', input_precision="{precision}"'
+        if self.tile.transposed:
+            a, b = f"tl.trans({b})", f"tl.trans({a})"
+        return f"tl.dot({a}, {b}, total{how})"
+
+    def _finish(self, total: str) -> None:
+        """Applies the epilogue and stores the tile."""
+        kernel = self.kernel
+        if kernel.is_corrected:
+            more = self.k.let("more", f"tl.load(p{self.right_pointer + 1} + column)")
+            total = self.k.let("sum", f"{total} - {more}[None, :]")
+        axes, ends = kernel.result.shape[:-1], ["column[None, :]"]
+        if kernel.pixels:
+            each = kernel.columns // kernel.pixels
+            axes, ends = axes[:-1], [f"(column {by} {each})[None, :]" for by in ("//", "%")]
+        exists = self.k.let("exists", "(row < n0)[:, None]")
+        index = self._matrix_index("row", axes, "[:, None]")
+        masks: list[str | None] = [exists] * len(index)
+        if kernel.batched:
+            masks[:-1] = [None] * (len(index) - 1)
+        inside = None
+        if self._masked_columns:
+            inside = self.k.let("exists", f"(column < {kernel.columns})[None, :]")
+        finish(
+            self.k,
+            kernel.result,
+            self.result_pointer,
+            [*index, *ends],
+            [*masks, *([inside] * len(ends))],
+            [total, self.k.let("nothing", "tl.full([], 0.0, tl.float32)")]
+            if self.other
+            else [total],
+        )
+
+    def _add_up(self) -> None:
+        """The program that is last at a tile sums the parts, in their order, and finishes.
+
+        Counters are zero again afterwards.
+        """
+        k, tile = self.k, self.tile
+        size = tile.rows * tile.columns
+        k.line(f"local = tl.arange(0, {tile.rows})[:, None] * {tile.columns}")
+        k.line(f"local = local + tl.arange(0, {tile.columns})[None, :]")
+        parts = k.let("parts", f"p{self.shared_pointer} + pid * {tile.split * size} + local")
+        k.line(f"tl.store({parts} + part * {size}, total)")
+        k.line("tl.debug_barrier()")  # all of the block's stores come before the count
+        counter = f"p{self.shared_pointer + 1} + pid"
+        k.line(f'arrived = tl.atomic_add({counter}, 1, sem="acq_rel", scope="gpu")')
+        with k.block(f"if arrived == {tile.split - 1}:"):
+            k.line(f"tl.store({counter}, 0)")
+            k.line(f'whole = tl.load({parts}, cache_modifier=".cg")')
+            with k.block(f"for other in tl.static_range(1, {tile.split}):"):
+                k.line(f'whole += tl.load({parts} + other * {size}, cache_modifier=".cg")')
+            self._finish("whole")
+
+
+def _times(name: str, factor: int) -> list[str]:
+    """A term of a sum, or none."""
+    if factor == 0 or name == "0":
+        return []
+    return [name if factor == 1 else f"{name} * {factor}"]
