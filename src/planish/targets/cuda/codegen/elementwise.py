@@ -53,7 +53,11 @@ _OF_ANY_DTYPE: dict[str, floats.Rule] = {
 
 
 def emit(
-    k: Source, expression: Expression, leaves: Sequence[str | None], finite: bool = False
+    k: Source,
+    expression: Expression,
+    leaves: Sequence[str | None],
+    finite: bool = False,
+    small: bool = False,
 ) -> list[str]:
     """Writes an expression; gives the names of its results, in the types they are computed in.
 
@@ -67,6 +71,8 @@ def emit(
         here, and may be None. A result of constants alone is a scalar.
     finite : bool
         Whether no leaf is, and nothing between can become, infinite or NaN.
+    small : bool
+        Whether what becomes levels is below 2**15.
     """
     slots: list[str] = []
     for leaf, name in zip(expression.leaves, leaves, strict=True):
@@ -91,7 +97,7 @@ def emit(
         if makes_levels and name == "mul" and dtypes[-1] is DType.FLOAT32:
             rule = quantization.scaled
         operands = [slots[i] for i in step.args]
-        slots.append(k.let("v", rule(Step(k, step.op, dtypes, known, finite), *operands)))
+        slots.append(k.let("v", rule(Step(k, step.op, dtypes, known, finite, small), *operands)))
         keeps = name in _KEEPS_ROUNDED and all(rounded[i] for i in step.args)
         rounded.append(step.dtype not in HALVES or name == "cast" or keeps)
     return [slots[i] for i in expression.results]

@@ -76,6 +76,8 @@ class Step:
         Per operand its number where it is known when compiling, else None.
     finite : bool
         Whether floats are known to be finite.
+    small : bool
+        Whether what becomes levels is known to be below 2**15.
     """
 
     k: Source
@@ -83,6 +85,7 @@ class Step:
     dtypes: tuple[DType, ...]
     constants: tuple[float | int | bool | None, ...]
     finite: bool = False
+    small: bool = False
 
     @property
     def dtype(self) -> DType:

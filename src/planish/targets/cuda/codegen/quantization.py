@@ -27,7 +27,8 @@ def _quantize(s: Step, x: str, scale: str, zero: str) -> str:
     known = s.constants[1]
     steps = x if known == 1 else _steps(s, x, scale, known)
     if s.constants[2] == 0 and s.finite and s.op.to.size == 1:
-        return finite_to_byte(s.k, steps, s.op.low, s.op.high, s.op.to)
+        small = s.small and known == 1
+        return finite_to_byte(s.k, steps, s.op.low, s.op.high, s.op.to, small)
     if s.constants[2] == 0 and s.op.low <= 0 <= s.op.high:
         # one instruction rounds, saturates, and makes 0 of NaN
         level = s.let(f"libdevice.float2int_rn({steps})")

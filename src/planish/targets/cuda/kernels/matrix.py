@@ -34,6 +34,7 @@ from planish.targets.cuda.kernels.matrix_problem import (
     corrections,
     filters,
     is_packed,
+    is_regrouped,
     pack,
     problem_of,
     understood,
@@ -112,7 +113,7 @@ class MatrixTactic(AnchoredTactic):
         if self.channels:
             more = self.channels - weights.shape[2]
             weights = np.pad(weights, ((0, 0), (0, 0), (0, more), (0, 0)))
-        packed = [pack(weights, self.tile)]
+        packed = [pack(weights, self.tile, self._is_regrouped)]
         zero = zero_of(self.task) - 128 * (self.anchor.inputs[0].dtype is DType.UINT8)
         return [*packed, corrections(weights, zero, self.tile)] if zero else packed
 
@@ -145,6 +146,7 @@ class MatrixTactic(AnchoredTactic):
             result=problem.result,
             whole_rows=problem.whole_rows,
             zero=problem.zero,
+            regrouped=self._is_regrouped,
         )
         pointers.append(problem.right_value or Constant(0))
         if kernel.is_corrected:
@@ -172,6 +174,10 @@ class MatrixTactic(AnchoredTactic):
 
     def zeroed(self, binding: Binding) -> int:
         return 4 * self._tiles(self._problem(binding)) if self.split > 1 else 0
+
+    @property
+    def _is_regrouped(self) -> bool:
+        return is_regrouped(self.task, self.tile, self.warps)
 
     def _problem(self, binding: Binding) -> Problem:
         problem = problem_of(self.task, binding)
@@ -307,6 +313,7 @@ def shape_of(problem: Problem) -> cost.Shape:
         vector=min(widths, default=1),
         dilated=problem.window is not None and problem.window.dilations[1] != 1,
         packed=problem.right is None,
+        levels=all(a.pointer.dtype in BYTES for a in problem.result.outputs),
     )
 
 

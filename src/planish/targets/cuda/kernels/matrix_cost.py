@@ -89,6 +89,8 @@ class Shape:
         Whether taps of a row do not lie side by side.
     packed : bool
         Whether the right factor is a packed constant.
+    levels : bool
+        Whether bytes are the result.
     """
 
     rows: int
@@ -103,16 +105,17 @@ class Shape:
     vector: int
     dilated: bool = False
     packed: bool = True
+    levels: bool = False
 
     @property
     def depth(self) -> int:
         """Products per element of the result."""
         return self.taps[0] * self.taps[1] * self.channels
 
-    @property
-    def exchanged(self) -> bool:
+    def exchanged(self, choice: Choice) -> bool:
         """Whether sums go through shared memory."""
-        return self.size == 1 and self.moved > 1
+        grouped = self.levels and self.packed and choice.tile.regroups(choice.warps)
+        return self.size == 1 and self.moved > 1 and not grouped
 
     def staged(self, tile: Tile, stages: int) -> int:
         """Bytes of shared memory that the pipeline takes."""
@@ -341,7 +344,7 @@ def estimate(shape: Shape, choice: Choice, machine: CudaMachine) -> float:
     if narrow or choice.stages == 1:
         waiting = _LATENCY
 
-    exchange = _EXCHANGE * (1 + 3 / at_once) if shape.exchanged else 0.0
+    exchange = _EXCHANGE * (1 + 3 / at_once) if shape.exchanged(choice) else 0.0
 
     def time(programs: int) -> float:
         """Of so many programs that run at once on a multiprocessor."""
@@ -408,7 +411,7 @@ def _programs_at_once(shape: Shape, choice: Choice, machine: CudaMachine) -> int
     sums = tile.rows * tile.columns * (tile.depth if tile.vector else 1) / threads
     registers = min(sums + _KEPT_REGISTERS, 255) * threads
     staged = 0 if choice.stages == 1 else shape.staged(tile, choice.stages)
-    if shape.exchanged:
+    if shape.exchanged(choice):
         staged = max(staged, 4 * tile.rows * tile.columns)
     shared = machine.shared_per_multiprocessor // (staged + 1024)
     return max(1, min(shared, int(machine.registers // registers), 2048 // threads, 16))

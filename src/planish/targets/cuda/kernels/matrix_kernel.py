@@ -22,8 +22,16 @@ from planish.targets.cuda.codegen.elementwise import compute_type, emit, storage
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer, TritonKernel
 from planish.targets.cuda.kernels.fused import Access, Work, decompose, finish, offset
+from planish.targets.cuda.kernels.matrix_pieces import Piece, finish_pieces, taken_apart
 from planish.targets.cuda.kernels.matrix_problem import BYTES
-from planish.targets.cuda.kernels.matrix_tile import Tile, Walk, Window, ceil, segments
+from planish.targets.cuda.kernels.matrix_tile import (
+    NEIGHBOURS,
+    Tile,
+    Walk,
+    Window,
+    ceil,
+    segments,
+)
 
 _NAMES = (
     *("pid", "part", "z", "place", "row_tiles", "row_tile", "column_tile", "first_tile", "inside"),
@@ -64,6 +72,8 @@ class MatrixKernel(TritonKernel):
         by side.
     zero : int
         The level of the left factor that stands for 0, where it is bytes.
+    regrouped : bool
+        Whether columns are multiplied in the order of `regrouped`.
     """
 
     family = "matrix"
@@ -81,6 +91,7 @@ class MatrixKernel(TritonKernel):
     result: Work
     whole_rows: bool = False
     zero: int = 0
+    regrouped: bool = False
 
     @property
     def factor(self) -> DType:
@@ -189,10 +200,11 @@ class MatrixWriter:
         stages = f"num_stages={self.kernel.stages}"
         with k.block(f"for row_tile in tl.range(lane, row_tiles, lanes, {stages}):"):
             k.line(f"row = row_tile * {tile.rows} + tl.arange(0, {tile.rows})")
-            a = self._load_left(step, self._left_rows())
+            left, pieces = self._left_rows(), self._pieces()
+            a = self._load_left(step, left)
             k.line(f"total = {self._nothing(f'{tile.rows}, {tile.columns}')}")
             k.line(f"total = {self._product(a, b)}")
-            self._finish("total")
+            self._finish("total", pieces)
 
     def _nothing(self, shape: str) -> str:
         """Sums of nothing yet."""
@@ -202,7 +214,7 @@ class MatrixWriter:
     def _write_tile(self) -> None:
         k, tile = self.k, self.tile
         self._place()
-        left, right = self._left_rows(), self._right_columns()
+        left, right, pieces = self._left_rows(), self._right_columns(), self._pieces()
         count, _, blocks = self.kernel.segments
         steps = count * blocks
         begin, end = "0", str(steps)
@@ -224,7 +236,7 @@ class MatrixWriter:
         if tile.vector:
             k.line("total = tl.reduce(total, 2, tl.standard._sum_combine)")
         if tile.split == 1:
-            self._finish("total")
+            self._finish("total", pieces)
         else:
             self._add_up()
 
@@ -471,9 +483,38 @@ class MatrixWriter:
             how = f', input_precision="{precision}"'
         return f"tl.dot({a}, {b}, total{how})"
 
-    def _finish(self, total: str) -> None:
+    def _pieces(self) -> list[Piece]:
+        """The pieces of a tile of regrouped columns, what varies by row loaded; else none."""
+        if not self.kernel.regrouped:
+            return []
+        k, tile, work = self.k, self.tile, self.kernel.result
+        inner = k.let("inner", f"tl.arange(0, {tile.rows // 2})")
+        pieces = []
+        for half in range(2):
+            row = f"row_tile * {tile.rows} + {inner} // 8 * 16 + {inner} % 8"
+            row = k.let("rows", row + " + 8" * half)
+            exists = k.let("exists", f"({row} < n0)[:, None]")
+            index = self._matrix_index(row, work.shape[:-1], "[:, None]")
+            for group in range(tile.columns // NEIGHBOURS):
+                first = f"column_tile * {tile.columns} + {group * NEIGHBOURS}"
+                column = k.let("columns", f"{first} + tl.arange(0, {NEIGHBOURS})")
+                inside = None
+                if self._masked_columns:
+                    inside = k.let("exists", f"({column} < {self.kernel.columns})[None, :]")
+                masks = [*[exists] * len(index), inside]
+                piece = Piece(column, [*index, f"{column}[None, :]"], masks)
+                piece.load(k, work, self.result_pointer, whole=True)
+                pieces.append(piece)
+        return pieces
+
+    def _finish(self, total: str, pieces: Sequence[Piece] = ()) -> None:
         """Applies the epilogue and stores the tile."""
         kernel = self.kernel
+        if pieces:
+            sums = taken_apart(self.k, total, self.tile)
+            corrections = self.right_pointer + 1 if kernel.is_corrected else None
+            finish_pieces(self.k, kernel.result, self.result_pointer, pieces, sums, corrections)
+            return
         if kernel.is_corrected:
             more = self.k.let("more", f"tl.load(p{self.right_pointer + 1} + column)")
             total = self.k.let("sum", f"{total} - {more}[None, :]")

@@ -28,7 +28,7 @@ from planish.targets.cuda.kernels.fused import (
     merge,
     pointer_of,
 )
-from planish.targets.cuda.kernels.matrix_tile import Tile, Window, segments
+from planish.targets.cuda.kernels.matrix_tile import Tile, Window, regrouped, segments
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
 """What the kernel multiplies, beside bytes."""
@@ -127,8 +127,9 @@ def problem_of(task: Task, binding: Binding) -> Problem | None:
     return problem if _is_in_reach(problem) else None
 
 
-def pack(weights: np.ndarray, tile: Tile) -> np.ndarray:
-    """Filters ``[rows, columns, C, K]`` of taps as the kernel reads them.
+def pack(weights: np.ndarray, tile: Tile, regroups: bool = False) -> np.ndarray:
+    """Filters ``[rows, columns, C, K]`` of taps as the kernel reads them; with `regroups` in the
+    order of `regrouped`.
 
     Returns
     -------
@@ -140,7 +141,17 @@ def pack(weights: np.ndarray, tile: Tile) -> np.ndarray:
     padded = columns + -columns % tile.columns
     packed = np.zeros((padded, count, blocks * tile.depth), weights.dtype)
     packed[:columns, :, :length] = weights.reshape(count, length, columns).transpose(2, 0, 1)
-    return packed.reshape(padded, -1)
+    packed = packed.reshape(padded, -1)
+    return packed[regrouped(padded)] if regroups else packed
+
+
+def is_regrouped(task: Task, tile: Tile, warps: int) -> bool:
+    """Whether the columns of a packed factor are multiplied in the order of `regrouped`: where
+    bytes are the result, which a thread then reads and writes 16 at a time.
+    """
+    assert task.anchor is not None
+    levels = (task.anchor.inputs[0], *task.outputs)
+    return is_packed(task) and tile.regroups(warps) and all(v.dtype in BYTES for v in levels)
 
 
 def filters(task: Task) -> np.ndarray:

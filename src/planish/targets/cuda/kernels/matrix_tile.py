@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+import numpy as np
+
 
 class Walk(IntEnum):
     """What one step of the loop, a block of the depth, covers.
@@ -21,6 +23,9 @@ class Walk(IntEnum):
     ROW = 1
     FLAT = 2
 
+
+NEIGHBOURS = 64
+"""Columns of which a thread may hold 16 neighbouring ones: as many bytes as it stores at once."""
 
 PERSISTENT = 0
 """What stands for the number of programs that share a tile where each computes many."""
@@ -62,6 +67,13 @@ class Tile:
         """Programs that share a tile."""
         return max(self.split, 1)
 
+    def regroups(self, warps: int) -> bool:
+        """Whether columns can be multiplied in the order of `regrouped`: by Hopper's instructions
+        for groups of four warps, each warp 16 rows, and what is left is the program's own.
+        """
+        whole = self.columns % NEIGHBOURS == 0 and self.rows % (16 * warps) == 0
+        return whole and self.shares == 1 and not self.vector
+
 
 @dataclass(frozen=True)
 class Window:
@@ -94,3 +106,18 @@ def segments(tile: Tile, taps: tuple[int, int], depth: int) -> tuple[int, int, i
         Walk.FLAT: (1, taps[0] * taps[1] * depth),
     }[tile.walk]
     return count, length, ceil(length, tile.depth)
+
+
+def regrouped(columns: int) -> np.ndarray:
+    """The order in which a packed factor's columns are multiplied so that threads hold neighbours.
+
+    Of every 8 columns in the order of multiplication a thread holds two, and four threads share
+    them: of 64 columns a thread holds 16, which in this order are neighbours in the result.
+
+    Returns
+    -------
+    array of int, ``[columns]``
+        For each place the column that stands there.
+    """
+    order = np.arange(columns).reshape(-1, 4, 8, 2)
+    return order.transpose(0, 2, 1, 3).reshape(-1)
