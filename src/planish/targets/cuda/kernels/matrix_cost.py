@@ -125,10 +125,11 @@ class Shape:
 
     def kept(self, tile: Tile, stages: int) -> int:
         """The same of a program of many tiles: weights, what further tiles read, and a result."""
-        more = (stages - 1) * tile.rows * tile.columns * (self.moved - 2)
+        written = 1 if self.levels else 2
+        more = (stages - 1) * tile.rows * tile.columns * max(self.moved - written, 0)
         weights = tile.columns * tile.depth * self.size
         left = stages * tile.rows * tile.depth * self.read
-        return left + more + weights + 2 * tile.rows * tile.columns
+        return left + more + weights + written * tile.rows * tile.columns
 
 
 @dataclass(frozen=True)
