@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -17,11 +16,11 @@ from planish.targets.cuda.kernels import matrix_cost as cost
 from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.matrix_image import (
-    BLOCK,
     CHANNELS,
-    copied_images,
+    FOLD,
+    copied_pixels,
     copy_bytes,
-    copy_size,
+    filters_on_copy,
     image_kernel,
     may_copy,
     on_copy,
@@ -54,7 +53,8 @@ class MatrixTactic(AnchoredTactic):
     """The matrix kernel with a tile.
 
     The fields are those of `Tile`, warps and stages; and `channels`, how many a copy of the images
-    has that is made first (see `matrix_image`), 0 for none.
+    has that is made first (see `matrix_image`), 0 for none, and how many pixels each way it `fold`s
+    into one.
     """
 
     family: ClassVar[str] = "matrix"
@@ -69,6 +69,7 @@ class MatrixTactic(AnchoredTactic):
     vector: bool = False
     passes: int = 1
     channels: int = 0
+    fold: int = 1
     machine: CudaMachine = field(default=H200, compare=False)
 
     @property
@@ -97,11 +98,13 @@ class MatrixTactic(AnchoredTactic):
             return False
         if self._sums(problem) > cost.MOST_WORKSPACE or self.zeroed(binding) > ZEROED_BYTES:
             return False
-        if self.channels and not may_copy(problem, self.channels):
+        if self.channels and not may_copy(problem, self.channels, self.fold):
             return False
         window = problem.window
         if self.walk == Walk.ROW and window is not None and window.dilations[1] != 1:
             return False
+        if self.channels:
+            problem = on_copy(problem, self.channels, self.fold)
         if self.tile.is_persistent and not cost.may_persist(shape_of(problem), self.tile):
             return False
         return self._tiles(problem) * self.tile.shares < 1 << 31
@@ -111,8 +114,7 @@ class MatrixTactic(AnchoredTactic):
             return []
         weights = filters(self.task)
         if self.channels:
-            more = self.channels - weights.shape[2]
-            weights = np.pad(weights, ((0, 0), (0, 0), (0, more), (0, 0)))
+            weights = filters_on_copy(weights, self.channels, self.fold)
         packed = [pack(weights, self.tile, self._is_regrouped)]
         zero = zero_of(self.task) - 128 * (self.anchor.inputs[0].dtype is DType.UINT8)
         return [*packed, corrections(weights, zero, self.tile)] if zero else packed
@@ -122,12 +124,13 @@ class MatrixTactic(AnchoredTactic):
         launches: list[Launch] = []
         pointers: list[Pointer] = [*problem.left_values]
         if self.channels:
-            elements = math.prod(copy_size(problem, self.channels)) * copied_images(problem)
-            copy = image_kernel(problem, self.channels)
+            how = self.channels, self.fold
+            pixels = copied_pixels(problem, self.fold)
+            copy = image_kernel(problem, *how)
             where = (*pointers, Workspace())
-            launches.append(Launch(copy, where, (elements,), ceil(elements, BLOCK)))
-            sums = Workspace(copy_bytes(problem, self.channels))
-            problem, pointers = on_copy(problem, self.channels), [Workspace()]
+            launches.append(Launch(copy, where, (pixels,), ceil(pixels, copy.pixels)))
+            sums = Workspace(copy_bytes(problem, *how))
+            problem, pointers = on_copy(problem, *how), [Workspace()]
         else:
             sums = Workspace()
         kernel = MatrixKernel(
@@ -163,7 +166,7 @@ class MatrixTactic(AnchoredTactic):
 
     def workspace(self, binding: Binding) -> int:
         problem = self._problem(binding)
-        size = copy_bytes(problem, self.channels) if self.channels else 0
+        size = copy_bytes(problem, self.channels, self.fold) if self.channels else 0
         return size + self._sums(problem)
 
     def _sums(self, problem: Problem) -> int:
@@ -201,7 +204,7 @@ class MatrixFamily(MachineFamily):
             return
         single = problem.dtype is DType.FLOAT32
         for passes in (1, 3, 0) if single else (1,):
-            for choice, channels in self._choices(problem, passes):
+            for choice, (channels, fold) in self._choices(problem, passes):
                 tile = choice.tile
                 if tile.vector and passes == 1 and single:
                     continue  # it is offered as what it is: without tensor cores
@@ -217,33 +220,40 @@ class MatrixFamily(MachineFamily):
                     tile.vector,
                     tile.passes,
                     channels,
+                    fold,
                     self.machine,
                 )
                 if tactic.accepts(binding):
                     yield tactic
 
-    def _choices(self, problem: Problem, passes: int) -> list[tuple[cost.Choice, int]]:
-        """Tiles, with the channels of a copy of the images, the likely best first; where images may
-        be copied, the best of each way first: the model knows little of caches.
+    def _choices(self, problem: Problem, passes: int) -> list[tuple[cost.Choice, tuple[int, int]]]:
+        """Tiles, with the channels and the fold of a copy of the images, the likely best first;
+        where images may be copied, the best of each way first: the model knows little of caches.
         """
         limit, machine = _LIMITS[passes], self.machine
         shape = shape_of(problem)
-        copies = [c for c in CHANNELS if may_copy(problem, c)][:1]
+        copies = [(c, 1) for c in CHANNELS if may_copy(problem, c)][:1]
         if shape.vector * shape.size >= 16 or not copies:
-            return [(c, 0) for c in cost.choices(shape, machine, passes, limit)]
-        copy = shape_of(on_copy(problem, copies[0]))
+            return [(c, (0, 1)) for c in cost.choices(shape, machine, passes, limit)]
+        folded = [(c, FOLD) for c in CHANNELS if may_copy(problem, c, FOLD)][:1]
         few = limit // 3
-        found = [(c, copies[0]) for c in cost.choices(copy, machine, passes, limit - few)]
-        found += [(c, 0) for c in cost.choices(shape, machine, passes, few)]
+        many = limit - few * (1 + len(folded))
+        shapes = {(0, 1): shape}
+        shapes |= {how: shape_of(on_copy(problem, *how)) for how in (*copies, *folded)}
+        found = []
+        for how, own in shapes.items():
+            count = many if how in (folded or copies) else few
+            found += [(c, how) for c in cost.choices(own, machine, passes, count)]
 
-        def time(item: tuple[cost.Choice, int]) -> float:
-            choice, channels = item
-            if not channels:
-                return cost.estimate(shape, choice, machine)
-            moved = 2 * copy_bytes(problem, channels)
-            return cost.estimate(copy, choice, machine) + cost.copying(moved, machine)
+        def time(item: tuple[cost.Choice, tuple[int, int]]) -> float:
+            choice, how = item
+            moved = 2 * copy_bytes(problem, *how) if how[0] else 0
+            copying = cost.copying(moved, machine) if moved else 0.0
+            return cost.estimate(shapes[how], choice, machine) + copying
 
-        def way(item: tuple[cost.Choice, int]) -> tuple[bool, tuple[Walk, int]]:
+        def way(
+            item: tuple[cost.Choice, tuple[int, int]],
+        ) -> tuple[bool, tuple[Walk, tuple[int, int]]]:
             persistent, walk = cost.way(item[0].tile)
             return persistent, (walk, item[1])
 
@@ -265,6 +275,7 @@ class MatrixFamily(MachineFamily):
             vector=FLAG,
             passes=(0, 1, 3),
             channels=(0, *CHANNELS),
+            fold=(1, FOLD),
         )
         assert task.anchor is not None
         if values["vector"]:
@@ -282,9 +293,10 @@ class MatrixFamily(MachineFamily):
             wrong = wrong or (values["depth"] < 32 and task.anchor.inputs[0].dtype in BYTES)
         if values["channels"] and (
             not isinstance(task.anchor.op, Convolution)
-            or values["channels"] < filters(task).shape[2]
+            or values["channels"] < filters(task).shape[2] * values["fold"] ** 2
         ):
             wrong = True
+        wrong = wrong or (values["fold"] > 1 and not values["channels"])
         if wrong or values["rows"] * values["columns"] * values["depth"] > 1 << 22:
             raise impossible(self.name, task, f"no tile is {dict(values)}")
         return MatrixTactic(task, **values, machine=self.machine)

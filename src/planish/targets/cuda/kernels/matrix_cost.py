@@ -62,6 +62,12 @@ _EXCHANGE = 0.04
 are added to sums, as bytes lie sixteen to a thread. A program that runs alone takes four times as
 long, as nothing overlaps.
 """
+_LEVEL, _LEVEL_READ = 0.06, 0.01
+"""Cycles per level that is made of a sum, and per byte that is read or written for it."""
+_SCALES, _SCALES_READ = 0.05, 0.09
+"""Cycles per level for scales that each thread loads for its columns, shared by its rows of a tile,
+and for factors of each byte that is read.
+"""
 _KEPT_REGISTERS = 64
 """Of a thread, beside its sums."""
 
@@ -112,10 +118,14 @@ class Shape:
         """Products per element of the result."""
         return self.taps[0] * self.taps[1] * self.channels
 
+    def regrouped(self, choice: Choice) -> bool:
+        """Whether sums of bytes stay with their threads to the end."""
+        bytes_only = self.size == 1 and self.levels and self.packed
+        return bytes_only and choice.tile.regroups(choice.warps)
+
     def exchanged(self, choice: Choice) -> bool:
         """Whether sums go through shared memory."""
-        grouped = self.levels and self.packed and choice.tile.regroups(choice.warps)
-        return self.size == 1 and self.moved > 1 and not grouped
+        return self.size == 1 and self.moved > 1 and not self.regrouped(choice)
 
     def staged(self, tile: Tile, stages: int) -> int:
         """Bytes of shared memory that the pipeline takes."""
@@ -223,7 +233,7 @@ def _tiles(shape: Shape, machine: CudaMachine, passes: int) -> Iterator[Choice]:
     depths = [d for d in DEPTHS if least <= d * shape.size <= 256]
     if passes == 0:
         depths = depths[:2]
-    elif shape.size == 2:
+    elif shape.size <= 2:
         depths.append(DEEPEST)
     for depth in depths:
         if depth > 32 and depth >= 2 * shape.depth:
@@ -253,7 +263,7 @@ def _variants(shape: Shape, tile: Tile, machine: CudaMachine) -> Iterator[Choice
             many = replace(tile, split=PERSISTENT)
             together = _resident(shape, tile, stages, machine) * machine.multiprocessors
             rounds = tiles / max(together, 1)
-            loaded = 2 if tile.depth > 64 else 3
+            loaded = 2 if tile.depth * shape.size > 128 else 3
             if together and stages == loaded and rounds >= 3 and may_persist(shape, many):
                 yield Choice(many, warps, stages)
             if shape.staged(tile, stages) > machine.shared - 4096 or tile.depth > DEPTHS[-1]:
@@ -345,12 +355,17 @@ def estimate(shape: Shape, choice: Choice, machine: CudaMachine) -> float:
     if narrow or choice.stages == 1:
         waiting = _LATENCY
 
-    exchange = _EXCHANGE * (1 + 3 / at_once) if shape.exchanged(choice) else 0.0
+    ending = _EXCHANGE * (1 + 3 / at_once) if shape.exchanged(choice) else 0.0
+    if shape.size == 1 and shape.levels:
+        ending += _LEVEL + _LEVEL_READ * shape.moved
+    if shape.regrouped(choice) and not tile.keeps_scales:
+        of_thread = tile.rows / (8 * choice.warps)
+        ending += (_SCALES + _SCALES_READ * (shape.moved - 1)) / of_thread
 
     def time(programs: int) -> float:
         """Of so many programs that run at once on a multiprocessor."""
         taken = _START + steps * (max(programs * work, waiting) + 0.15 * waiting)
-        taken += programs * size * (shape.moved / _CACHE + exchange)
+        taken += programs * size * (shape.moved / _CACHE + ending)
         if tile.split > 1:
             taken += _MEETING + programs * size * 4 / _CACHE + tile.split * size * 4 / _CACHE
         return taken
@@ -358,7 +373,7 @@ def estimate(shape: Shape, choice: Choice, machine: CudaMachine) -> float:
     share = ceil(tiles * tile.shares, machine.multiprocessors)
     if tile.is_persistent:  # nothing waits for loads but at the start
         moved = size * shape.moved + tile.rows * _run(tile.depth * shape.read)
-        cycles = _START + share * max(work, moved / _CACHE)
+        cycles = _START + share * (max(work, moved / _CACHE) + size * ending)
         return max(cycles, _least(shape, machine)) + 0.02 * cycles
     rounds, rest = divmod(share, at_once)
     cycles = rounds * time(at_once) + (time(rest) if rest else 0)

@@ -197,10 +197,11 @@ class MatrixWriter:
         k.line("step = 0")
         step = self._step(1)
         b = self._load_right(step, self._right_columns())
+        kept = self._kept_piece()
         stages = f"num_stages={self.kernel.stages}"
         with k.block(f"for row_tile in tl.range(lane, row_tiles, lanes, {stages}):"):
             k.line(f"row = row_tile * {tile.rows} + tl.arange(0, {tile.rows})")
-            left, pieces = self._left_rows(), self._pieces()
+            left, pieces = self._left_rows(), self._pieces(kept)
             a = self._load_left(step, left)
             k.line(f"total = {self._nothing(f'{tile.rows}, {tile.columns}')}")
             k.line(f"total = {self._product(a, b)}")
@@ -483,8 +484,11 @@ class MatrixWriter:
             how = f', input_precision="{precision}"'
         return f"tl.dot({a}, {b}, total{how})"
 
-    def _pieces(self) -> list[Piece]:
-        """The pieces of a tile of regrouped columns, what varies by row loaded; else none."""
+    def _pieces(self, kept: Piece | None = None) -> list[Piece]:
+        """The pieces of a tile of regrouped columns, what varies by row loaded; else none.
+
+        What all tiles share is taken from a piece that was kept.
+        """
         if not self.kernel.regrouped:
             return []
         k, tile, work = self.k, self.tile, self.kernel.result
@@ -496,16 +500,33 @@ class MatrixWriter:
             exists = k.let("exists", f"({row} < n0)[:, None]")
             index = self._matrix_index(row, work.shape[:-1], "[:, None]")
             for group in range(tile.columns // NEIGHBOURS):
-                first = f"column_tile * {tile.columns} + {group * NEIGHBOURS}"
-                column = k.let("columns", f"{first} + tl.arange(0, {NEIGHBOURS})")
-                inside = None
-                if self._masked_columns:
-                    inside = k.let("exists", f"({column} < {self.kernel.columns})[None, :]")
-                masks = [*[exists] * len(index), inside]
-                piece = Piece(column, [*index, f"{column}[None, :]"], masks)
+                piece = kept or self._piece(group)
+                piece = piece.at(index, exists)
                 piece.load(k, work, self.result_pointer, whole=True)
                 pieces.append(piece)
         return pieces
+
+    def _piece(self, group: int) -> Piece:
+        """A piece of a tile's columns, without rows yet."""
+        k, tile = self.k, self.tile
+        first = f"column_tile * {tile.columns} + {group * NEIGHBOURS}"
+        column = k.let("columns", f"{first} + tl.arange(0, {NEIGHBOURS})")
+        inside = None
+        if self._masked_columns:
+            inside = k.let("exists", f"({column} < {self.kernel.columns})[None, :]")
+        return Piece(column, inside)
+
+    def _kept_piece(self) -> Piece | None:
+        """The columns of a program of many tiles, with what they share, if it is to be kept."""
+        if not self.kernel.regrouped or not self.tile.keeps_scales:
+            return None
+        piece = self._piece(0)
+        axes = len(self.kernel.result.shape) - 1
+        piece = piece.at(["0"] * axes, None)
+        piece.load(self.k, self.kernel.result, self.result_pointer, whole=False)
+        if self.kernel.is_corrected:
+            piece.correct(self.k, self.right_pointer + 1)
+        return piece
 
     def _finish(self, total: str, pieces: Sequence[Piece] = ()) -> None:
         """Applies the epilogue and stores the tile."""

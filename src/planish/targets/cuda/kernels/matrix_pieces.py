@@ -11,10 +11,10 @@ adds to them is loaded before the products, whose time hides that of the loads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from planish.targets.cuda.codegen.source import Source
-from planish.targets.cuda.kernels.fused import Mask, Work, finish, load
+from planish.targets.cuda.kernels.fused import Work, finish, load
 from planish.targets.cuda.kernels.matrix_tile import NEIGHBOURS, Tile
 
 
@@ -26,35 +26,52 @@ class Piece:
     ----------
     column : str
         The name of its columns.
+    inside : str or None
+        Which of them exist; None: all.
     index : list of str
         See `fused.apply`.
-    masks : list of str or None
+    exists : str or None
+        Which of its rows exist.
     loaded : list of str or None
         Per leaf of the epilogue what was loaded; None: not yet, or nothing.
+    more : str or None
+        What sums hold too much, by column, if that was loaded.
     """
 
     column: str
-    index: list[str]
-    masks: list[str | None]
+    inside: str | None
+    index: list[str] = field(default_factory=list)
+    exists: str | None = None
     loaded: list[str | None] = field(default_factory=list)
+    more: str | None = None
+
+    @property
+    def masks(self) -> list[str | None]:
+        """Per axis of the index which elements exist."""
+        return [*[self.exists] * (len(self.index) - 1), self.inside]
+
+    def at(self, rows: Sequence[str], exists: str | None) -> Piece:
+        """The same columns of other rows, with what was loaded."""
+        index = [*rows, f"{self.column}[None, :]"]
+        return replace(self, index=index, exists=exists, loaded=list(self.loaded))
 
     def load(self, k: Source, work: Work, first: int, whole: bool) -> None:
-        """Loads what has an element for each of the result, if `whole`; else what remains."""
+        """Loads what is not there: if `whole` what has an element for each of the result, else what
+        is the same in all rows.
+        """
         loaded = self.loaded or [None] * len(work.leaves)
         for i, item in enumerate(work.leaves):
             if item is None:
                 continue
-            varies = item.strides[-1] != 0 and any(item.strides[:-1])
+            varies = any(item.strides[:-1])
             if loaded[i] is None and varies is whole:
-                mask: Mask = self.masks
-                loaded[i] = load(k, first, item, self.index, mask)
+                loaded[i] = load(k, first, item, self.index, self.masks)
             first += 1
         self.loaded = loaded
 
-
-def of_columns(work: Work) -> list[bool]:
-    """Per leaf whether it is the same in all rows."""
-    return [item is not None and not any(item.strides[:-1]) for item in work.leaves]
+    def correct(self, k: Source, pointer: int) -> None:
+        """Loads what sums hold too much."""
+        self.more = self.more or k.let("more", f"tl.load(p{pointer} + {self.column})")
 
 
 def taken_apart(k: Source, total: str, tile: Tile) -> list[str]:
@@ -99,17 +116,15 @@ def finish_pieces(
         The pointer's number of what sums hold too much, by column.
     """
     groups = len(pieces) // 2
-    shared = of_columns(work)
     for number in range(groups):
         above, below = pieces[number], pieces[number + groups]
         above.load(k, work, first, whole=False)
-        below.loaded = [
-            a if same else b for a, b, same in zip(above.loaded, below.loaded, shared, strict=True)
-        ]
-        more = None
         if corrections is not None:
-            more = k.let("more", f"tl.load(p{corrections} + {above.column})")
+            above.correct(k, corrections)
+        of_rows = [item is not None and any(item.strides[:-1]) for item in work.leaves]
+        both = zip(above.loaded, below.loaded, of_rows, strict=True)
+        below.loaded = [b if own else a for a, b, own in both]
         for piece, part in ((above, sums[number]), (below, sums[number + groups])):
-            if more is not None:
-                part = k.let("sum", f"{part} - {more}[None, :]")
+            if above.more:
+                part = k.let("sum", f"{part} - {above.more}[None, :]")
             finish(k, work, first, piece.index, piece.masks, [part], piece.loaded)

@@ -67,6 +67,13 @@ class Tile:
         """Programs that share a tile."""
         return max(self.split, 1)
 
+    @property
+    def keeps_scales(self) -> bool:
+        """Whether a program that goes through many tiles holds what their columns share: as few
+        columns as registers are there for.
+        """
+        return self.is_persistent and self.columns <= NEIGHBOURS
+
     def regroups(self, warps: int) -> bool:
         """Whether columns can be multiplied in the order of `regrouped`: by Hopper's instructions
         for groups of four warps, each warp 16 rows, and what is left is the program's own.
