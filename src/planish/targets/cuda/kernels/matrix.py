@@ -33,7 +33,7 @@ from planish.targets.cuda.kernels.matrix_problem import (
     corrections,
     filters,
     is_packed,
-    is_regrouped,
+    neighbours,
     pack,
     problem_of,
     understood,
@@ -115,7 +115,7 @@ class MatrixTactic(AnchoredTactic):
         weights = filters(self.task)
         if self.channels:
             weights = filters_on_copy(weights, self.channels, self.fold)
-        packed = [pack(weights, self.tile, self._is_regrouped)]
+        packed = [pack(weights, self.tile, self._neighbours)]
         zero = zero_of(self.task) - 128 * (self.anchor.inputs[0].dtype is DType.UINT8)
         return [*packed, corrections(weights, zero, self.tile)] if zero else packed
 
@@ -149,7 +149,7 @@ class MatrixTactic(AnchoredTactic):
             result=problem.result,
             whole_rows=problem.whole_rows,
             zero=problem.zero,
-            regrouped=self._is_regrouped,
+            neighbours=self._neighbours,
         )
         pointers.append(problem.right_value or Constant(0))
         if kernel.is_corrected:
@@ -179,8 +179,8 @@ class MatrixTactic(AnchoredTactic):
         return 4 * self._tiles(self._problem(binding)) if self.split > 1 else 0
 
     @property
-    def _is_regrouped(self) -> bool:
-        return is_regrouped(self.task, self.tile, self.warps)
+    def _neighbours(self) -> int:
+        return neighbours(self.task, self.tile, self.warps)
 
     def _problem(self, binding: Binding) -> Problem:
         problem = problem_of(self.task, binding)
@@ -232,18 +232,13 @@ class MatrixFamily(MachineFamily):
         """
         limit, machine = _LIMITS[passes], self.machine
         shape = shape_of(problem)
-        copies = [(c, 1) for c in CHANNELS if may_copy(problem, c)][:1]
+        copies = [(c, fold) for fold in (FOLD, 1) for c in CHANNELS if may_copy(problem, c, fold)]
         if shape.vector * shape.size >= 16 or not copies:
             return [(c, (0, 1)) for c in cost.choices(shape, machine, passes, limit)]
-        folded = [(c, FOLD) for c in CHANNELS if may_copy(problem, c, FOLD)][:1]
-        few = limit // 3
-        many = limit - few * (1 + len(folded))
-        shapes = {(0, 1): shape}
-        shapes |= {how: shape_of(on_copy(problem, *how)) for how in (*copies, *folded)}
-        found = []
-        for how, own in shapes.items():
-            count = many if how in (folded or copies) else few
-            found += [(c, how) for c in cost.choices(own, machine, passes, count)]
+        few, copy = limit // 3, copies[0]
+        shapes = {(0, 1): shape, copy: shape_of(on_copy(problem, *copy))}
+        found = [(c, copy) for c in cost.choices(shapes[copy], machine, passes, limit - few)]
+        found += [(c, (0, 1)) for c in cost.choices(shape, machine, passes, few)]
 
         def time(item: tuple[cost.Choice, tuple[int, int]]) -> float:
             choice, how = item
@@ -325,7 +320,7 @@ def shape_of(problem: Problem) -> cost.Shape:
         vector=min(widths, default=1),
         dilated=problem.window is not None and problem.window.dilations[1] != 1,
         packed=problem.right is None,
-        levels=all(a.pointer.dtype in BYTES for a in problem.result.outputs),
+        written=problem.result.outputs[0].pointer.dtype.size,
     )
 
 

@@ -95,8 +95,8 @@ class Shape:
         Whether taps of a row do not lie side by side.
     packed : bool
         Whether the right factor is a packed constant.
-    levels : bool
-        Whether bytes are the result.
+    written : int
+        Bytes of an element of the result.
     """
 
     rows: int
@@ -111,7 +111,7 @@ class Shape:
     vector: int
     dilated: bool = False
     packed: bool = True
-    levels: bool = False
+    written: int = 2
 
     @property
     def depth(self) -> int:
@@ -120,8 +120,8 @@ class Shape:
 
     def regrouped(self, choice: Choice) -> bool:
         """Whether sums of bytes stay with their threads to the end."""
-        bytes_only = self.size == 1 and self.levels and self.packed
-        return bytes_only and choice.tile.regroups(choice.warps)
+        may = self.size == 1 and self.packed
+        return may and choice.tile.neighbours(choice.warps, self.written) > 0
 
     def exchanged(self, choice: Choice) -> bool:
         """Whether sums go through shared memory."""
@@ -135,7 +135,7 @@ class Shape:
 
     def kept(self, tile: Tile, stages: int) -> int:
         """The same of a program of many tiles: weights, what further tiles read, and a result."""
-        written = 1 if self.levels else 2
+        written = min(self.written, 2)
         more = (stages - 1) * tile.rows * tile.columns * max(self.moved - written, 0)
         weights = tile.columns * tile.depth * self.size
         left = stages * tile.rows * tile.depth * self.read
@@ -356,7 +356,7 @@ def estimate(shape: Shape, choice: Choice, machine: CudaMachine) -> float:
         waiting = _LATENCY
 
     ending = _EXCHANGE * (1 + 3 / at_once) if shape.exchanged(choice) else 0.0
-    if shape.size == 1 and shape.levels:
+    if shape.size == 1:
         ending += _LEVEL + _LEVEL_READ * shape.moved
     if shape.regrouped(choice) and not tile.keeps_scales:
         of_thread = tile.rows / (8 * choice.warps)

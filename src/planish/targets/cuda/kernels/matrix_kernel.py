@@ -25,7 +25,6 @@ from planish.targets.cuda.kernels.fused import Access, Work, decompose, finish, 
 from planish.targets.cuda.kernels.matrix_pieces import Piece, finish_pieces, taken_apart
 from planish.targets.cuda.kernels.matrix_problem import BYTES
 from planish.targets.cuda.kernels.matrix_tile import (
-    NEIGHBOURS,
     Tile,
     Walk,
     Window,
@@ -72,8 +71,8 @@ class MatrixKernel(TritonKernel):
         by side.
     zero : int
         The level of the left factor that stands for 0, where it is bytes.
-    regrouped : bool
-        Whether columns are multiplied in the order of `regrouped`.
+    neighbours : int
+        The columns that four threads share, multiplied in the order of `regrouped`; 0: in theirs.
     """
 
     family = "matrix"
@@ -91,7 +90,7 @@ class MatrixKernel(TritonKernel):
     result: Work
     whole_rows: bool = False
     zero: int = 0
-    regrouped: bool = False
+    neighbours: int = 0
 
     @property
     def factor(self) -> DType:
@@ -197,7 +196,7 @@ class MatrixWriter:
         k.line("step = 0")
         step = self._step(1)
         b = self._load_right(step, self._right_columns())
-        kept = self._kept_piece()
+        kept = self._kept_pieces()
         stages = f"num_stages={self.kernel.stages}"
         with k.block(f"for row_tile in tl.range(lane, row_tiles, lanes, {stages}):"):
             k.line(f"row = row_tile * {tile.rows} + tl.arange(0, {tile.rows})")
@@ -484,12 +483,12 @@ class MatrixWriter:
             how = f', input_precision="{precision}"'
         return f"tl.dot({a}, {b}, total{how})"
 
-    def _pieces(self, kept: Piece | None = None) -> list[Piece]:
+    def _pieces(self, kept: Sequence[Piece] = ()) -> list[Piece]:
         """The pieces of a tile of regrouped columns, what varies by row loaded; else none.
 
-        What all tiles share is taken from a piece that was kept.
+        What all tiles share is taken from pieces that were kept.
         """
-        if not self.kernel.regrouped:
+        if not self.kernel.neighbours:
             return []
         k, tile, work = self.k, self.tile, self.kernel.result
         inner = k.let("inner", f"tl.arange(0, {tile.rows // 2})")
@@ -499,8 +498,8 @@ class MatrixWriter:
             row = k.let("rows", row + " + 8" * half)
             exists = k.let("exists", f"({row} < n0)[:, None]")
             index = self._matrix_index(row, work.shape[:-1], "[:, None]")
-            for group in range(tile.columns // NEIGHBOURS):
-                piece = kept or self._piece(group)
+            for group in range(tile.columns // self.kernel.neighbours):
+                piece = kept[group] if kept else self._piece(group)
                 piece = piece.at(index, exists)
                 piece.load(k, work, self.result_pointer, whole=True)
                 pieces.append(piece)
@@ -508,31 +507,33 @@ class MatrixWriter:
 
     def _piece(self, group: int) -> Piece:
         """A piece of a tile's columns, without rows yet."""
-        k, tile = self.k, self.tile
-        first = f"column_tile * {tile.columns} + {group * NEIGHBOURS}"
-        column = k.let("columns", f"{first} + tl.arange(0, {NEIGHBOURS})")
+        k, tile, count = self.k, self.tile, self.kernel.neighbours
+        first = f"column_tile * {tile.columns} + {group * count}"
+        column = k.let("columns", f"{first} + tl.arange(0, {count})")
         inside = None
         if self._masked_columns:
             inside = k.let("exists", f"({column} < {self.kernel.columns})[None, :]")
         return Piece(column, inside)
 
-    def _kept_piece(self) -> Piece | None:
+    def _kept_pieces(self) -> list[Piece]:
         """The columns of a program of many tiles, with what they share, if it is to be kept."""
-        if not self.kernel.regrouped or not self.tile.keeps_scales:
-            return None
-        piece = self._piece(0)
-        axes = len(self.kernel.result.shape) - 1
-        piece = piece.at(["0"] * axes, None)
-        piece.load(self.k, self.kernel.result, self.result_pointer, whole=False)
-        if self.kernel.is_corrected:
-            piece.correct(self.k, self.right_pointer + 1)
-        return piece
+        kernel = self.kernel
+        if not kernel.neighbours or not self.tile.keeps_scales:
+            return []
+        kept = []
+        for group in range(self.tile.columns // kernel.neighbours):
+            piece = self._piece(group).at(["0"] * (len(kernel.result.shape) - 1), None)
+            piece.load(self.k, kernel.result, self.result_pointer, whole=False)
+            if kernel.is_corrected:
+                piece.correct(self.k, self.right_pointer + 1)
+            kept.append(piece)
+        return kept
 
     def _finish(self, total: str, pieces: Sequence[Piece] = ()) -> None:
         """Applies the epilogue and stores the tile."""
         kernel = self.kernel
         if pieces:
-            sums = taken_apart(self.k, total, self.tile)
+            sums = taken_apart(self.k, total, self.tile, kernel.neighbours)
             corrections = self.right_pointer + 1 if kernel.is_corrected else None
             finish_pieces(self.k, kernel.result, self.result_pointer, pieces, sums, corrections)
             return

@@ -1,11 +1,11 @@
-"""The end of the matrix kernel for bytes: from sums to levels without changing threads.
+"""The end of the matrix kernel for bytes: from sums to results without changing threads.
 
 Hopper's tensor cores leave a thread two of every eight columns, of which four threads share a row.
-Levels are read and written sixteen at a time, so either sums (four bytes each) go to other threads
-through shared memory, or columns are multiplied in an order by which a thread's sums are neighbours
-in the result: `matrix_tile.regrouped`. Here a tile is taken apart into pieces of which each thread
-holds 16 neighbouring columns of a row: every other eight rows, by 64 columns. What the epilogue
-adds to them is loaded before the products, whose time hides that of the loads.
+Results are read and written 16 bytes at a time, so either sums go to other threads through shared
+memory, or columns are multiplied in an order by which a thread's sums are neighbours in the result:
+`matrix_tile.regrouped`. Here a tile is taken apart into pieces of which each thread holds 16 bytes
+of a row: every other eight rows, by 64 bytes. What the epilogue adds to them is loaded before the
+products, whose time hides that of the loads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernels.fused import Work, finish, load
-from planish.targets.cuda.kernels.matrix_tile import NEIGHBOURS, Tile
+from planish.targets.cuda.kernels.matrix_tile import Tile
 
 
 @dataclass
@@ -74,15 +74,15 @@ class Piece:
         self.more = self.more or k.let("more", f"tl.load(p{pointer} + {self.column})")
 
 
-def taken_apart(k: Source, total: str, tile: Tile) -> list[str]:
+def taken_apart(k: Source, total: str, tile: Tile, neighbours: int) -> list[str]:
     """The sums of a tile's pieces: those of the first rows, group by group, then of the others."""
-    groups = tile.columns // NEIGHBOURS
+    groups = tile.columns // neighbours
     bits = groups.bit_length() - 1
-    shape = (tile.rows // 16, 2, 8, *[2] * bits, 8, 4, 2)
+    shape = (tile.rows // 16, 2, 8, *[2] * bits, neighbours // 8, 4, 2)
     j = 3 + bits
     order = (0, 2, j + 1, j, j + 2, *reversed(range(3, j)), 1)
     apart = k.let("apart", f"tl.permute(tl.reshape({total}, {shape}), {order})")
-    shape = (tile.rows // 2, NEIGHBOURS, *[2] * bits, 2)
+    shape = (tile.rows // 2, neighbours, *[2] * bits, 2)
     parts = [k.let("apart", f"tl.reshape({apart}, {shape})")]
     for _ in range(bits + 1):
         halves = []

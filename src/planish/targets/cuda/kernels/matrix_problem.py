@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planish.fusion.expression import Expression, identity
-from planish.fusion.task import Task
+from planish.fusion.task import ACCUMULATOR, Task
 from planish.graph.dims import evaluate
 from planish.graph.graph import Value
 from planish.graph.types import DType
@@ -127,8 +127,8 @@ def problem_of(task: Task, binding: Binding) -> Problem | None:
     return problem if _is_in_reach(problem) else None
 
 
-def pack(weights: np.ndarray, tile: Tile, regroups: bool = False) -> np.ndarray:
-    """Filters ``[rows, columns, C, K]`` of taps as the kernel reads them; with `regroups` in the
+def pack(weights: np.ndarray, tile: Tile, neighbours: int = 0) -> np.ndarray:
+    """Filters ``[rows, columns, C, K]`` of taps as the kernel reads them; with `neighbours` in the
     order of `regrouped`.
 
     Returns
@@ -142,16 +142,20 @@ def pack(weights: np.ndarray, tile: Tile, regroups: bool = False) -> np.ndarray:
     packed = np.zeros((padded, count, blocks * tile.depth), weights.dtype)
     packed[:columns, :, :length] = weights.reshape(count, length, columns).transpose(2, 0, 1)
     packed = packed.reshape(padded, -1)
-    return packed[regrouped(padded)] if regroups else packed
+    return packed[regrouped(padded, neighbours)] if neighbours else packed
 
 
-def is_regrouped(task: Task, tile: Tile, warps: int) -> bool:
-    """Whether the columns of a packed factor are multiplied in the order of `regrouped`: where
-    bytes are the result, which a thread then reads and writes 16 at a time.
+def neighbours(task: Task, tile: Tile, warps: int) -> int:
+    """The columns of a packed factor of bytes that four threads share, multiplied in the order of
+    `regrouped`; 0 where they are multiplied in their own: also where what is read and what is
+    written for a result are not of one size, as threads then share rows in different ways.
     """
     assert task.anchor is not None
-    levels = (task.anchor.inputs[0], *task.outputs)
-    return is_packed(task) and tile.regroups(warps) and all(v.dtype in BYTES for v in levels)
+    if task.anchor.inputs[0].dtype not in BYTES or not is_packed(task):
+        return 0
+    read = [task.inputs[s] for s in task.epilogue.sources if s is not None and s != ACCUMULATOR]
+    sizes = {v.dtype.size for v in (*task.outputs, *(v for v in read if v.data is None))}
+    return tile.neighbours(warps, sizes.pop()) if len(sizes) == 1 else 0
 
 
 def filters(task: Task) -> np.ndarray:

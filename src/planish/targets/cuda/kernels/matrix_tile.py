@@ -24,8 +24,10 @@ class Walk(IntEnum):
     FLAT = 2
 
 
-NEIGHBOURS = 64
-"""Columns of which a thread may hold 16 neighbouring ones: as many bytes as it stores at once."""
+SHARED_BYTES = 64
+"""Of a row of the result, by four threads: each stores 16 at once."""
+KEPT_COLUMNS = 64
+"""Of a tile, at most, where a thread holds what columns share: it has registers for no more."""
 
 PERSISTENT = 0
 """What stands for the number of programs that share a tile where each computes many."""
@@ -72,14 +74,16 @@ class Tile:
         """Whether a program that goes through many tiles holds what their columns share: as few
         columns as registers are there for.
         """
-        return self.is_persistent and self.columns <= NEIGHBOURS
+        return self.is_persistent and self.columns <= KEPT_COLUMNS
 
-    def regroups(self, warps: int) -> bool:
-        """Whether columns can be multiplied in the order of `regrouped`: by Hopper's instructions
-        for groups of four warps, each warp 16 rows, and what is left is the program's own.
+    def neighbours(self, warps: int, size: int) -> int:
+        """How many columns four threads share, for elements of so many bytes, where columns are
+        multiplied in the order of `regrouped`; 0 where they cannot be: it takes Hopper's
+        instructions for groups of four warps, each warp 16 rows, and sums that are the program's.
         """
-        whole = self.columns % NEIGHBOURS == 0 and self.rows % (16 * warps) == 0
-        return whole and self.shares == 1 and not self.vector
+        group = SHARED_BYTES // size
+        whole = self.columns % group == 0 and self.rows % (16 * warps) == 0
+        return group if whole and self.shares == 1 and not self.vector else 0
 
 
 @dataclass(frozen=True)
@@ -115,16 +119,16 @@ def segments(tile: Tile, taps: tuple[int, int], depth: int) -> tuple[int, int, i
     return count, length, ceil(length, tile.depth)
 
 
-def regrouped(columns: int) -> np.ndarray:
+def regrouped(columns: int, neighbours: int) -> np.ndarray:
     """The order in which a packed factor's columns are multiplied so that threads hold neighbours.
 
     Of every 8 columns in the order of multiplication a thread holds two, and four threads share
-    them: of 64 columns a thread holds 16, which in this order are neighbours in the result.
+    them: of so many columns a thread holds a quarter, which are neighbours in the result.
 
     Returns
     -------
     array of int, ``[columns]``
         For each place the column that stands there.
     """
-    order = np.arange(columns).reshape(-1, 4, 8, 2)
+    order = np.arange(columns).reshape(-1, 4, neighbours // 8, 2)
     return order.transpose(0, 2, 1, 3).reshape(-1)
