@@ -11,7 +11,7 @@ from planish.targets.cuda.codegen.literals import (
     limits,
     storage_type,
 )
-from planish.targets.cuda.codegen.source import Source
+from planish.targets.cuda.codegen.source import COMPILED, Source
 
 _BYTES = (DType.INT8, DType.UINT8)
 
@@ -58,6 +58,32 @@ def _byte_to_float(k: Source, value: str, source: DType) -> str:
     compiled = f'tl.inline_asm_elementwise("{asm}", "=r,=r,=r,=r,r", [{value}], {how})'
     t = k.either("t", number, compiled)
     return f"{t}.to(tl.float32, bitcast=True) - {float((1 << 23) + 128 * signed)}"
+
+
+def byte_to_short(k: Source, value: str, source: DType) -> str:
+    """A byte as int16, of which Hopper compares two at once."""
+    low, high = ("0x9180", "0xB3A2") if is_signed(source) else ("0x4140", "0x4342")
+    asm = f"prmt.b32 $0, $2, 0, {low}; prmt.b32 $1, $2, 0, {high};"
+    how = "dtype=tl.int16, is_pure=True, pack=4"
+    compiled = f'tl.inline_asm_elementwise("{asm}", "=r,=r,r", [{value}], {how})'
+    return k.either("t", f"{value}.to(tl.int16)", compiled)
+
+
+def short_to_byte(k: Source, value: str, target: DType) -> str:
+    """An int16 that holds a byte, as such."""
+    kind = storage_type(target)
+    how = f"dtype={kind}, is_pure=True, pack=4"
+    asm = '"prmt.b32 $0, $1, $2, 0x6420;", "=r,r,r"'
+    return k.either(
+        "t", f"{value}.to({kind})", f"tl.inline_asm_elementwise({asm}, [{value}], {how})"
+    )
+
+
+def larger_short(a: str, b: str) -> str:
+    """The larger of two int16, as what `Source.line` takes."""
+    how = "dtype=tl.int16, is_pure=True, pack=2"
+    asm = '"max.s16x2 $0, $1, $2;", "=r,r,r"'
+    return f"tl.maximum({a}, {b}){COMPILED}tl.inline_asm_elementwise({asm}, [{a}, {b}], {how})"
 
 
 def finite_to_byte(

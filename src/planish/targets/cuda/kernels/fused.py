@@ -20,11 +20,21 @@ from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding, Layout
-from planish.targets.cuda.codegen.elementwise import compute_type, emit, storage_type
+from planish.targets.cuda.codegen.elementwise import (
+    UNKNOWN,
+    Facts,
+    compute_type,
+    emit,
+    storage_type,
+)
+from planish.targets.cuda.codegen.quantization import has_inverse
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer
 
-_FINITE = {"add", "mul", "cast", "relu", "maximum", "minimum", "clip", "dequantize", "quantize"}
+_FINITE = {
+    *("add", "mul", "cast", "relu", "maximum", "minimum", "clip", "dequantize", "quantize"),
+    *("sub", "gelu", "silu", "sigmoid", "tanh", "hard_sigmoid", "hard_swish"),
+}
 """Ops that give finite floats of finite ones, but for those that no sum of levels comes near."""
 
 _SMALL = float((1 << 15) - 256)
@@ -67,18 +77,14 @@ class Work:
     leaves : tuple of Access or None
         One per leaf; None for constants and for what the kernel computed itself.
     outputs : tuple of Access
-    finite : bool
-        Whether levels are made of integers and of finite constants alone.
-    small : bool
-        Whether what becomes levels is below 2**15, too.
+    facts : Facts
     """
 
     shape: tuple[int, ...]
     expression: Expression
     leaves: tuple[Access | None, ...]
     outputs: tuple[Access, ...]
-    finite: bool = False
-    small: bool = False
+    facts: Facts = UNKNOWN
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
@@ -194,10 +200,34 @@ def bind_work(
     extents, strides = merge(shape, [a.strides for a in accesses], groups)
     merged = iter(Access(a.pointer, s, a.wide) for a, s in zip(accesses, strides, strict=True))
     leaves = tuple(None if v is None else next(merged) for v in sources)
-    finite = _is_finite(fused.expression, sources)
-    small = finite and _most(fused.expression, fused.sources, task) < _SMALL
-    work = Work((-1, *extents[1:]), fused.expression, leaves, tuple(merged), finite, small)
+    facts = _facts(fused, sources, task)
+    work = Work((-1, *extents[1:]), fused.expression, leaves, tuple(merged), facts)
     return work, extents, values
+
+
+def _facts(fused: Fused, sources: Sequence[Value | None], task: Task) -> Facts:
+    """What constants tell of an expression that makes levels."""
+    expression = fused.expression
+    if not any(step.op.name == "quantize" for step in expression.instructions):
+        return UNKNOWN
+    finite = _is_finite(expression, sources)
+    return Facts(
+        finite=finite,
+        small=finite and _most(expression, fused.sources, task) < _SMALL,
+        invertible=_is_invertible(expression, sources),
+    )
+
+
+def _is_invertible(expression: Expression, sources: Sequence[Value | None]) -> bool:
+    """Whether scales that are read are constants by whose inverses one may multiply."""
+    for step in expression.instructions:
+        place = step.args[1] if step.op.name == "quantize" else len(sources)
+        if place >= len(sources) or expression.leaves[place].constant is not None:
+            continue
+        value = sources[place]
+        if value is None or value.data is None or not has_inverse(value.data):
+            return False
+    return True
 
 
 def _is_finite(expression: Expression, sources: Sequence[Value | None]) -> bool:
@@ -339,7 +369,7 @@ def apply(
             leaves.append(None)
         else:
             leaves.append(next(computed))
-    return emit(k, work.expression, leaves, work.finite, work.small)
+    return emit(k, work.expression, leaves, work.facts)
 
 
 def finish(

@@ -491,11 +491,13 @@ class MatrixWriter:
         if not self.kernel.neighbours:
             return []
         k, tile, work = self.k, self.tile, self.kernel.result
-        inner = k.let("inner", f"tl.arange(0, {tile.rows // 2})")
+        warps = self.kernel.warps
+        inner = k.let("inner", f"tl.arange(0, {8 * warps})")
+        inner = k.let("inner", f"{inner} // 8 * 16 + {inner} % 8")
         pieces = []
-        for half in range(2):
-            row = f"row_tile * {tile.rows} + {inner} // 8 * 16 + {inner} % 8"
-            row = k.let("rows", row + " + 8" * half)
+        for half in range(tile.rows // (8 * warps)):
+            first = half // 2 * 16 * warps + half % 2 * 8
+            row = k.let("rows", f"row_tile * {tile.rows} + {first} + {inner}")
             exists = k.let("exists", f"({row} < n0)[:, None]")
             index = self._matrix_index(row, work.shape[:-1], "[:, None]")
             for group in range(tile.columns // self.kernel.neighbours):
@@ -533,9 +535,12 @@ class MatrixWriter:
         """Applies the epilogue and stores the tile."""
         kernel = self.kernel
         if pieces:
-            sums = taken_apart(self.k, total, self.tile, kernel.neighbours)
+            sums = taken_apart(self.k, total, self.tile, kernel.warps, kernel.neighbours)
             corrections = self.right_pointer + 1 if kernel.is_corrected else None
-            finish_pieces(self.k, kernel.result, self.result_pointer, pieces, sums, corrections)
+            groups = self.tile.columns // kernel.neighbours
+            finish_pieces(
+                self.k, kernel.result, self.result_pointer, pieces, sums, groups, corrections
+            )
             return
         if kernel.is_corrected:
             more = self.k.let("more", f"tl.load(p{self.right_pointer + 1} + column)")

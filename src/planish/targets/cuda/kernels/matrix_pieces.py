@@ -4,8 +4,8 @@ Hopper's tensor cores leave a thread two of every eight columns, of which four t
 Results are read and written 16 bytes at a time, so either sums go to other threads through shared
 memory, or columns are multiplied in an order by which a thread's sums are neighbours in the result:
 `matrix_tile.regrouped`. Here a tile is taken apart into pieces of which each thread holds 16 bytes
-of a row: every other eight rows, by 64 bytes. What the epilogue adds to them is loaded before the
-products, whose time hides that of the loads.
+of a row: eight rows of each warp's, by 64 bytes. What the epilogue adds to them is loaded before
+the products, whose time hides that of the loads.
 """
 
 from __future__ import annotations
@@ -74,17 +74,21 @@ class Piece:
         self.more = self.more or k.let("more", f"tl.load(p{pointer} + {self.column})")
 
 
-def taken_apart(k: Source, total: str, tile: Tile, neighbours: int) -> list[str]:
-    """The sums of a tile's pieces: those of the first rows, group by group, then of the others."""
-    groups = tile.columns // neighbours
-    bits = groups.bit_length() - 1
-    shape = (tile.rows // 16, 2, 8, *[2] * bits, neighbours // 8, 4, 2)
-    j = 3 + bits
-    order = (0, 2, j + 1, j, j + 2, *reversed(range(3, j)), 1)
-    apart = k.let("apart", f"tl.permute(tl.reshape({total}, {shape}), {order})")
-    shape = (tile.rows // 2, neighbours, *[2] * bits, 2)
-    parts = [k.let("apart", f"tl.reshape({apart}, {shape})")]
-    for _ in range(bits + 1):
+def taken_apart(k: Source, total: str, tile: Tile, warps: int, neighbours: int) -> list[str]:
+    """The sums of a tile's pieces: those of the first rows, group by group, then of the next."""
+    high, bits = (
+        (tile.rows // (16 * warps)).bit_length() - 1,
+        (tile.columns // neighbours).bit_length() - 1,
+    )
+    shape = (*[2] * high, warps, 2, 8, *[2] * bits, neighbours // 8, 4, 2)
+    warp, first = high, high + 3  # axes: of the warps, and of the first bit of groups
+    last = first + bits
+    own = warp, warp + 2, last + 1, last, last + 2
+    apart = *reversed(range(first, last)), warp + 1, *reversed(range(high))
+    text = f"tl.permute(tl.reshape({total}, {shape}), {(*own, *apart)})"
+    shape = (8 * warps, neighbours, *[2] * len(apart))
+    parts = [k.let("apart", f"tl.reshape({text}, {shape})")]
+    for _ in apart:
         halves = []
         for part in parts:
             names = [k.name("part"), k.name("part")]
@@ -100,6 +104,7 @@ def finish_pieces(
     first: int,
     pieces: Sequence[Piece],
     sums: Sequence[str],
+    groups: int,
     corrections: int | None,
 ) -> None:
     """Applies the epilogue to pieces, in the order of `taken_apart`, and stores them.
@@ -112,19 +117,21 @@ def finish_pieces(
         The number of the pointer of the epilogue's first leaf.
     pieces : sequence of Piece
     sums : sequence of str
+    groups : int
+        Of columns.
     corrections : int or None
         The pointer's number of what sums hold too much, by column.
     """
-    groups = len(pieces) // 2
+    of_rows = [item is not None and any(item.strides[:-1]) for item in work.leaves]
     for number in range(groups):
-        above, below = pieces[number], pieces[number + groups]
-        above.load(k, work, first, whole=False)
+        top, *others = pieces[number::groups]
+        top.load(k, work, first, whole=False)
         if corrections is not None:
-            above.correct(k, corrections)
-        of_rows = [item is not None and any(item.strides[:-1]) for item in work.leaves]
-        both = zip(above.loaded, below.loaded, of_rows, strict=True)
-        below.loaded = [b if own else a for a, b, own in both]
-        for piece, part in ((above, sums[number]), (below, sums[number + groups])):
-            if above.more:
-                part = k.let("sum", f"{part} - {above.more}[None, :]")
+            top.correct(k, corrections)
+        for piece in others:
+            both = zip(top.loaded, piece.loaded, of_rows, strict=True)
+            piece.loaded = [own if varies else shared for shared, own, varies in both]
+        for piece, part in zip((top, *others), sums[number::groups], strict=True):
+            if top.more:
+                part = k.let("sum", f"{part} - {top.more}[None, :]")
             finish(k, work, first, piece.index, piece.masks, [part], piece.loaded)

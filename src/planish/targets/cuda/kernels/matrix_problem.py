@@ -147,15 +147,14 @@ def pack(weights: np.ndarray, tile: Tile, neighbours: int = 0) -> np.ndarray:
 
 def neighbours(task: Task, tile: Tile, warps: int) -> int:
     """The columns of a packed factor of bytes that four threads share, multiplied in the order of
-    `regrouped`; 0 where they are multiplied in their own: also where what is read and what is
-    written for a result are not of one size, as threads then share rows in different ways.
+    `regrouped`; 0 where they are multiplied in their own.
     """
     assert task.anchor is not None
     if task.anchor.inputs[0].dtype not in BYTES or not is_packed(task):
         return 0
     read = [task.inputs[s] for s in task.epilogue.sources if s is not None and s != ACCUMULATOR]
-    sizes = {v.dtype.size for v in (*task.outputs, *(v for v in read if v.data is None))}
-    return tile.neighbours(warps, sizes.pop()) if len(sizes) == 1 else 0
+    values = (*task.outputs, *(v for v in read if v.data is None))
+    return tile.neighbours(warps, max(v.dtype.size for v in values))
 
 
 def filters(task: Task) -> np.ndarray:
