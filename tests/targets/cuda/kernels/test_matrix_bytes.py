@@ -260,7 +260,7 @@ def test_sums_of_bytes_go_through_no_shared_memory(rng):
         text = assembly(MatrixTactic(task, *form), Binding({}))
         end = text.split("wgmma.wait_group", 1)[1]
         assert "st.shared" not in end.split("st.global", 1)[0]
-        assert "prmt.b32" in end and "min.s16x2" in end and "st.global.v4.b32" in end
+        assert "max.s16x2" in end and "st.global.v4.b32" in end
 
 
 def test_what_is_declined(rng):
