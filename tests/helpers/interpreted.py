@@ -88,7 +88,12 @@ def assembly(tactic: Tactic, binding: Binding) -> str:
         known = [p.aligned for p in pointers] + list(params)
         attributes = {(i,): [["tt.divisibility", 16]] for i, yes in enumerate(known) if yes}
         made = triton.compile(
-            ASTSource(load_function(kernel.source(), kernel.symbol), signature, {}, attributes),
+            ASTSource(
+                load_function(kernel.source(H200.overlaps), kernel.symbol),
+                signature,
+                {},
+                attributes,
+            ),
             target=GPUTarget("cuda", 90, 32),
             options={"num_warps": kernel.warps, "num_stages": kernel.stages},
         )

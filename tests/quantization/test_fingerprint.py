@@ -10,7 +10,8 @@ import pytest
 
 from helpers.networks import N, mobile_net, residual_net
 from planish.graph.graph import Graph
-from planish.ops import Conv, ew
+from planish.graph.types import DType, TensorType
+from planish.ops import Conv, Gather, ew
 from planish.passes import optimize
 from planish.quantization.fingerprint import fingerprint
 
@@ -24,6 +25,22 @@ def optimized(graph: Graph) -> Graph:
 @pytest.mark.parametrize("make", [residual_net, lambda batch: mobile_net(64, batch)])
 def test_batch_size_does_not_matter(make: Callable[..., Graph], batch: int) -> None:
     assert fingerprint(optimized(make(batch=batch))) == fingerprint(optimized(make(batch=N)))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_constants_for_each_row_of_a_batch_do_not_matter(batch: int) -> None:
+    """Positions that a frontend has written out for a batch."""
+
+    def embedded(rows: int, last: int) -> str:
+        graph = Graph()
+        table = graph.constant(np.arange(24, dtype=np.float32).reshape(6, 4))
+        places = np.tile(np.array([0, 1, 2, last], np.int64), (rows, 1))
+        y = graph.add(Gather(0), table, graph.constant(places))
+        x = graph.input("x", TensorType((rows, 4, 4), DType.FLOAT32))
+        graph.mark_output(graph.add(ew.Add(), x, y), "y")
+        return fingerprint(graph)
+
+    assert embedded(batch, 3) == embedded(5, 3) != embedded(batch, 4)
 
 
 def test_image_size_does_not_matter() -> None:

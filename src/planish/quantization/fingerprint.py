@@ -73,7 +73,7 @@ def _text(item: object) -> str:
 def _constant(value: Value) -> str:
     data = np.asarray(value.data)
     if not value.dtype.is_float:
-        return f"{value.dtype.value} {_digest([data.tobytes().hex()])}"
+        return f"{value.dtype.value} {_digest([_unrepeated(data).tobytes().hex()])}"
     flat = data.reshape(-1)
     sums = np.zeros(3)
     for start in range(0, flat.size, BLOCK):
@@ -87,6 +87,15 @@ def _constant(value: Value) -> str:
         return f"constant {scale}"
     mean, ordered = sums[1] / size / scale, sums[2] / np.sqrt(size) / scale
     return f"constant {scale:.4g} {mean + 0.0:.4f} {ordered + 0.0:.4f}"
+
+
+def _unrepeated(data: np.ndarray) -> np.ndarray:
+    """An array without what it repeats along an axis: positions for each row of a batch, say."""
+    for axis in range(data.ndim):
+        first = data.take([0], axis) if data.shape[axis] > 1 else data
+        if data.shape[axis] > 1 and np.all(data == first):
+            data = first
+    return np.ascontiguousarray(data)
 
 
 def _digest(parts: list[str]) -> str:

@@ -55,7 +55,7 @@ def test_sums_as_levels(to, low, high, rng) -> None:
     scales = np.array([0.5, 0.25, 0.75, 1.5, 1, 0.125, 2, 3e-7], np.float32)
     task = quantized(sums, to, low, high, scales)
     (launch,) = next(iter(FAMILY.tactics(task, Binding({})))).launches(Binding({}))
-    assert launch.kernel.work.finite
+    assert launch.kernel.work.facts.finite
     check_interpreted(FAMILY, task, rng, arrays=[sums, scales])
 
 

@@ -11,16 +11,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from helpers.levels import conv_of_levels
+from helpers.levels import Levels, conv_of_levels
 from helpers.tactics import random_array, row_padded
 from planish.errors import PlanError, TuningError
 from planish.fusion.task import Task, make_task
 from planish.graph import DType, Graph, TensorType
 from planish.graph.dims import symbol
-from planish.graph.graph import DimRange
+from planish.graph.graph import DimRange, Value
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast, Clip, Elu, Gelu, HardSigmoid, LeakyRelu, ew
 from planish.ops.matmul import MatMul
+from planish.ops.quantization import Dequantize, MatMulInteger, Quantize
 from planish.targets.base import Binding, Constant, Layout, dense_strides
 from planish.targets.cuda.kernels import cudnn_problem
 from planish.targets.cuda.kernels.cudnn import CudnnFamily, CudnnTactic
@@ -338,6 +339,40 @@ def test_levels(rng, more) -> None:
     np.testing.assert_allclose(found, wanted.astype(np.float64), rtol=1e-5, atol=1)
 
 
+def product_with_scales(rng, rows: int = 1024, columns: int = 1024) -> Task:
+    """A product of levels as it stands in a transformer: scales of channels before and after."""
+    b = Levels(rng)
+    zero = b.graph.constant(np.float32(0))
+    sums = b.add(MatMulInteger(), b.input((rows, 768)), b.levels((768, columns)), *b.zeros())
+    scales = rng.uniform(0.5, 1.5, columns).astype(np.float32) / 2000
+    y = b.add(Dequantize(), sums, b.graph.constant(scales), zero)
+    y = b.add(Gelu(), b.add(ew.Add(), y, b.floats((columns,))))
+    y = b.add(ew.Add(), y, b.add(Dequantize(), b.input((rows, columns)), *numbers(b, 0.05, 0)))
+    steps = b.graph.constant((scales * 200).astype(np.float32))
+    return b.task(b.add(Quantize(I8, -127, 127), y, steps, zero))
+
+
+def numbers(b: Levels, *values: float) -> list[Value]:
+    return [b.graph.constant(np.float32(n)) for n in values]
+
+
+def test_products_of_levels_with_scales(rng) -> None:
+    task = product_with_scales(rng)
+    problem = problem_of(task, Binding({}), False)
+    assert problem is not None and not problem.graph.tf32
+    operations = [s.operation for s in problem.graph.steps]
+    assert operations == ["mul", "add", "gelu", "mul", "add", "div", "max"]
+    arrays = [
+        v.data if v.data is not None else random_array(rng, v.type.bind({}), v.dtype)
+        for v in task.inputs
+    ]
+    (found,), (wanted,) = interpret(problem, task, arrays), task.evaluate(arrays)
+    found = np.clip(np.rint(found), -128, 127)
+    assert np.mean(found != wanted) < 1e-3
+    assert problem_of(product_with_scales(rng, 64), Binding({}), False) is None  # too small
+    assert problem_of(product_with_scales(rng, columns=1000), Binding({}), False) is None
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -504,6 +539,12 @@ def test_levels_on_a_gpu(target, rng, residual, window) -> None:
     task = conv_of_levels(rng, (4, 14, 14, 64), 128, window, padding=around, residual=residual)
     wrong = measured(target, task)
     assert any(not why for why in wrong.values()), wrong
+
+
+@pytest.mark.cuda
+def test_products_of_levels_on_a_gpu(target, rng) -> None:
+    wrong = measured(target, product_with_scales(rng))
+    assert not any(wrong.values()), wrong  # there need not be any plan
 
 
 @pytest.mark.cuda

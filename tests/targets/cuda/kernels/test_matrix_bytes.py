@@ -10,14 +10,15 @@ import pytest
 pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
 
 from helpers.interpreted import assembly, check_interpreted, compiled
-from helpers.levels import conv_of_levels, product_of_levels
+from helpers.levels import Levels, conv_of_levels, product_of_levels
 from helpers.tactics import row_padded, strided
 from planish.errors import PlanError
 from planish.fusion.task import Task
 from planish.graph import DType
-from planish.ops import MatMulInteger
+from planish.ops import Cast, MatMulInteger, Quantize, ew
 from planish.targets.base import Binding
 from planish.targets.cuda.kernels.matrix import MatrixFamily, MatrixTactic
+from planish.targets.cuda.kernels.matrix_problem import neighbours
 from planish.targets.cuda.kernels.matrix_tile import PERSISTENT, Walk
 from planish.targets.cuda.machine import H200
 
@@ -115,8 +116,56 @@ def test_images_of_few_channels_are_copied_first(quantize, levels, rng):
         levels = {**levels, "zero": 128 * (levels.get("dtype") is U8)}
     task = conv_of_levels(rng, filters=20, quantize=quantize, **case, **levels)
     offered = tactics(task, (ROW,), (1, 2))
-    check(task, rng, [replace(t, channels=c) for t in offered for c in (4, 8)], limit=0)
-    assert 4 in {t.channels for t in FAMILY.tactics(task, Binding({}))}
+    copies = [(4, 0), (8, 0), (4, 1), (4, 2)]
+    copied = [replace(t, channels=c, pixels=p) for t in offered for c, p in copies]
+    check(task, rng, copied, limit=0)
+    assert (4, 1) in {(t.channels, t.pixels) for t in FAMILY.tactics(task, Binding({}))}
+    once = MatrixTactic(task, 64, 64, 64, 4, 2, 1, FLAT, channels=4, pixels=2)
+    check(task, rng, [once], limit=0)
+
+
+FORMS = [(64, 64, 64, 4, 2), (128, 128, 32, 4, 2), (128, 64, 64, 8, 2), (256, 64, 64, 4, 2)]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("to", [I8, U8, None], ids=str)
+def test_sums_stay_with_their_threads(form, to, rng):
+    """Columns are multiplied in another order than they are written in."""
+    shape = (3, 9, 5, 64)
+    task = conv_of_levels(rng, shape, 80, dtype=U8, zero=7, residual=True, to=to)
+    once = MatrixTactic(task, *form)
+    assert neighbours(task, once.tile, once.warps) == (16 if to is None else 64)
+    many = replace(once, depth=64, stages=3, split=PERSISTENT)
+    check(task, rng, [once, *([many] if form[1] == 64 else [])], limit=0)
+
+
+def test_halves_are_written_by_whom_they_were_summed(rng):
+    b = Levels(rng)
+    x, w = b.input((70, 96)), b.levels((96, 64))
+    sums = b.add(Cast(DType.FLOAT32), b.add(MatMulInteger(), x, w, *b.zeros()))
+    y = b.add(ew.Mul(), sums, b.floats((64,), 0.001))
+    y = b.add(ew.Add(), y, b.add(Cast(DType.FLOAT32), b.input((70, 64))))
+    y = b.add(ew.Add(), y, b.add(Cast(DType.FLOAT32), b.input((70, 64), DType.FLOAT16)))
+    task = b.task(b.add(Cast(DType.FLOAT16), y))
+    tactic = MatrixTactic(task, 128, 64, 32, 4, 2)
+    assert neighbours(task, tactic.tile, 4) == 32
+    check_interpreted(FAMILY, task, rng, tactics=[tactic], tolerance=1e-3)
+
+
+def test_scales_of_channels_are_divided_by(rng):
+    """As division rounds, though kernels multiply by inverses."""
+    b = Levels(rng)
+    x, w = b.input((70, 96)), b.levels((96, 64))
+    y = b.add(Cast(DType.FLOAT32), b.add(MatMulInteger(), x, w, *b.zeros()))
+    scales = rng.uniform(900, 1100, 64).astype(np.float32)
+    levels = Quantize(I8, -127, 127)
+    y = b.add(levels, y, b.graph.constant(scales), b.graph.constant(np.float32(0)))
+    task = b.task(y)
+    tactic = MatrixTactic(task, 64, 64, 32, 4, 2)
+    check(task, rng, [*tactics(task), tactic])
+    assert 0 < assembly(tactic, Binding({})).count("div.rn") <= 16  # of columns, not of elements
+    scales[5] = np.uint32(0x447FFFFF).view(np.float32)  # by which only division serves
+    check(task, rng, tactics(task))
 
 
 PRODUCTS = [
@@ -202,6 +251,15 @@ def test_tensor_cores_multiply_bytes(rng):
     assert all(code.tensor_cores for code in compiled(computed, Binding({})))
     small = MatrixTactic(task, 16, 32, 64, 4, 3)
     assert "mma.sync.aligned.m16n8k32" in assembly(small, Binding({}))
+
+
+def test_sums_of_bytes_go_through_no_shared_memory(rng):
+    task = conv_of_levels(rng, (8, 14, 14, 64), 256, residual=True)
+    for form in ((128, 128, 64, 4, 2), (128, 64, 64, 4, 3, PERSISTENT)):
+        text = assembly(MatrixTactic(task, *form), Binding({}))
+        end = text.split("wgmma.wait_group", 1)[1]
+        assert "st.shared" not in end.split("st.global", 1)[0]
+        assert "max.s16x2" in end and "st.global.v4.b32" in end
 
 
 def test_what_is_declined(rng):

@@ -11,7 +11,7 @@ from planish.targets.cuda.codegen.literals import (
     limits,
     storage_type,
 )
-from planish.targets.cuda.codegen.source import Source
+from planish.targets.cuda.codegen.source import COMPILED, Source
 
 _BYTES = (DType.INT8, DType.UINT8)
 
@@ -45,21 +45,79 @@ def cast(k: Source, value: str, source: DType, target: DType) -> str:
 
 def _byte_to_float(k: Source, value: str, source: DType) -> str:
     """A byte as the last bits of a float32 of 2**23, which is taken away again: two fast
-    instructions, where the conversion of bytes is a slow one.
+    instructions, where the conversion of bytes is a slow one. Hopper is given one instruction for
+    each of four bytes, which Triton would not find.
     """
     signed = is_signed(source)
     bits = f"({value}.to(tl.uint8, bitcast=True) ^ 128)" if signed else value
-    wide = k.let("t", f"({bits}.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)")
-    return f"{wide} - {float((1 << 23) + 128 * signed)}"
+    number = f"({bits}.to(tl.int32) | 0x4B000000)"
+    flip = "0x80808080" if signed else "0"
+    four = " ".join(f"prmt.b32 ${i}, t, 0x4B000000, 0x744{i};" for i in range(4))
+    asm = f"{{ .reg .b32 t; xor.b32 t, $4, {flip}; {four} }}"
+    how = "dtype=tl.int32, is_pure=True, pack=4"
+    compiled = f'tl.inline_asm_elementwise("{asm}", "=r,=r,=r,=r,r", [{value}], {how})'
+    t = k.either("t", number, compiled)
+    return f"{t}.to(tl.float32, bitcast=True) - {float((1 << 23) + 128 * signed)}"
 
 
-def finite_to_byte(k: Source, value: str, low: int, high: int, target: DType) -> str:
+def byte_to_short(k: Source, value: str, source: DType) -> str:
+    """A byte as int16, of which Hopper compares two at once."""
+    low, high = ("0x9180", "0xB3A2") if is_signed(source) else ("0x4140", "0x4342")
+    asm = f"prmt.b32 $0, $2, 0, {low}; prmt.b32 $1, $2, 0, {high};"
+    how = "dtype=tl.int16, is_pure=True, pack=4"
+    compiled = f'tl.inline_asm_elementwise("{asm}", "=r,=r,r", [{value}], {how})'
+    return k.either("t", f"{value}.to(tl.int16)", compiled)
+
+
+def short_to_byte(k: Source, value: str, target: DType) -> str:
+    """An int16 that holds a byte, as such."""
+    kind = storage_type(target)
+    how = f"dtype={kind}, is_pure=True, pack=4"
+    asm = '"prmt.b32 $0, $1, $2, 0x6420;", "=r,r,r"'
+    return k.either(
+        "t", f"{value}.to({kind})", f"tl.inline_asm_elementwise({asm}, [{value}], {how})"
+    )
+
+
+def larger_short(a: str, b: str) -> str:
+    """The larger of two int16, as what `Source.line` takes."""
+    how = "dtype=tl.int16, is_pure=True, pack=2"
+    asm = '"max.s16x2 $0, $1, $2;", "=r,r,r"'
+    return f"tl.maximum({a}, {b}){COMPILED}tl.inline_asm_elementwise({asm}, [{a}, {b}], {how})"
+
+
+def finite_to_byte(
+    k: Source, value: str, low: int, high: int, target: DType, small: bool = False
+) -> str:
     """A finite float32 rounded to an integer between two bytes: the last bits of its sum with
-    3 * 2**22.
+    3 * 2**22. Where it is `small`, below 2**15, these are 16 bits, and Hopper limits two at once.
     """
+    kind = storage_type(target)
     inside = f"tl.minimum(tl.maximum({value}, {float(low)}), {float(high)})"
-    bits = k.let("t", f"({inside} + {float(3 << 22)}).to(tl.int32, bitcast=True)")
-    return f"{bits}.to({storage_type(target)})"
+    bits, shift = ".to(tl.int32, bitcast=True)", float(3 << 22)
+    number = f"({inside} + {shift}){bits}.to({kind})"
+    if not small:
+        return k.let("t", number)
+    limits = f"mov.b32 low, {_twice(low)}; mov.b32 high, {_twice(high)};"
+    pairs = [
+        f"prmt.b32 {pair}, ${first}, ${first + 1}, 0x5410; "
+        + (
+            f"min.relu.s16x2 {pair}, {pair}, high;"
+            if low == 0
+            else f"max.s16x2 {pair}, {pair}, low; min.s16x2 {pair}, {pair}, high;"
+        )
+        for pair, first in (("a", 1), ("b", 3))
+    ]
+    asm = f"{{ .reg .b32 a, b, low, high; {limits} {' '.join(pairs)} prmt.b32 $0, a, b, 0x6420; }}"
+    how = f"dtype={kind}, is_pure=True, pack=4"
+    rounded = f"({value} + {shift}){bits}"
+    compiled = f'tl.inline_asm_elementwise("{asm}", "=r,r,r,r,r", [{rounded}], {how})'
+    return k.either("t", number, compiled)
+
+
+def _twice(number: int) -> str:
+    """A number in both halves of a register."""
+    return f"0x{(number & 0xFFFF) * 0x10001:08X}"
 
 
 def _float_to_integer(k: Source, value: str, source: DType, target: DType) -> str:

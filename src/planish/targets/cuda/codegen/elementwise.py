@@ -18,6 +18,8 @@ from planish.targets.cuda.codegen import floats, integers, quantization
 from planish.targets.cuda.codegen.casts import cast, round_half
 from planish.targets.cuda.codegen.literals import (
     HALVES,
+    UNKNOWN,
+    Facts,
     Step,
     compute_type,
     constant,
@@ -25,7 +27,7 @@ from planish.targets.cuda.codegen.literals import (
 )
 from planish.targets.cuda.codegen.source import Source
 
-__all__ = ["compute_type", "constant", "emit", "storage_type"]
+__all__ = ["UNKNOWN", "Facts", "compute_type", "constant", "emit", "storage_type"]
 
 _JUMPS = {
     *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"),
@@ -53,7 +55,10 @@ _OF_ANY_DTYPE: dict[str, floats.Rule] = {
 
 
 def emit(
-    k: Source, expression: Expression, leaves: Sequence[str | None], finite: bool = False
+    k: Source,
+    expression: Expression,
+    leaves: Sequence[str | None],
+    facts: Facts = UNKNOWN,
 ) -> list[str]:
     """Writes an expression; gives the names of its results, in the types they are computed in.
 
@@ -65,8 +70,7 @@ def emit(
     leaves : sequence
         Per leaf the name of a variable in the type it is computed in. Constant leaves are made
         here, and may be None. A result of constants alone is a scalar.
-    finite : bool
-        Whether no leaf is, and nothing between can become, infinite or NaN.
+    facts : Facts
     """
     slots: list[str] = []
     for leaf, name in zip(expression.leaves, leaves, strict=True):
@@ -91,7 +95,7 @@ def emit(
         if makes_levels and name == "mul" and dtypes[-1] is DType.FLOAT32:
             rule = quantization.scaled
         operands = [slots[i] for i in step.args]
-        slots.append(k.let("v", rule(Step(k, step.op, dtypes, known, finite), *operands)))
+        slots.append(k.let("v", rule(Step(k, step.op, dtypes, known, facts), *operands)))
         keeps = name in _KEEPS_ROUNDED and all(rounded[i] for i in step.args)
         rounded.append(step.dtype not in HALVES or name == "cast" or keeps)
     return [slots[i] for i in expression.results]

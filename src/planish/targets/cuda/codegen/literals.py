@@ -61,6 +61,29 @@ def limits(dtype: DType) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What is known of an expression that makes levels of sums of levels.
+
+    Attributes
+    ----------
+    finite : bool
+        Whether no leaf is, and nothing between can become, infinite or NaN.
+    small : bool
+        Whether what becomes levels is below 2**15.
+    invertible : bool
+        Whether a product with the inverse of each scale serves as well as a division.
+    """
+
+    finite: bool = False
+    small: bool = False
+    invertible: bool = False
+
+
+UNKNOWN = Facts()
+"""Nothing is known."""
+
+
+@dataclass(frozen=True)
 class Step:
     """One op for operands of one dtype, about to be written.
 
@@ -74,15 +97,14 @@ class Step:
         Of the operands.
     constants : tuple
         Per operand its number where it is known when compiling, else None.
-    finite : bool
-        Whether floats are known to be finite.
+    facts : Facts
     """
 
     k: Source
     op: Any
     dtypes: tuple[DType, ...]
     constants: tuple[float | int | bool | None, ...]
-    finite: bool = False
+    facts: Facts = UNKNOWN
 
     @property
     def dtype(self) -> DType:

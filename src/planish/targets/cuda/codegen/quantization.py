@@ -26,8 +26,9 @@ _LEAST = 2.0**-80
 def _quantize(s: Step, x: str, scale: str, zero: str) -> str:
     known = s.constants[1]
     steps = x if known == 1 else _steps(s, x, scale, known)
-    if s.constants[2] == 0 and s.finite and s.op.to.size == 1:
-        return finite_to_byte(s.k, steps, s.op.low, s.op.high, s.op.to)
+    if s.constants[2] == 0 and s.facts.finite and s.op.to.size == 1:
+        small = s.facts.small and known == 1
+        return finite_to_byte(s.k, steps, s.op.low, s.op.high, s.op.to, small)
     if s.constants[2] == 0 and s.op.low <= 0 <= s.op.high:
         # one instruction rounds, saturates, and makes 0 of NaN
         level = s.let(f"libdevice.float2int_rn({steps})")
@@ -41,22 +42,31 @@ def _quantize(s: Step, x: str, scale: str, zero: str) -> str:
 def _steps(s: Step, x: str, scale: str, known: float | None) -> str:
     """``x / scale``, which rounding to an integer is to see as if it were correctly rounded.
 
-    By a known scale it is the product with the inverse, and what that leaves of x, divided the same
-    way (P. Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor",
-    IBM J. Res. Dev. 34, 1990). Quotients beyond all levels stay beyond them; NaN stays.
+    It is the product with the inverse, and what that leaves of x, divided the same way (P.
+    Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor", IBM J.
+    Res. Dev. 34, 1990). Scales that are read are few, and so are their inverses. Quotients beyond
+    all levels stay beyond them; NaN stays.
     """
-    if known is None or s.op.to.size > 1 or not _has_inverse(known):
+    fits = s.facts.invertible if known is None else has_inverse(np.float32(known))
+    if s.op.to.size > 1 or not fits:
         return exact_quotient(s, x, scale)
-    inverse = s.c(float(np.float32(1) / np.float32(known)))
+    if known is None:
+        inverse = s.let(exact_quotient(s, s.c(1), scale))
+        negative = s.let(f"{scale} * {s.c(-1)}")
+    else:
+        inverse = s.c(float(np.float32(1) / np.float32(known)))
+        negative = s.c(-known)
     near = s.let(between(s, f"({x}) * {inverse}", -_BEYOND, _BEYOND))
-    rest = s.let(f"tl.fma({near}, {s.c(-known)}, {x})")
+    rest = s.let(f"tl.fma({near}, {negative}, {x})")
     return f"tl.fma({rest}, {inverse}, {near})"
 
 
-def _has_inverse(number: float) -> bool:
-    """Whether the inverse serves as well: not where all bits of the mantissa are set."""
-    mantissa = int(np.float32(number).view(np.uint32)) & 0x7FFFFF
-    return _LEAST < abs(number) < 1 / _LEAST and mantissa != 0x7FFFFF
+def has_inverse(numbers: np.ndarray | np.float32) -> bool:
+    """Whether inverses serve as well: not where all bits of a mantissa are set."""
+    numbers = np.asarray(numbers, np.float32)
+    whole = numbers.view(np.uint32) & 0x7FFFFF == 0x7FFFFF
+    size = np.abs(numbers)
+    return bool(np.all((size > _LEAST) & (size < 1 / _LEAST) & ~whole))
 
 
 def _dequantize(s: Step, x: str, scale: str, zero: str) -> str:

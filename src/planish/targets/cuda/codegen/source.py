@@ -31,6 +31,10 @@ SETTLE = "# settle "
 SETTLED = '{0} = tl.inline_asm_elementwise("", "={1},0", [{0}], dtype={2}, is_pure=True, pack=1)'
 
 
+COMPILED = "  # compiled: "
+"""What stands between an expression and the one that compiled kernels have; see `Source.either`."""
+
+
 class Source:
     """A kernel's body under construction.
 
@@ -64,6 +68,12 @@ class Source:
         self.line(f"{name} = {expression}")
         return name
 
+    def either(self, hint: str, expression: str, compiled: str) -> str:
+        """Assigns one of two expressions of the same value to a new variable and gives its name: in
+        kernels that are compiled for Hopper the second, which may have instructions of its own.
+        """
+        return self.let(hint, expression + COMPILED + compiled)
+
     def settle(self, name: str, dtype: str = "tl.float32") -> None:
         """Has a sum of products be complete, in a loop, before the next step begins.
 
@@ -89,13 +99,16 @@ class Source:
         """
         arguments = [f"p{i}" for i in range(pointers)] + [f"n{i}" for i in range(params)]
         head = f"\n\n@triton.jit\ndef {symbol}({', '.join(arguments)}):\n"
-        lines = [_settled(line) if overlaps else line for line in self._lines]
+        lines = [_compiled(line) if overlaps else line for line in self._lines]
         body = "\n".join(lines or ["    pass"]) + "\n"
         return HEADER + head + (OVERLAP if overlaps else "") + body
 
 
-def _settled(line: str) -> str:
+def _compiled(line: str) -> str:
     """A line as GPUs whose kernels overlap are given it."""
+    before, found, after = line.partition(COMPILED)
+    if found:
+        return before.partition(" = ")[0] + " = " + after
     indent, found, rest = line.partition(SETTLE)
     if not found:
         return line

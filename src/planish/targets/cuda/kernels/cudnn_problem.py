@@ -24,7 +24,7 @@ from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast, Clip, Elu, Gelu, HardSigmoid, LeakyRelu
 from planish.ops.matmul import MatMul
-from planish.ops.quantization import ConvInteger, Quantize
+from planish.ops.quantization import ConvInteger, Dequantize, MatMulInteger, Quantize
 from planish.targets.base import Binding, Layout
 from planish.targets.cuda.libraries.cudnn_graph import ConvGraph, Step, Tensor
 
@@ -70,6 +70,11 @@ asking cuDNN takes up to a tenth of a second.
 """
 
 
+Product = MatMul | MatMulInteger
+
+UNIT = 1 << 30
+"""The slot of what is no operand: a scale of 1, a zero point of 0."""
+
 PIXELS = Conv((1, 1), ((0, 0), (0, 0)), (1, 1))
 """The convolution that a matrix product is."""
 
@@ -97,14 +102,15 @@ def understood(task: Task) -> bool:
     anchor = task.anchor
     if anchor is None or task.prologue is not None:
         return False
-    if not isinstance(anchor.op, Conv | ConvInteger | MatMul):
+    if not isinstance(anchor.op, Conv | ConvInteger | Product):
         return False
     op, (x, w, *zeros) = anchor.op, anchor.inputs
     if not w.is_constant or w.dtype is not x.dtype:
         return False
-    if x.dtype not in DTYPES and not (isinstance(op, ConvInteger) and _are_whole(w, zeros)):
+    whole = isinstance(op, ConvInteger | MatMulInteger) and _are_whole(w, zeros)
+    if x.dtype not in DTYPES and not whole:
         return False
-    if isinstance(op, MatMul):
+    if isinstance(op, Product):
         fits = w.type.rank == 2 and x.type.rank in (2, 3, 4) and not op.transpose_a
     elif isinstance(op, ConvInteger):
         fits = len(op.strides) in (1, 2) and op.groups == 1
@@ -125,7 +131,7 @@ def filters(task: Task) -> np.ndarray:
     assert task.anchor is not None
     op, data = task.anchor.op, task.anchor.inputs[1].data
     assert data is not None
-    if isinstance(op, MatMul):
+    if isinstance(op, Product):
         return (data.T if op.transpose_b else data)[None, None]
     return data
 
@@ -148,12 +154,12 @@ def problem_of(
     if not understood(task):
         return None
     anchor = task.anchor
-    assert anchor is not None and isinstance(anchor.op, Conv | ConvInteger | MatMul)
+    assert anchor is not None and isinstance(anchor.op, Conv | ConvInteger | Product)
     op, (x, w) = anchor.op, anchor.inputs[:2]
     if tf32 and x.dtype is not DType.FLOAT32:
         return None
     shape = anchor.output.type.bind(binding.symbols)
-    if isinstance(op, MatMul):
+    if isinstance(op, Product):
         if 2 * math.prod(shape) * filters(task).shape[2] < LEAST_PRODUCT:
             return None
         op = PIXELS
@@ -315,7 +321,11 @@ class _Chain:
         match op:
             case Cast():
                 return x  # everything inside is in float32
+            case Dequantize():  # of what stands for 0 by 0
+                return self.add("mul", x, args[1])
             case Quantize():  # the result is rounded and saturates where it is stored
+                if args[1] != UNIT:
+                    x = self.add("div", x, args[1])
                 if op.low == 0:
                     x = self.add("relu", x)
                 elif op.low > -128:
@@ -366,7 +376,7 @@ def steps_of(task: Task) -> tuple[tuple[Step, ...], tuple[float, ...], tuple[int
         if leaf.dtype not in (*STORED, DType.INT32):
             return None
         if place in units:
-            slots.append(0)
+            slots.append(UNIT)
         elif source is None:
             assert leaf.constant is not None
             slots.append(chain.scalar(float(leaf.constant)))
@@ -400,20 +410,22 @@ def steps_of(task: Task) -> tuple[tuple[Step, ...], tuple[float, ...], tuple[int
 
 
 def _units(expression: Expression) -> set[int] | None:
-    """The leaves that are scales of 1 and zero points of 0 of the levels that an expression makes.
-    None where there are others, where levels are computed with, and where what is no float is
-    not made one at once.
+    """The leaves that are scales of 1 and zero points of 0. None where there are other zero points,
+    where levels are computed with, and where what is no float is not made one at once.
     """
     found: set[int] = set()
     used: set[int] = set()
     first = len(expression.leaves)
     for number, step in enumerate(expression.instructions):
-        if isinstance(step.op, Quantize):
-            numbers = [expression.leaves[i].constant if i < first else None for i in step.args[1:]]
-            if numbers != [1, 0] or first + number not in expression.results:
+        numbers = [expression.leaves[i].constant if i < first else None for i in step.args]
+        if isinstance(step.op, Quantize | Dequantize):
+            if numbers[2] != 0 or expression.leaves[step.args[2]].dtype not in DTYPES:
                 return None
-            found.update(step.args[1:])
-            used.add(step.args[0])
+            if isinstance(step.op, Quantize) and first + number not in expression.results:
+                return None
+            unit = isinstance(step.op, Quantize) and numbers[1] == 1
+            found.update(step.args[1 if unit else 2 :])
+            used.update(step.args[: 1 if unit else 2])
         else:
             if not isinstance(step.op, Cast) and not all(
                 expression.dtype(i).is_float for i in step.args

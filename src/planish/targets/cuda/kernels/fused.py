@@ -8,6 +8,7 @@ columns only, and the first axis' extent is never part of the text: batches shar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,13 +17,28 @@ import numpy as np
 from planish.fusion.expression import Expression
 from planish.fusion.task import ACCUMULATOR, Fused, Task
 from planish.graph.graph import Value
+from planish.graph.types import DType
+from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding, Layout
-from planish.targets.cuda.codegen.elementwise import compute_type, emit, storage_type
+from planish.targets.cuda.codegen.elementwise import (
+    UNKNOWN,
+    Facts,
+    compute_type,
+    emit,
+    storage_type,
+)
+from planish.targets.cuda.codegen.quantization import has_inverse
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer
 
-_FINITE = {"add", "mul", "cast", "relu", "maximum", "minimum", "clip", "dequantize", "quantize"}
+_FINITE = {
+    *("add", "mul", "cast", "relu", "maximum", "minimum", "clip", "dequantize", "quantize"),
+    *("sub", "gelu", "silu", "sigmoid", "tanh", "hard_sigmoid", "hard_swish"),
+}
 """Ops that give finite floats of finite ones, but for those that no sum of levels comes near."""
+
+_SMALL = float((1 << 15) - 256)
+"""What is below it still is when sums before it were rounded."""
 
 WIDE = 1 << 31
 """From so many elements on offsets need 64 bits."""
@@ -61,15 +77,14 @@ class Work:
     leaves : tuple of Access or None
         One per leaf; None for constants and for what the kernel computed itself.
     outputs : tuple of Access
-    finite : bool
-        Whether levels are made of integers and of finite constants alone.
+    facts : Facts
     """
 
     shape: tuple[int, ...]
     expression: Expression
     leaves: tuple[Access | None, ...]
     outputs: tuple[Access, ...]
-    finite: bool = False
+    facts: Facts = UNKNOWN
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
@@ -185,9 +200,34 @@ def bind_work(
     extents, strides = merge(shape, [a.strides for a in accesses], groups)
     merged = iter(Access(a.pointer, s, a.wide) for a, s in zip(accesses, strides, strict=True))
     leaves = tuple(None if v is None else next(merged) for v in sources)
-    finite = _is_finite(fused.expression, sources)
-    work = Work((-1, *extents[1:]), fused.expression, leaves, tuple(merged), finite)
+    facts = _facts(fused, sources, task)
+    work = Work((-1, *extents[1:]), fused.expression, leaves, tuple(merged), facts)
     return work, extents, values
+
+
+def _facts(fused: Fused, sources: Sequence[Value | None], task: Task) -> Facts:
+    """What constants tell of an expression that makes levels."""
+    expression = fused.expression
+    if not any(step.op.name == "quantize" for step in expression.instructions):
+        return UNKNOWN
+    finite = _is_finite(expression, sources)
+    return Facts(
+        finite=finite,
+        small=finite and _most(expression, fused.sources, task) < _SMALL,
+        invertible=_is_invertible(expression, sources),
+    )
+
+
+def _is_invertible(expression: Expression, sources: Sequence[Value | None]) -> bool:
+    """Whether scales that are read are constants by whose inverses one may multiply."""
+    for step in expression.instructions:
+        place = step.args[1] if step.op.name == "quantize" else len(sources)
+        if place >= len(sources) or expression.leaves[place].constant is not None:
+            continue
+        value = sources[place]
+        if value is None or value.data is None or not has_inverse(value.data):
+            return False
+    return True
 
 
 def _is_finite(expression: Expression, sources: Sequence[Value | None]) -> bool:
@@ -200,6 +240,50 @@ def _is_finite(expression: Expression, sources: Sequence[Value | None]) -> bool:
         if leaf.dtype.is_float and (known is None or not np.all(np.isfinite(known))):
             return False
     return True
+
+
+def _most(expression: Expression, places: Sequence[int | None], task: Task) -> float:
+    """What nothing that becomes levels is beyond, either way; infinite where it is not known."""
+    most: list[float] = []
+    for leaf, place in zip(expression.leaves, places, strict=True):
+        value = None if place is None or place == ACCUMULATOR else task.inputs[place]
+        known = leaf.constant if value is None else value.data
+        if known is not None:
+            most.append(float(np.max(np.abs(np.asarray(known, np.float64)), initial=0)))
+        elif place == ACCUMULATOR:
+            most.append(_most_sum(task))
+        else:
+            most.append(256.0 if leaf.dtype.size == 1 else math.inf)
+    levels = 0.0
+    for step in expression.instructions:
+        arguments = [most[i] for i in step.args]
+        if step.op.name == "mul":
+            most.append(math.prod(arguments))
+        elif step.op.name == "add":
+            most.append(sum(arguments))
+        elif step.op.name in ("cast", "relu"):
+            most.append(arguments[0])
+        elif step.op.name == "quantize" and arguments[1] == 1:
+            levels = max(levels, arguments[0])
+            most.append(256.0)
+        else:
+            return math.inf
+    return levels
+
+
+def _most_sum(task: Task) -> float:
+    """The same of a sum of products of bytes."""
+    anchor = task.anchor
+    if anchor is None or not isinstance(anchor.op, ConvInteger | MatMulInteger):
+        return math.inf
+    _, weights, *zeros = anchor.inputs
+    depth = weights.type.elements
+    columns = anchor.output.shape[-1]
+    if not isinstance(depth, int) or not isinstance(columns, int) or not weights.is_constant:
+        return math.inf
+    shifted = any(z.data is None or z.data.any() for z in zeros)
+    signed = all(v.dtype is DType.INT8 for v in anchor.inputs[:2])
+    return depth / columns * (2.0**14 if signed and not shifted else 2.0**16)
 
 
 # ---- when writing ------------------------------------------------------------------------------
@@ -254,6 +338,7 @@ def apply(
     index: Sequence[str],
     mask: Mask,
     accumulators: Sequence[str] = (),
+    loaded: Sequence[str | None] = (),
 ) -> list[str]:
     """The expression's results at an index, in the types they are computed in.
 
@@ -269,18 +354,22 @@ def apply(
         Which elements exist; see `Mask`.
     accumulators : sequence of str
         Names of what the kernel computed, in the order of the leaves that stand for it.
+    loaded : sequence of str or None
+        Per leaf the name of what was loaded already; None, or nothing at all: not yet.
     """
     computed = iter(accumulators)
+    known = iter(loaded or [None] * len(work.leaves))
     leaves: list[str | None] = []
     for leaf, item in zip(work.expression.leaves, work.leaves, strict=True):
+        early = next(known)
         if item is not None:
-            leaves.append(load(k, first, item, index, mask))
+            leaves.append(early or load(k, first, item, index, mask))
             first += 1
         elif leaf.constant is not None:
             leaves.append(None)
         else:
             leaves.append(next(computed))
-    return emit(k, work.expression, leaves, work.finite)
+    return emit(k, work.expression, leaves, work.facts)
 
 
 def finish(
@@ -290,9 +379,10 @@ def finish(
     index: Sequence[str],
     mask: Mask,
     accumulators: Sequence[str] = (),
+    loaded: Sequence[str | None] = (),
 ) -> None:
     """Applies the expression at an index and stores its results; see `apply`."""
-    results = apply(k, work, first, index, mask, accumulators)
+    results = apply(k, work, first, index, mask, accumulators, loaded)
     place = first + sum(item is not None for item in work.leaves)
     for number, (result, item) in enumerate(zip(results, work.outputs, strict=True)):
         store(k, place + number, item, index, mask, result)

@@ -31,6 +31,7 @@ from planish.targets.cuda.kernels.matrix_problem import (
     corrections,
     filters,
     is_packed,
+    neighbours,
     pack,
     problem_of,
     understood,
@@ -120,7 +121,7 @@ class MatrixTactic(AnchoredTactic):
             op = self.anchor.op
             assert isinstance(op, Convolution)
             weights = filters_by_pixels(weights, op.strides[-1], self.pixels)
-        packed = [pack(weights, self.tile)]
+        packed = [pack(weights, self.tile, self._neighbours)]
         zero = zero_of(self.task) - 128 * (self.anchor.inputs[0].dtype is DType.UINT8)
         return [*packed, corrections(weights, zero, self.tile)] if zero else packed
 
@@ -151,6 +152,7 @@ class MatrixTactic(AnchoredTactic):
             whole_rows=problem.whole_rows,
             zero=problem.zero,
             pixels=problem.pixels,
+            neighbours=self._neighbours,
         )
         pointers.append(problem.right_value or Constant(0))
         if kernel.is_corrected:
@@ -177,6 +179,10 @@ class MatrixTactic(AnchoredTactic):
 
     def zeroed(self, binding: Binding) -> int:
         return 4 * self._tiles(self._problem(binding)[0]) if self.split > 1 else 0
+
+    @property
+    def _neighbours(self) -> int:
+        return neighbours(self.task, self.tile, self.warps)
 
     def _problem(self, binding: Binding) -> tuple[Problem, ImageCopy | None]:
         """The problem, on copied images if they are copied."""
@@ -325,7 +331,8 @@ def _forms(problem: Problem) -> list[_Form]:
     if shape.vector * shape.size < 16:
         for pixels in (0, *PIXELS):
             fold = problem.window.strides if problem.window and pixels else (1, 1)
-            own = (problem.channels,) if fold != (1, 1) else ()
+            whole = problem.dtype in BYTES  # of which a load takes 16: four channels, folded
+            own = (problem.channels,) if fold != (1, 1) and not whole else ()
             counts = [count for count in (*own, *CHANNELS) if count <= CHANNELS[-1]]
             every = (ImageCopy(problem, count, pixels) for count in counts)
             useful = [copy for copy in every if copy.makes_sense][:1]
@@ -360,6 +367,7 @@ def shape_of(problem: Problem) -> cost.Shape:
         vector=min(widths, default=1),
         dilated=problem.window is not None and problem.window.dilations[1] != 1,
         packed=problem.right is None,
+        written=problem.result.outputs[0].pointer.dtype.size,
     )
 
 

@@ -66,6 +66,12 @@ _EXCHANGE = 0.04
 are added to sums, as bytes lie sixteen to a thread. A program that runs alone takes four times as
 long, as nothing overlaps.
 """
+_LEVEL, _LEVEL_READ = 0.06, 0.01
+"""Cycles per level that is made of a sum, and per byte that is read or written for it."""
+_SCALES, _SCALES_READ = 0.05, 0.09
+"""Cycles per level for scales that each thread loads for its columns, shared by its rows of a tile,
+and for factors of each byte that is read.
+"""
 _KEPT_REGISTERS = 64
 """Of a thread, beside its sums."""
 
@@ -93,6 +99,8 @@ class Shape:
         Whether taps of a row do not lie side by side.
     packed : bool
         Whether the right factor is a packed constant.
+    written : int
+        Bytes of an element of the result.
     """
 
     rows: int
@@ -107,16 +115,21 @@ class Shape:
     vector: int
     dilated: bool = False
     packed: bool = True
+    written: int = 2
 
     @property
     def depth(self) -> int:
         """Products per element of the result."""
         return self.taps[0] * self.taps[1] * self.channels
 
-    @property
-    def exchanged(self) -> bool:
+    def regrouped(self, choice: Choice) -> bool:
+        """Whether sums of bytes stay with their threads to the end."""
+        may = self.size == 1 and self.packed
+        return may and choice.tile.neighbours(choice.warps, self.written) > 0
+
+    def exchanged(self, choice: Choice) -> bool:
         """Whether sums go through shared memory."""
-        return self.size == 1 and self.moved > 1
+        return self.size == 1 and self.moved > 1 and not self.regrouped(choice)
 
     def staged(self, tile: Tile, stages: int) -> int:
         """Bytes of shared memory that the pipeline takes."""
@@ -126,10 +139,11 @@ class Shape:
 
     def kept(self, tile: Tile, stages: int) -> int:
         """The same of a program of many tiles: weights, what further tiles read, and a result."""
-        more = (stages - 1) * tile.rows * tile.columns * max(self.moved - 2, 0)
+        written = min(self.written, 2)
+        more = (stages - 1) * tile.rows * tile.columns * max(self.moved - written, 0)
         weights = tile.columns * tile.depth * self.size
         left = stages * tile.rows * tile.depth * self.read
-        return left + more + weights + 2 * tile.rows * tile.columns
+        return left + more + weights + written * tile.rows * tile.columns
 
 
 @dataclass(frozen=True)
@@ -253,7 +267,7 @@ def _plain_tiles(shape: Shape, passes: int) -> Iterator[Tile]:
     depths = [d for d in DEPTHS if least <= d * shape.size <= 256]
     if passes == 0:
         depths = depths[:2]
-    elif shape.size == 2:
+    elif shape.size <= 2:
         depths.append(DEEPEST)
     for depth in depths:
         if depth > 32 and depth >= 2 * shape.depth:
@@ -282,7 +296,7 @@ def _variants(shape: Shape, tile: Tile, machine: CudaMachine) -> Iterator[Choice
             many = replace(tile, split=PERSISTENT)
             together = _resident(shape, tile, stages, machine) * machine.multiprocessors
             rounds = tiles / max(together, 1)
-            loaded = 2 if tile.depth > 64 else 3
+            loaded = 2 if tile.depth * shape.size > 128 else 3
             if together and stages == loaded and rounds >= 3 and may_persist(shape, many):
                 yield Choice(many, warps, stages)
             if shape.staged(tile, stages) > machine.shared - 4096 or tile.depth > DEPTHS[-1]:
@@ -387,12 +401,17 @@ def estimate(shape: Shape, choice: Choice, machine: CudaMachine) -> float:
     if narrow or choice.stages == 1:
         waiting = _LATENCY
 
-    exchange = _EXCHANGE * (1 + 3 / at_once) if shape.exchanged else 0.0
+    ending = _EXCHANGE * (1 + 3 / at_once) if shape.exchanged(choice) else 0.0
+    if shape.size == 1:
+        ending += _LEVEL + _LEVEL_READ * shape.moved
+    if shape.regrouped(choice) and not tile.keeps_scales:
+        of_thread = tile.rows / (8 * choice.warps)
+        ending += (_SCALES + _SCALES_READ * (shape.moved - 1)) / of_thread
 
     def time(programs: int) -> float:
         """Of so many programs that run at once on a multiprocessor."""
         taken = _START + steps * (max(programs * work, waiting) + 0.15 * waiting)
-        taken += programs * size * (shape.moved / _CACHE + exchange)
+        taken += programs * size * (shape.moved / _CACHE + ending)
         if tile.split > 1:
             taken += _MEETING + programs * size * 4 / _CACHE + tile.split * size * 4 / _CACHE
         return taken
@@ -400,7 +419,7 @@ def estimate(shape: Shape, choice: Choice, machine: CudaMachine) -> float:
     share = ceil(tiles * tile.shares, machine.multiprocessors)
     if tile.is_persistent:  # nothing waits for loads but at the start
         moved = size * shape.moved + tile.rows * _run(tile.depth * shape.read)
-        cycles = _START + share * max(work, moved / _CACHE)
+        cycles = _START + share * (max(work, moved / _CACHE) + size * ending)
         return max(cycles, _least(shape, machine)) + 0.02 * cycles
     rounds, rest = divmod(share, at_once)
     cycles = rounds * time(at_once) + (time(rest) if rest else 0)
@@ -458,7 +477,7 @@ def _programs_at_once(shape: Shape, choice: Choice, machine: CudaMachine) -> int
     sums = tile.rows * tile.columns * (tile.depth if tile.vector else 1) / threads
     registers = min(sums + _KEPT_REGISTERS, 255) * threads
     staged = 0 if choice.stages == 1 else shape.staged(tile, choice.stages)
-    if shape.exchanged:
+    if shape.exchanged(choice):
         staged = max(staged, 4 * tile.rows * tile.columns)
     shared = machine.shared_per_multiprocessor // (staged + 1024)
     return max(1, min(shared, int(machine.registers // registers), 2048 // threads, 16))

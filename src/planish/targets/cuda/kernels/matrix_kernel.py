@@ -56,6 +56,8 @@ class MatrixKernel(TritonKernel):
     pixels : int
         Pixels of the result that a row holds, one behind the other among its columns; if not 0,
         the result has an axis for them before the columns'.
+    neighbours : int
+        The columns that four threads share, multiplied in the order of `regrouped`; 0: in theirs.
     """
 
     family = "matrix"
@@ -74,6 +76,7 @@ class MatrixKernel(TritonKernel):
     whole_rows: bool = False
     zero: int = 0
     pixels: int = 0
+    neighbours: int = 0
 
     @property
     def factor(self) -> DType:

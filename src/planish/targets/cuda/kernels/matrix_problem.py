@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planish.fusion.expression import Expression, identity
-from planish.fusion.task import Task
+from planish.fusion.task import ACCUMULATOR, Task
 from planish.graph.dims import evaluate
 from planish.graph.graph import Value
 from planish.graph.types import DType
@@ -28,7 +28,7 @@ from planish.targets.cuda.kernels.fused import (
     merge,
     pointer_of,
 )
-from planish.targets.cuda.kernels.matrix_tile import Tile, Window, segments
+from planish.targets.cuda.kernels.matrix_tile import Tile, Window, regrouped, segments
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
 """What the kernel multiplies, beside bytes."""
@@ -135,8 +135,9 @@ def problem_of(task: Task, binding: Binding) -> Problem | None:
     return problem if _is_in_reach(problem) else None
 
 
-def pack(weights: np.ndarray, tile: Tile) -> np.ndarray:
-    """Filters ``[rows, columns, C, K]`` of taps as the kernel reads them.
+def pack(weights: np.ndarray, tile: Tile, neighbours: int = 0) -> np.ndarray:
+    """Filters ``[rows, columns, C, K]`` of taps as the kernel reads them; with `neighbours` in the
+    order of `regrouped`.
 
     Returns
     -------
@@ -148,7 +149,20 @@ def pack(weights: np.ndarray, tile: Tile) -> np.ndarray:
     padded = columns + -columns % tile.columns
     packed = np.zeros((padded, count, blocks * tile.depth), weights.dtype)
     packed[:columns, :, :length] = weights.reshape(count, length, columns).transpose(2, 0, 1)
-    return packed.reshape(padded, -1)
+    packed = packed.reshape(padded, -1)
+    return packed[regrouped(padded, neighbours)] if neighbours else packed
+
+
+def neighbours(task: Task, tile: Tile, warps: int) -> int:
+    """The columns of a packed factor of bytes that four threads share, multiplied in the order of
+    `regrouped`; 0 where they are multiplied in their own.
+    """
+    assert task.anchor is not None
+    if task.anchor.inputs[0].dtype not in BYTES or not is_packed(task):
+        return 0
+    read = [task.inputs[s] for s in task.epilogue.sources if s is not None and s != ACCUMULATOR]
+    values = (*task.outputs, *(v for v in read if v.data is None))
+    return tile.neighbours(warps, max(v.dtype.size for v in values))
 
 
 def filters(task: Task) -> np.ndarray:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+import numpy as np
+
 
 class Walk(IntEnum):
     """What one step of the loop, a block of the depth, covers.
@@ -21,6 +23,11 @@ class Walk(IntEnum):
     ROW = 1
     FLAT = 2
 
+
+SHARED_BYTES = 64
+"""Of a row of the result, by four threads: each stores 16 at once."""
+KEPT_COLUMNS = 64
+"""Of a tile, at most, where a thread holds what columns share: it has registers for no more."""
 
 PERSISTENT = 0
 """What stands for the number of programs that share a tile where each computes many."""
@@ -72,6 +79,22 @@ class Tile:
         """Programs that share a tile."""
         return max(self.split, 1)
 
+    @property
+    def keeps_scales(self) -> bool:
+        """Whether a program that goes through many tiles holds what their columns share: as few
+        columns as registers are there for.
+        """
+        return self.is_persistent and self.columns <= KEPT_COLUMNS
+
+    def neighbours(self, warps: int, size: int) -> int:
+        """How many columns four threads share, for elements of so many bytes, where columns are
+        multiplied in the order of `regrouped`; 0 where they cannot be: it takes Hopper's
+        instructions for groups of four warps, each warp 16 rows, and sums that are the program's.
+        """
+        group = SHARED_BYTES // size
+        whole = self.columns % group == 0 and self.rows % (16 * warps) == 0
+        return group if whole and self.shares == 1 and not (self.vector or self.transposed) else 0
+
 
 @dataclass(frozen=True)
 class Window:
@@ -104,3 +127,18 @@ def segments(tile: Tile, taps: tuple[int, int], depth: int) -> tuple[int, int, i
         Walk.FLAT: (1, taps[0] * taps[1] * depth),
     }[tile.walk]
     return count, length, ceil(length, tile.depth)
+
+
+def regrouped(columns: int, neighbours: int) -> np.ndarray:
+    """The order in which a packed factor's columns are multiplied so that threads hold neighbours.
+
+    Of every 8 columns in the order of multiplication a thread holds two, and four threads share
+    them: of so many columns a thread holds a quarter, which are neighbours in the result.
+
+    Returns
+    -------
+    array of int, ``[columns]``
+        For each place the column that stands there.
+    """
+    order = np.arange(columns).reshape(-1, 4, neighbours // 8, 2)
+    return order.transpose(0, 2, 1, 3).reshape(-1)

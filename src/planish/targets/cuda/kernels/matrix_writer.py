@@ -10,6 +10,7 @@ from planish.graph.types import DType
 from planish.targets.cuda.codegen.elementwise import compute_type, emit, storage_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernels.fused import Access, decompose, finish, offset
+from planish.targets.cuda.kernels.matrix_pieces import Piece, finish_pieces, taken_apart
 from planish.targets.cuda.kernels.matrix_problem import BYTES
 from planish.targets.cuda.kernels.matrix_tile import Walk
 
@@ -99,9 +100,11 @@ class MatrixWriter:
             part._load_right(step, part._right_columns())
             for part, step in zip(parts, steps, strict=True)
         ]
+        shared = self._kept_pieces()
         stages = f"num_stages={self.kernel.stages}"
         with k.block(f"for row_tile in tl.range(lane, row_tiles, lanes, {stages}):"):
             k.line(f"row = row_tile * {tile.rows} + tl.arange(0, {tile.rows})")
+            pieces = self._pieces(shared)
             left = [
                 part._load_left(step, part._left_rows())
                 for part, step in zip(parts, steps, strict=True)
@@ -110,7 +113,7 @@ class MatrixWriter:
             for a, b in zip(left, kept, strict=True):
                 k.line(f"total = {self._product(a, b)}")
             self._turn()
-            self._finish("total")
+            self._finish("total", pieces)
 
     def _nothing(self, shape: Sequence[int]) -> str:
         """Sums of nothing yet."""
@@ -125,6 +128,7 @@ class MatrixWriter:
     def _write_tile(self) -> None:
         k, tile = self.k, self.tile
         self._place()
+        pieces = self._pieces()
         more = (tile.depth,) if tile.vector else ()
         k.line(f"total = {self._nothing((*tile.sides, *more))}")
         if self.whole and self.whole.is_one_loop:
@@ -137,7 +141,7 @@ class MatrixWriter:
             k.line("total = tl.reduce(total, 2, tl.standard._sum_combine)")
         self._turn()
         if tile.split == 1:
-            self._finish("total")
+            self._finish("total", pieces)
         else:
             self._add_up()
 
@@ -428,16 +432,79 @@ class MatrixWriter:
             a, b = f"tl.trans({b})", f"tl.trans({a})"
         return f"tl.dot({a}, {b}, total{how})"
 
-    def _finish(self, total: str) -> None:
+    def _pieces(self, kept: Sequence[Piece] = ()) -> list[Piece]:
+        """The pieces of a tile of regrouped columns, what varies by row loaded; else none.
+
+        What all tiles share is taken from pieces that were kept.
+        """
+        if not self.kernel.neighbours:
+            return []
+        k, tile, work = self.k, self.tile, self.kernel.result
+        warps = self.kernel.warps
+        inner = k.let("inner", f"tl.arange(0, {8 * warps})")
+        inner = k.let("inner", f"{inner} // 8 * 16 + {inner} % 8")
+        pieces = []
+        for half in range(tile.rows // (8 * warps)):
+            first = half // 2 * 16 * warps + half % 2 * 8
+            row = k.let("rows", f"row_tile * {tile.rows} + {first} + {inner}")
+            exists = k.let("exists", f"({row} < n0)[:, None]")
+            axes = work.shape[: -len(self._ends(""))]
+            index = self._matrix_index(row, axes, "[:, None]")
+            for group in range(tile.columns // self.kernel.neighbours):
+                piece = kept[group] if kept else self._piece(group)
+                piece = piece.at(index, exists)
+                piece.load(k, work, self.result_pointer, whole=True)
+                pieces.append(piece)
+        return pieces
+
+    def _piece(self, group: int) -> Piece:
+        """A piece of a tile's columns, without rows yet."""
+        k, tile, count = self.k, self.tile, self.kernel.neighbours
+        first = f"column_tile * {tile.columns} + {group * count}"
+        column = k.let("columns", f"{first} + tl.arange(0, {count})")
+        inside = None
+        if self._masked_columns:
+            inside = k.let("exists", f"({column} < {self.kernel.columns})[None, :]")
+        return Piece(self._ends(column), inside, column)
+
+    def _ends(self, column: str) -> list[str]:
+        """The index of columns: that of a row's pixels, if it has several, and of a pixel's own."""
+        if not self.kernel.pixels:
+            return [f"{column}[None, :]"]
+        each = self.kernel.columns // self.kernel.pixels
+        return [f"({column} {by} {each})[None, :]" for by in ("//", "%")]
+
+    def _kept_pieces(self) -> list[Piece]:
+        """The columns of a program of many tiles, with what they share, if it is to be kept."""
+        kernel = self.kernel
+        if not kernel.neighbours or not self.tile.keeps_scales:
+            return []
+        kept = []
+        for group in range(self.tile.columns // kernel.neighbours):
+            piece = self._piece(group)
+            piece = piece.at(["0"] * (len(kernel.result.shape) - len(piece.ends)), None)
+            piece.load(self.k, kernel.result, self.result_pointer, whole=False)
+            if kernel.is_corrected:
+                piece.correct(self.k, self.right_pointer + 1)
+            kept.append(piece)
+        return kept
+
+    def _finish(self, total: str, pieces: Sequence[Piece] = ()) -> None:
         """Applies the epilogue and stores the tile."""
         kernel = self.kernel
+        if pieces:
+            sums = taken_apart(self.k, total, self.tile, kernel.warps, kernel.neighbours)
+            corrections = self.right_pointer + 1 if kernel.is_corrected else None
+            groups = self.tile.columns // kernel.neighbours
+            finish_pieces(
+                self.k, kernel.result, self.result_pointer, pieces, sums, groups, corrections
+            )
+            return
         if kernel.is_corrected:
             more = self.k.let("more", f"tl.load(p{self.right_pointer + 1} + column)")
             total = self.k.let("sum", f"{total} - {more}[None, :]")
-        axes, ends = kernel.result.shape[:-1], ["column[None, :]"]
-        if kernel.pixels:
-            each = kernel.columns // kernel.pixels
-            axes, ends = axes[:-1], [f"(column {by} {each})[None, :]" for by in ("//", "%")]
+        ends = self._ends("column")
+        axes = kernel.result.shape[: -len(ends)]
         exists = self.k.let("exists", "(row < n0)[:, None]")
         index = self._matrix_index("row", axes, "[:, None]")
         masks: list[str | None] = [exists] * len(index)

@@ -285,7 +285,7 @@ class PatchKernel(TritonKernel):
                     known[key] = load(k, pointer, item, index, [None, *masks[1:]])
                 leaves.append(known[key])
                 pointer += 1
-            results.append(emit(k, work.expression, leaves, work.finite))
+            results.append(emit(k, work.expression, leaves, work.facts))
         place = first + sum(item is not None for item in work.leaves)
         for (index, masks, _), values in zip(rows, results, strict=True):
             mask = whole_mask(masks)

@@ -76,7 +76,7 @@ class PointwiseKernel(TritonKernel):
                 continue
             leaves.append(load(k, pointer, *places.of(item), mask))
             pointer += 1
-        results = emit(k, self.work.expression, leaves, self.work.finite)
+        results = emit(k, self.work.expression, leaves, self.work.facts)
         for result, item in zip(results, self.work.outputs, strict=True):
             store(k, pointer, *places.of(item), mask, result)
             pointer += 1

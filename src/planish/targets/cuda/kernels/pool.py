@@ -13,6 +13,7 @@ from planish.graph.dims import evaluate
 from planish.graph.types import DType
 from planish.ops.pool import AvgPool, MaxPool
 from planish.targets.base import Binding, Family, Pointer
+from planish.targets.cuda.codegen.casts import byte_to_short, larger_short, short_to_byte
 from planish.targets.cuda.codegen.elementwise import compute_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernels.fused import Work
@@ -22,6 +23,8 @@ from planish.targets.cuda.kernels.patches import (
     PatchTactic,
     Windows,
 )
+
+BYTES = (DType.INT8, DType.UINT8)
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,24 @@ class MaxPoolKernel(PatchKernel):
     def fill(self) -> str:
         return 'float("-inf")' if self.dtype.is_float else str(np.iinfo(self.dtype.numpy).min)
 
+    @property
+    def is_of_bytes(self) -> bool:
+        """Whether bytes are compared: as int16, two at once."""
+        return self.dtype in BYTES
+
     def start(self) -> str:
-        shape = f"({self.patches}, {self.block})"
-        return f"tl.full({shape}, {self.fill}, {compute_type(self.dtype)})"
+        kind = "tl.int16" if self.is_of_bytes else compute_type(self.dtype)
+        return f"tl.full(({self.patches}, {self.block}), {self.fill}, {kind})"
+
+    def element(self, k: Source, x: str) -> str:
+        return byte_to_short(k, x, self.dtype) if self.is_of_bytes else x
+
+    def result(self, k: Source, accumulator: str, position: Sequence[str]) -> str:
+        return short_to_byte(k, accumulator, self.dtype) if self.is_of_bytes else accumulator
 
     def step(self, accumulator: str, x: str, tap: str) -> str:
+        if self.is_of_bytes:
+            return larger_short(accumulator, x)
         nan = ", propagate_nan=tl.PropagateNan.ALL" if self.dtype.is_float else ""
         return f"tl.maximum({accumulator}, {x}{nan})"
 
