@@ -27,6 +27,8 @@ class Case:
     below: int = 100
     recorded: bool = False
     """Whether only PyTorch's older exporter can export it, which records one run."""
+    detections: bool = False
+    """Whether rows of all outputs belong together, in an order that rounding decides."""
 
 
 def image(size: int) -> dict[str, TensorSpec]:
@@ -56,14 +58,21 @@ class Encoder(torch.nn.Module):
 
 
 class Detector(torch.nn.Module):
-    """A detector of torchvision, given one image instead of a list of them."""
+    """A detector of torchvision, given one image, or a stack of them, instead of a list."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if type(model).__name__ == "SSD" and "classification_head" in name:
+                    parameter.mul_(0.01)  # or all probabilities would be 0 or 1
+        if type(model).__name__ == "MaskRCNN":  # masks as the network gives them, not in the image
+            model.transform.postprocess = lambda found, *sizes: found
 
     def forward(self, image: Any) -> Any:
-        return tuple(self.model([image])[0].values())
+        images = [image] if image.ndim == 3 else list(image)
+        return tuple(self.model(images)[0].values())
 
 
 class Step(torch.nn.Module):
@@ -261,6 +270,7 @@ def torchvision_cases() -> Iterator[Case]:
             lambda make=make, options=options: Detector(make(**options)),
             {"image": TensorSpec((3, 128, 160))},
             recorded=True,
+            detections=True,
         )
     for name, size in VIDEO.items():
         yield Case(
