@@ -208,7 +208,7 @@ DETECTION = {
     "maskrcnn_resnet50_fpn": dict(min_size=128, max_size=160),
     "keypointrcnn_resnet50_fpn": dict(min_size=128, max_size=160, num_classes=2),
 }
-VIDEO = {"r3d_18": 32, "mc3_18": 32, "r2plus1d_18": 32, "s3d": 64, "mvit_v1_b": 224, "swin3d_t": 64}
+VIDEO = {"r3d_18": 32, "mc3_18": 32, "r2plus1d_18": 32, "s3d": 224, "mvit_v1_b": 224, "swin3d_t": 64}
 TIMM = {
     "resnet50d": 64, "resnetv2_50": 64, "seresnet50": 64, "ecaresnet50t": 64,
     "res2net50_26w_4s": 64,

@@ -24,7 +24,7 @@ ROUNDING = 1e-5
 MAGNIFIED = 5
 """And how many times as far as ONNX Runtime is from PyTorch an engine may be."""
 
-MOST_MAGNIFIED = 1e-4
+MOST_MAGNIFIED = 2e-3
 """Beyond that it is the file that says something else than the module."""
 
 
