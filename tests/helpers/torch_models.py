@@ -46,17 +46,6 @@ class Only(torch.nn.Module):
         return getattr(self.model(**inputs, **self.fixed), self.output)
 
 
-class Encoder(torch.nn.Module):
-    """An encoder of text, with the parameters that the older exporter needs to see."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-
-
 class Detector(torch.nn.Module):
     """A detector of torchvision, given one image, or a stack of them, instead of a list."""
 
@@ -128,10 +117,11 @@ def transformers_cases() -> Iterator[Case]:
     )
     yield Case(
         "transformers T5 encoder",
-        lambda: Encoder(t.T5EncoderModel(t.T5Config(num_layers=2, vocab_size=1000))),
+        lambda: Only(
+            t.T5EncoderModel(t.T5Config(num_layers=2, vocab_size=1000)), "last_hidden_state"
+        ),
         text,
         below=2,
-        recorded=True,
     )
     yield Case(
         "transformers Whisper encoder",
@@ -208,7 +198,14 @@ DETECTION = {
     "maskrcnn_resnet50_fpn": dict(min_size=128, max_size=160),
     "keypointrcnn_resnet50_fpn": dict(min_size=128, max_size=160, num_classes=2),
 }
-VIDEO = {"r3d_18": 32, "mc3_18": 32, "r2plus1d_18": 32, "s3d": 224, "mvit_v1_b": 224, "swin3d_t": 64}
+VIDEO = {
+    "r3d_18": 32,
+    "mc3_18": 32,
+    "r2plus1d_18": 32,
+    "s3d": 224,
+    "mvit_v1_b": 224,
+    "swin3d_t": 64,
+}
 TIMM = {
     "resnet50d": 64, "resnetv2_50": 64, "seresnet50": 64, "ecaresnet50t": 64,
     "res2net50_26w_4s": 64,

@@ -58,17 +58,17 @@ def outcomes(case: Case, folder: Path) -> dict[str, Outcome]:
     truth = [_leaves(module(**_tensors(call))) for call in calls]
     path = folder / "model.onnx"
     found = {}
+    sources: dict[str, Any] = {}
     if case.recorded:
         record(module, case, path)
     else:
-        program = trace(torch, module, case.inputs)
+        sources["program"] = program = trace(torch, module, case.inputs)
         torch.onnx.export(program, dynamo=True, verbose=False).save(str(path), external_data=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
     told = [session.run(names, call) for call in calls]
     del session
-    sources = {"file": path} if case.recorded else {"program": program, "file": path}
-    for route, source in sources.items():
+    for route, source in {**sources, "file": path}.items():
         engine = planish.build(
             source,
             inputs={n: s.shape for n, s in case.inputs.items()},
