@@ -63,17 +63,19 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
 
 
 def write(path: Path, rows: dict[str, str]) -> None:
+    """Writes the page; sections after the table stay."""
+    old = path.read_text() if path.exists() else ""
+    rest = old[old.index("\n## ") :] if "\n## " in old else ""
     versions = ", ".join(f"{n} {importlib.import_module(n).__version__}" for n in PACKAGES)
     text = f"{TITLE}, {date.today()}, with\n{versions}.\n\n{HEAD}"
-    path.write_text(text + "".join(f"{line}\n" for line in rows.values()))
+    path.write_text(text + "".join(f"{line}\n" for line in rows.values()) + rest)
 
 
 def known_rows(path: Path) -> dict[str, str]:
     """The rows of a table that is there."""
     text = path.read_text() if path.exists() else ""
-    if HEAD not in text:
-        return {}
-    return {m[1]: m[0] for m in re.finditer(r"^\| (\w+ \w.*?) \|.*$", text.split(HEAD)[1], re.M)}
+    table = text.partition(HEAD)[2].partition("\n## ")[0]
+    return {m[1]: m[0] for m in re.finditer(r"^\| (\w+ \w.*?) \|.*$", table, re.M)}
 
 
 def main() -> int:
