@@ -66,7 +66,8 @@ computes with numbers. Do what a model does with strings before it, and cut it b
 ## Control flow, sequences, functions
 
 - `If`: of a known condition one branch is left; where the data decide, both are computed and one
-  is selected, if they are small and agree in shape; else ONNX's reference runs the node.
+  is selected, with its own size, if they are small and agree in rank; else ONNX's reference runs
+  the node.
 - `Loop`, `Scan`: unrolled where the number of rounds is known and at most 256. Where the data
   decide when a loop ends, it runs its greatest number of rounds, if that is small.
 - Sequences and optionals exist while a model is converted, so lengths and positions must be known.

@@ -53,6 +53,38 @@ def test_a_region_of_one_element_per_bin():
     assert y.item() == 3
 
 
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_regions_beyond_the_image(mode):
+    """A sample for each pixel, of which those outside are 0, as in the definition."""
+    regions = np.float32([[-7.3, -6.1, 11.8, 9.4], [1.2, 0.7, 40, 2.9], [-90, -80, -50, -40]])
+    op = RoiAlign((3, 2), 1.0, 0, mode)
+    (y,) = run(op, IMAGE, regions, np.zeros(3, np.int64))
+    image = IMAGE[0, ..., 0].astype(np.float64)
+    for number, (x1, y1, x2, y2) in enumerate(regions.astype(np.float64) - 0.5):
+        for row, column in np.ndindex(3, 2):
+            axes = []
+            for low, high, bins, place in ((y1, y2, 3, row), (x1, x2, 2, column)):
+                width = (high - low) / bins
+                count = int(np.ceil(width))
+                axes.append(low + (place + (np.arange(count) + 0.5) / count) * width)
+            found = [corners(image, a, b) for a in axes[0] for b in axes[1]]
+            wanted = np.max(found) if mode == "max" else np.mean(np.sum(found, 1))
+            assert y[number, row, column, 0] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+
+
+def corners(image, row, column):
+    """The four weighted neighbours of a sample."""
+    height, width = image.shape
+    if not (-1 <= row <= height and -1 <= column <= width):
+        return [0.0] * 4
+    sides = []
+    for at, extent in ((row, height), (column, width)):
+        at = min(max(at, 0), extent - 1)
+        low = int(at)
+        sides.append([(low, 1 - (at - low)), (min(low + 1, extent - 1), at - low)])
+    return [image[i, j] * a * b for i, a in sides[0] for j, b in sides[1]]
+
+
 def test_windows_that_are_not_deformed():
     x = np.random.default_rng(0).standard_normal((2, 5, 6, 4)).astype(np.float32)
     op = DeformSample((3, 2), (1, 1), ((0, 0), (0, 0)), (1, 1), 2)

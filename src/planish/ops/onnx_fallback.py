@@ -155,6 +155,8 @@ def run_reference(op: OnnxFallback, inputs: Sequence[np.ndarray]) -> list[np.nda
         raise op._refused(f"its reference failed: {type(error).__name__}: {error}") from error
     if not all(isinstance(o, np.ndarray | np.generic) for o in outputs):
         raise op._refused("its outputs are not tensors")
+    if any(np.asarray(o).dtype.kind not in "biufV" for o in outputs):
+        raise op._refused("its outputs are not tensors of numbers")
     return [np.asarray(o) for o in outputs]
 
 

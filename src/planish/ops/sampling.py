@@ -193,29 +193,37 @@ class RoiAlign(Op):
 
     def _samples(
         self, start: np.floating, end: np.floating, size: int, extent: int, kind: type
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """For each bin and sample: lower and upper neighbour, the upper one's weight, inside."""
+    ) -> _Samples:
         offset = kind(0.5 if self.half_pixel else 0)
         first = start * kind(self.scale) - offset
         length = end * kind(self.scale) - offset - first
         if not self.half_pixel:
             length = max(length, kind(1))
         width = length / kind(size)
-        count = self.sampling or max(int(np.ceil(width)), 0)
-        bins: np.ndarray = np.arange(size).astype(kind)[:, None]
-        samples: np.ndarray = np.arange(count).astype(kind)[None]
-        place = first + bins * width + (samples + kind(0.5)) * width / kind(max(count, 1))
-        inside = (place >= -1) & (place <= extent)
+        origin = first + np.arange(size).astype(kind)[:, None] * width
+        if self.sampling:
+            count = self.sampling
+            begin, stop = np.zeros((size, 1), np.int64), np.full((size, 1), count)
+        else:
+            count = max(int(_near(np.ceil(width))), 0)
+            pitch = width / kind(max(count, 1))
+            begin = _near(np.ceil((kind(-1) - origin) / pitch - kind(0.5))).astype(np.int64) - 1
+            stop = _near(np.floor((kind(extent) - origin) / pitch - kind(0.5))).astype(np.int64) + 2
+            begin, stop = np.clip(begin, 0, count), np.clip(stop, 0, count)
+        taken = np.maximum(stop - begin, 0)
+        number = begin + np.arange(taken.max(initial=0))[None]
+        place = origin + (number.astype(kind) + kind(0.5)) * width / kind(max(count, 1))
+        inside = (place >= -1) & (place <= extent) & (number < stop)
         place = np.where(inside, np.maximum(place, kind(0)), kind(0))
         low = np.minimum(place.astype(np.int64), extent - 1)
         high = np.minimum(low + 1, extent - 1)
         weight = np.where(low >= extent - 1, kind(0), place - low.astype(kind))
-        return low, high, weight, inside
+        return _Samples(count, low, high, weight, inside, taken[:, 0] < count)
 
-    def _pool(self, x: np.ndarray, rows: tuple, columns: tuple) -> np.ndarray:
+    def _pool(self, x: np.ndarray, rows: _Samples, columns: _Samples) -> np.ndarray:
         kind = x.dtype.type
-        low_y, high_y, y, inside_y = (a[:, None, :, None] for a in rows)
-        low_x, high_x, w, inside_x = (a[None, :, None, :] for a in columns)
+        low_y, high_y, y, inside_y = (a[:, None, :, None] for a in rows.arrays)
+        low_x, high_x, w, inside_x = (a[None, :, None, :] for a in columns.arrays)
         inside = (inside_y & inside_x)[..., None]
         y, w = y[..., None], w[..., None]
         one = kind(1)
@@ -228,13 +236,38 @@ class RoiAlign(Op):
                 (high_y, high_x, y * w),
             )
         ]
-        samples = inside.shape[2] * inside.shape[3]
+        samples = rows.count * columns.count
         if not samples:
             return np.zeros((inside.shape[0], inside.shape[1], x.shape[2]), x.dtype)
         if self.mode == "max":
-            return np.maximum.reduce(corners).max((2, 3))
+            left_out = (rows.left_out[:, None] | columns.left_out[None])[..., None]
+            lowest = np.where(left_out, kind(0), kind(-np.inf))
+            return np.maximum(np.maximum.reduce(corners).max((2, 3), initial=-np.inf), lowest)
         total = ((corners[0] + corners[1]) + corners[2]) + corners[3]
         return total.sum((2, 3)) / kind(samples)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The samples of all bins along one side, ``[bins, samples]``.
+
+    Those that are surely outside of the image are left out, as each is 0: a region may be as
+    large as floats can be, and has a sample for each of its pixels.
+    """
+
+    count: int
+    """Samples of a bin, those left out included."""
+    low: np.ndarray
+    high: np.ndarray
+    weight: np.ndarray
+    """Lower and upper neighbour, and the weight of the upper one."""
+    inside: np.ndarray
+    left_out: np.ndarray
+    """Whether any of a bin are, ``[bins]``."""
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.low, self.high, self.weight, self.inside
 
 
 @dataclass(frozen=True)
@@ -318,6 +351,12 @@ Neighbours = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 """Of every position: elements inside the image, their weights, and whether they count."""
 
 
+def _near(positions: np.ndarray) -> np.ndarray:
+    """Positions, NaN and what is further than `FAR` away brought to `FAR`."""
+    kind = positions.dtype.type
+    return np.where(np.isnan(positions), kind(-FAR), np.clip(positions, kind(-FAR), kind(FAR)))
+
+
 def neighbours(
     positions: np.ndarray, extent: int, mode: str, border: str, align_corners: bool = False
 ) -> Neighbours:
@@ -333,7 +372,7 @@ def neighbours(
         As in `GridSample`.
     """
     kind = positions.dtype.type
-    places = np.where(np.isnan(positions), kind(-FAR), np.clip(positions, kind(-FAR), kind(FAR)))
+    places = _near(positions)
     if mode == "nearest":
         index = np.rint(places).astype(np.int64)
         return [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from helpers.onnx_graph import compare_op
+from helpers.onnx_graph import compare_op, model, node, runtime
+from planish.errors import ShapeError
 
 RNG = np.random.default_rng(2)
 
@@ -41,6 +42,16 @@ def test_conv(attributes: dict, groups: int) -> None:
 
 def test_conv_of_computed_filters() -> None:
     compare_op("Conv", [IMAGE, floats(4, 6, 3, 3)], symbolic=False, pads=[1] * 4)
+
+
+def test_conv_whose_bias_is_no_vector() -> None:
+    """PyTorch's exporter gives 3-D convolutions without a bias zeros in two columns."""
+    x, w, zeros = floats(1, 2, 4, 5, 4), floats(6, 2, 3, 3, 3), np.zeros((6, 2), np.float32)
+    plain = model([node("Conv", "x w", "y")], {"x": (x.dtype, x.shape)}, ["y"], {"w": w})
+    expected = runtime(plain, {"x": x})
+    compare_op("Conv", [x, w, zeros], constant=[1, 2], expected=expected)
+    with pytest.raises(ShapeError, match="has a bias"):
+        compare_op("Conv", [x, w, zeros + 1], constant=[1, 2], expected=expected)
 
 
 @pytest.mark.parametrize("spatial", [1, 3])

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from helpers.networks import build
 from helpers.onnx_graph import assert_close, compare, model, node, runtime
 from helpers.refusal import refused
 from planish.errors import PlanishError, UnsupportedOpError
@@ -59,12 +60,89 @@ def test_one_branch_is_left_where_the_condition_is_known() -> None:
     assert [n.op.name for n in made.nodes] == ["neg"]
 
 
-def test_branches_of_different_shapes_are_refused_with_the_reason() -> None:
-    proto = conditional(
-        [node("Neg", "x", "a")], [node("Flatten", "x", "b", axis=0)], ([2, 3], [1, 6])
-    )
+def test_branches_of_different_ranks_are_refused_with_the_reason() -> None:
+    other = [node("ReduceSum", "x", "b", keepdims=0)]
+    proto = conditional([node("Neg", "x", "a")], other, ([2, 3], []))
     with refused(UnsupportedOpError, "the data decide between"):
         import_model(proto)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(
+    "other",
+    [
+        [node("Flatten", "x", "b", axis=0)],  # [1, 6]
+        [node("Concat", "x x", "b", axis=0)],  # [4, 3]
+        [node("Concat", "x x", "wide", axis=1), node("Compress", "wide two", "b", axis=0)],
+        [node("Compress", "x none", "b", axis=1)],  # [2, 0]
+        [node("Relu", "x", "r"), node("NonZero", "r", "i"), node("Cast", "i", "b", to=FLOAT)],
+    ],
+)
+def test_the_size_is_that_of_the_branch_that_the_data_take(other: list[Any], swapped: bool) -> None:
+    branches = [[node("Neg", "x", "a")], other]
+    if swapped:
+        branches = [[*other, node("Identity", "b", "a")], [node("Neg", "x", "b")]]
+        branches[0] = [relabelled(n) for n in branches[0]]
+    proto = conditional(*branches, (["rows", "columns"], ["rows", "columns"]))
+    for name, mask in (("two", [True, False]), ("none", [False] * 3)):
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(mask), name))
+    # what is then done with it sees that size
+    proto.graph.node.extend([node("Exp", "y", "e"), node("ReduceSum", "e", "sum", keepdims=0)])
+    proto.graph.output.append(helper.make_tensor_value_info("sum", FLOAT, []))
+    one_engine(proto, *({"x": floats(2, 3), "flag": np.array(f)} for f in (True, False)))
+
+
+def one_engine(proto: onnx.ModelProto, *runs: dict[str, np.ndarray]) -> None:
+    """One engine without host steps gives what ONNX Runtime gives, run after run."""
+    engine = build(import_model(proto, allow_fallback=False))
+    for feeds in runs:
+        have = engine(feeds)
+        results = list(have.values()) if isinstance(have, dict) else [have]
+        for result, other in zip(results, runtime(proto, feeds), strict=True):
+            assert_close(result, other, 1e-5)
+
+
+def relabelled(made: onnx.NodeProto) -> onnx.NodeProto:
+    """The node with its ``b`` under another name."""
+    for names in (made.input, made.output):
+        names[:] = ["c" if n == "b" else n for n in names]
+    return made
+
+
+def test_no_boxes_or_those_that_are_left() -> None:
+    """As torchvision's detectors are recorded: without a box nothing is suppressed."""
+    then = [node("Identity", "nothing", "none")]
+    other = [
+        node("Unsqueeze", "kept zero", "boxes_of_one"),
+        node("Unsqueeze", "scores first", "scores_of_one"),
+        node("NonMaxSuppression", "boxes_of_one scores_of_one most half", "rows"),
+        node("Gather", "rows second", "indices", axis=1),
+    ]
+    branches = {
+        "then_branch": graph(then, {}, {"none": (INT64, [0])}),
+        "else_branch": graph(other, {}, {"indices": (INT64, ["n"])}),
+    }
+    proto = model(
+        [
+            node("Greater", "x least", "inside"),
+            node("Compress", "boxes inside", "kept", axis=0),
+            node("Compress", "x inside", "scores", axis=0),
+            node("Size", "scores", "size"),
+            node("Equal", "size no", "empty"),
+            node("If", "empty", "chosen", "choice", **branches),
+            node("Gather", "kept chosen", "y", axis=0),
+        ],
+        {"x": (np.float32, [8]), "boxes": (np.float32, [8, 4])},
+        ["y"],
+        {
+            "least": np.float32(0.3), "no": np.int64(0), "nothing": np.zeros(0, np.int64),
+            "zero": np.array([0]), "first": np.array([0, 1]), "most": np.array([8]),
+            "half": np.array([0.5], np.float32), "second": np.int64(2),
+        },
+    )  # fmt: skip
+    corners = np.sort(RNG.random((8, 2, 2)).astype(np.float32), 1).reshape(8, 4)
+    scores = (RNG.random(8), np.zeros(8), np.arange(8) / 8)
+    one_engine(proto, *({"x": s.astype(np.float32), "boxes": corners} for s in scores))
 
 
 def test_a_branch_that_does_not_fit_may_still_never_be_taken() -> None:

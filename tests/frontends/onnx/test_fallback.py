@@ -11,6 +11,7 @@ from onnx import helper
 from helpers.onnx_graph import compare, model, node
 from planish.errors import PlanishError, UnsupportedOpError
 from planish.frontends.onnx import OnnxFallback, import_model
+from planish.frontends.onnx.fallback import fallback_op, run_reference
 
 RNG = np.random.default_rng(4)
 
@@ -35,6 +36,12 @@ def test_fallbacks_can_be_forbidden() -> None:
     assert caught.value.where == "volume (Det)"
     assert "ai.onnx" in caught.value.what
     assert caught.value.cure
+
+
+def test_what_gives_no_numbers_is_refused() -> None:
+    op = fallback_op(node("StringConcat", "a b", "y"), "", 20, ["a", "b"])
+    with pytest.raises(UnsupportedOpError, match="not tensors of numbers"):
+        run_reference(op, [np.array(["x"], object), np.array(["y"], object)])
 
 
 def test_fallbacks_of_several_and_omitted_outputs() -> None:

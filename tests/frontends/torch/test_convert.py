@@ -120,6 +120,31 @@ def test_large_weights_go_through_a_file(monkeypatch: pytest.MonkeyPatch) -> Non
     same(built(module, inputs={"x": x})(x.numpy())["logits"], module(x)["logits"])
 
 
+class Masked(torch.nn.Module):
+    """Attention with a trained mask: where that has a gradient, PyTorch computes it otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.randn(2, 1, 1))
+
+    def forward(self, x, mask):
+        heads = x.unflatten(2, (2, 8)).transpose(1, 2)
+        attend = torch.nn.functional.scaled_dot_product_attention
+        y = attend(heads, heads, heads, attn_mask=mask + self.bias)
+        return y.transpose(1, 2).flatten(2)
+
+
+def test_attention_with_a_mask_and_changing_sizes() -> None:
+    module, x, mask = Masked(), torch.randn(3, 5, 16), torch.randn(3, 1, 5, 5)
+    expected = module(x, mask).detach()
+    inputs = {"x": ("N", "length", 16), "mask": ("N", 1, "length", "length")}
+    same(built(module, inputs=inputs)(x.numpy(), mask.numpy()), expected)
+    dynamic = torch.export.Dim.DYNAMIC
+    sizes = {"x": {0: dynamic, 1: dynamic}, "mask": {0: dynamic, 2: dynamic, 3: dynamic}}
+    program = torch.export.export(module, (x, mask), dynamic_shapes=sizes)
+    same(built(program)(x.numpy(), mask.numpy()), expected)
+
+
 def test_a_module_needs_inputs() -> None:
     with pytest.raises(planish.InputError, match="needs inputs=") as error:
         built(Net())

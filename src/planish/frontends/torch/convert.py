@@ -129,7 +129,7 @@ def trace(torch: Any, module: Any, inputs: Mapping[str, TensorSpec] | None) -> A
     examples = Examples(torch, _ordered_inputs(module, inputs))
     parameters = inspect.signature(module.forward).parameters
     try:
-        with _evaluating(module), _quiet():
+        with _evaluating(module), _quiet(), torch.no_grad():
             program = torch.export.export(
                 module,
                 (),
@@ -158,7 +158,8 @@ def _drop_guards(program: Any) -> None:
 
 def translate(torch: Any, program: Any, folder: Path) -> Any:
     """An ONNX ModelProto, or the path of a file in `folder` where the weights are large."""
-    with _quiet():
+    # what the exporter decomposes has other strides where gradients are asked for
+    with _quiet(), torch.no_grad():
         try:
             exported = torch.onnx.export(
                 program,

@@ -93,6 +93,17 @@ def test_regions(mode, sampling, half_pixel, rng):
     check(rng, op, x, regions, images, channels=20, layout="any order")
 
 
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("half_pixel", [False, True])
+def test_regions_as_large_as_floats_can_be(mode, half_pixel, rng):
+    """Of the samples, one for each pixel of a region, only those in the image are visited."""
+    x = rng.standard_normal((1, 6, 7, 20)).astype(np.float32)
+    far = np.float32([[-90, 2, 300, 4], [-5e4, -1e9, 8e4, 3], [0, 0, 3e38, 3e38], [5, 5, 1e5, 6]])
+    regions = np.concatenate([far, np.float32([[np.nan, 0, 5, 5], [0, 0, np.inf, 4]])])
+    op = RoiAlign((3, 2), 1.0, 0, mode, half_pixel)
+    check(rng, op, x, regions, np.zeros(6, np.int64), channels=20)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_deformed_windows(masked, groups, rng):

@@ -2,8 +2,8 @@
 
 An engine runs the same steps every time. So a loop whose number of rounds is known is unrolled, and
 of a conditional whose condition is known one branch is left. Where the data decide, both branches
-are computed and one is selected, and a loop runs its greatest number of rounds, those after its end
-without effect.
+are computed and one is selected, with the size that it has, and a loop runs its greatest number of
+rounds, those after its end without effect.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import onnx
 from planish.errors import UnsupportedOpError
 from planish.frontends.onnx.context import Conversion, NoFallbackError
 from planish.frontends.onnx.converters.layout import reshaped
+from planish.frontends.onnx.converters.sizes import scalar, size
 from planish.frontends.onnx.items import Item, TensorSequence
 from planish.frontends.onnx.registry import converter
-from planish.graph import DType, Value
-from planish.ops import Concat, Reshape, Select, Slice, ew, expand_shape, normalize_axis
+from planish.graph import DimLike, DType, Value
+from planish.graph.dims import dim_max, substitute, symbols
+from planish.ops import Concat, Pad, Reshape, Select, Slice, ew, expand_shape, normalize_axis
+from planish.profile import UNBOUNDED
 
 UNROLL_LIMIT = 256
 """Rounds of a loop; a longer one would make a graph too large to be of use."""
@@ -51,7 +54,47 @@ def _if(c: Conversion) -> Sequence[Item]:
     except UnsupportedOpError as error:
         raise c.unsupported(f"its condition depends on the data; {error.what}") from error
     flag = reshaped(c, condition, ())
-    return [_selected(c, flag, a, b) for a, b in zip(then, other, strict=True)]
+    return [_either(c, flag, a, b) for a, b in zip(then, other, strict=True)]
+
+
+def _either(c: Conversion, flag: Value, a: Item, b: Item) -> Item:
+    """One of two results; tensors may differ in their sizes, and the one selected keeps its own."""
+    if not isinstance(a, Value) or not isinstance(b, Value):
+        return _selected(c, flag, a, b)
+    if a.shape == b.shape or a.dtype is not b.dtype or a.type.rank != b.type.rank:
+        return _selected_tensor(c, flag, a, b)
+    sizes = list(zip(a.shape, b.shape, strict=True))
+    if all(y in (x, 0) for x, y in sizes):
+        chosen = a  # all or nothing of it
+    elif all(x in (y, 0) for x, y in sizes):
+        chosen = b
+    else:
+        most = [_greatest(c, x, y) for x, y in sizes]
+        if UNBOUNDED in most:
+            raise c.unsupported(f"the data decide between {a.type} and {b.type}")
+        chosen = _selected_tensor(c, flag, _filled(c, a, most), _filled(c, b, most))
+    shape = tuple(x if x == y else _either_size(c, flag, x, y) for x, y in sizes)
+    return c.aux(Slice((0,) * len(shape), shape, (1,) * len(shape)), chosen)
+
+
+def _either_size(c: Conversion, flag: Value, a: DimLike, b: DimLike) -> DimLike:
+    """The dimension that is the one or the other, as the data say."""
+    chosen = c.aux(Select(), flag, scalar(c, a), scalar(c, b))
+    return size(c, chosen, _greatest(c, a, b))
+
+
+def _greatest(c: Conversion, a: DimLike, b: DimLike) -> DimLike:
+    """How large the larger of two dimensions can be."""
+    counts = c.graph.counts
+    while depends := counts.keys() & (symbols(a) | symbols(b)):
+        limits = {name: counts[name].limit for name in depends}
+        a, b = substitute(a, limits), substitute(b, limits)
+    return dim_max(a, b)
+
+
+def _filled(c: Conversion, x: Value, sizes: Sequence[DimLike]) -> Value:
+    padding = tuple((0, most - d) for most, d in zip(sizes, x.shape, strict=True))
+    return x if all(after == 0 for _, after in padding) else c.aux(Pad(padding), x)
 
 
 def _selected(c: Conversion, flag: Value, a: Item, b: Item) -> Item:

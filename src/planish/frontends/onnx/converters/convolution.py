@@ -24,9 +24,23 @@ from planish.ops.conv import Padding, same_padding
 def _conv(c: Conversion) -> Value:
     x, (op, filters) = c.input(0), convolution(c, c.input(0), c.input(1))
     y = c.add(op, channels_last(c, x), filters)
-    if (bias := c.optional(2)) is not None:
+    if (bias := _bias(c)) is not None:
         y = c.aux(ew.Add(), y, bias)
     return channels_first(c, y)
+
+
+def _bias(c: Conversion) -> Value | None:
+    """The bias of a convolution, a vector.
+
+    PyTorch's exporter gives one to 3-D convolutions that have none: zeros, in two columns.
+    """
+    bias = c.optional(2)
+    if bias is None or bias.type.rank == 1:
+        return bias
+    known = c.known(bias)
+    if known is None or known.any():
+        raise c.shape_error(f"{c.node.op_type} has a bias {bias.type}", "it must be a vector")
+    return None
 
 
 def convolution(c: Conversion, x: Value, w: Value) -> tuple[Conv, Value]:

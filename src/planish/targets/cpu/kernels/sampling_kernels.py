@@ -106,7 +106,9 @@ class RoiAlignKernel(SampleKernel):
         return 1
 
     def sample(self, s: Sampler, place: list[Any]) -> Any:
-        """The place of the image; for each axis where the bin starts, its width, its samples."""
+        """The place of the image; for each axis where the bin starts, its width, its samples, and
+        the first and last of those that may lie in the image.
+        """
         k, p, f = s.k, s.positions, s.positions.f
         offset, scale = p.c(0.5 if self.half_pixel else 0.0), p.c(self.scale)
         axes = []
@@ -121,17 +123,31 @@ class RoiAlignKernel(SampleKernel):
             if not count:
                 count = k.max(p.integer(p.near(k.intrinsic("ceil", width))), 0)
             here = f.add(first, f.mul(p.number(place[1 + axis]), width))
-            axes.append((here, width, count))
+            axes.append((here, width, count, *self._visited(s, axis, here, width, count)))
         return s.image(1, place[0]), axes
+
+    def _visited(self, s: Sampler, axis: int, start: Any, width: Any, count: Any) -> tuple:
+        """The samples from the first to before the last that may lie in the image."""
+        if self.sampling:
+            return 0, count
+        k, p, f = s.k, s.positions, s.positions.f
+        pitch = f.div(width, p.number(k.max(count, 1)))
+
+        def sample(edge: ir.Value, towards: str, beyond: int) -> ir.Value:
+            number = f.sub(f.div(f.sub(edge, start), pitch), p.c(0.5))
+            number = k.add(p.integer(p.near(k.intrinsic(towards, number))), beyond)
+            return k.min(k.max(number, 0), count)
+
+        return sample(p.c(-1), "ceil", -1), sample(p.number(s.extents[axis]), "floor", 2)
 
     def value(self, s: Sampler, found: Any, span: Span) -> ir.Value:
         k = s.k
         start, (rows, columns) = found
         f = Floats(k, s.wide, span.lanes)
         initial = f.c(0 if self.mode == "avg" else -np.inf)
-        with k.loop(0, rows[2], carried=[initial]) as row:
+        with k.loop(rows[3], rows[4], carried=[initial]) as row:
             y = self._along(s, 0, rows, row.index)
-            with k.loop(0, columns[2], carried=row.carried) as column:
+            with k.loop(columns[3], columns[4], carried=row.carried) as column:
                 x = self._along(s, 1, columns, column.index)
                 corners = self._corners(s, start, y, x, span)
                 total = column.carried[0]
@@ -148,12 +164,20 @@ class RoiAlignKernel(SampleKernel):
         if self.mode == "avg":
             count = s.positions.number(k.max(samples, 1))
             return f.div(result, k.splat(count, span.lanes))
+        if not self.sampling:  # those that are not visited are 0
+            visited = [k.sub(stop, begin) for *_, begin, stop in (rows, columns)]
+            fewer = [
+                k.b.icmp_signed("<", v, k.i64(axis[2]))
+                for v, axis in zip(visited, (rows, columns), strict=True)
+            ]
+            most = pick(k, "max", s.wide, result, f.c(0), span.lanes)
+            result = k.b.select(k.b.or_(*fewer), most, result)
         return k.b.select(k.b.icmp_signed(">", samples, I64(0)), result, f.c(0))
 
     def _along(self, s: Sampler, axis: int, bin: Any, sample: ir.Value) -> Any:
         """Lower and upper neighbour of a sample, the upper one's weight, whether it is inside."""
         k, p, f = s.k, s.positions, s.positions.f
-        start, width, count = bin
+        start, width, count, *_ = bin
         extent, last = s.extents[axis], k.sub(s.extents[axis], 1)
         step = f.mul(f.add(p.number(sample), p.c(0.5)), width)
         at = f.add(start, f.div(step, p.number(k.max(count, 1))))
