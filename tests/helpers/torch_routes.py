@@ -24,8 +24,9 @@ ROUNDING = 1e-5
 MAGNIFIED = 5
 """And how many times as far as ONNX Runtime is from PyTorch an engine may be."""
 
-MOST_MAGNIFIED = 2e-3
-"""Beyond that it is the file that says something else than the module."""
+MOST_MAGNIFIED, OF_DETECTIONS = 1e-4, 2e-3
+"""Beyond that it is the file that says something else than the module. Boxes and masks are cut out
+where other boxes say, by coordinates: Mask R-CNN's differ from float64 by 1.6e-3 in PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,13 @@ class Outcome:
     to_runtime: float
     """To ONNX Runtime, which runs the exported file."""
     runtime_to_pytorch: float
+    detections: bool = False
 
     @property
     def is_right(self) -> bool:
         """Whether differences are those of rounding, which ONNX Runtime has as well."""
-        magnified = min(self.runtime_to_pytorch, MOST_MAGNIFIED) * MAGNIFIED
+        most = OF_DETECTIONS if self.detections else MOST_MAGNIFIED
+        magnified = min(self.runtime_to_pytorch, most) * MAGNIFIED
         nearest = min(self.to_pytorch, self.to_runtime)
         return nearest <= max(ROUNDING, magnified) and not self.host_steps
 
@@ -81,6 +84,7 @@ def outcomes(case: Case, folder: Path) -> dict[str, Outcome]:
             len(engine.layers()),
             len(engine.host_steps()),
             *(distance(a, b, case.detections) for a, b in pairs),
+            detections=case.detections,
         )
     return found
 
