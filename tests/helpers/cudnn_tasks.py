@@ -20,7 +20,7 @@ from planish.targets.cuda.kernels.cudnn_problem import Problem, problem_of
 from planish.targets.cuda.libraries.cudnn_graph import Tensor
 from planish.targets.cuda.machine import H200
 
-F16, BF16, F32, I8 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.INT8
+F32, I8 = DType.FLOAT32, DType.INT8
 FAMILY = CudnnFamily(H200)
 PLAN = {"version": 91900, "plan": "eng4_k24=25", "tf32": False, "residual_first": False}
 

@@ -22,7 +22,7 @@ from planish.ops.elementwise import Clip, Elu, Gelu, HardSigmoid, LeakyRelu, ew
 from planish.targets.base import Binding
 from planish.targets.cuda.kernels.cudnn import CudnnFamily, CudnnTactic
 
-F16, BF16, F32, I8 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.INT8
+F16, BF16, F32 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32
 
 
 @pytest.fixture
