@@ -140,9 +140,41 @@ int planish_execute(const planish_program *program, void *arena, void *const *in
                          (long long)program->scratch_bytes);
 }
 
+enum { TOUCH_GRAIN = 1 << 16, LINE = 64 }; /* bytes a thread reads at once, of a cache line */
+
+static void touch_lines(const planish_memory *memory, int64_t grab) {
+    int64_t end = (grab + 1) * TOUCH_GRAIN < memory->bytes ? (grab + 1) * TOUCH_GRAIN : memory->bytes;
+    for (int64_t i = grab * TOUCH_GRAIN; i < end; i += LINE)
+        (void)((const volatile char *)memory->start)[i];
+}
+
+static int64_t touch_grabs(void *job, const void *item, planish_team *team, int lane, int64_t grab,
+                           planish_scratch *own) {
+    int64_t done = 0;
+    (void)job, (void)own;
+    do {
+        touch_lines(item, grab);
+        done++;
+    } while ((grab = planish_team_claim(team, lane)) >= 0);
+    return done;
+}
+
+static void touch(const planish_memory *memory, int threads) {
+    int64_t grabs = (memory->bytes + TOUCH_GRAIN - 1) / TOUCH_GRAIN;
+    planish_team *team = grabs > 1 ? planish_team_acquire(threads) : NULL;
+    if (team) {
+        planish_team_run(team, grabs, touch_grabs, NULL, memory, &own_scratch);
+        planish_team_release(team);
+    } else {
+        for (int64_t grab = 0; grab < grabs; grab++) touch_lines(memory, grab);
+    }
+}
+
 int planish_measure(const planish_program *program, void *arena, void *const *inputs,
-                    void *const *outputs, int threads, int repeats, double *seconds) {
+                    void *const *outputs, int threads, int repeats, const planish_memory *touched,
+                    int touched_count, double *seconds) {
     for (int i = 0; i < repeats; i++) {
+        for (int n = 0; n < touched_count; n++) touch(&touched[n], threads);
         int64_t start = now();
         int status = planish_execute(program, arena, inputs, outputs, threads, NULL);
         if (status) return status;

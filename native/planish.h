@@ -86,10 +86,18 @@ PLANISH_EXPORT int planish_execute(const planish_program *program, void *arena,
                                    void *const *inputs, void *const *outputs, int threads,
                                    int64_t *profile);
 
-/* Executes `repeats` times; seconds[i] is the wall time of the i-th execution. */
+typedef struct {
+    const void *start;
+    int64_t bytes;
+} planish_memory;
+
+/* Executes `repeats` times; seconds[i] is the wall time of the i-th execution. Before each one the
+ * threads read `touched`, one after the other: what of it fits is then in the caches, and what was
+ * there before is not. */
 PLANISH_EXPORT int planish_measure(const planish_program *program, void *arena,
                                    void *const *inputs, void *const *outputs, int threads,
-                                   int repeats, double *seconds);
+                                   int repeats, const planish_memory *touched, int touched_count,
+                                   double *seconds);
 
 /* Called by a kernel on the calling thread (a host step): the execution ends after this step with
  * PLANISH_FAILED. Only the first message is kept. */

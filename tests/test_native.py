@@ -291,6 +291,23 @@ def test_measure(kernels):
     assert (seconds < 1).all()
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("bytes_", [0, 1, 64, (1 << 16) + 1, 5 << 20])
+def test_memory_is_touched_before_each_run(kernels, threads, bytes_):
+    """Also where it is no whole number of cache lines or of what a thread reads at once."""
+    program = chain(kernels("affine"), 16, 256, 4)
+    x = np.ones(4096, np.float32)
+    other = np.arange(bytes_ % 251, bytes_ % 251 + bytes_, dtype=np.uint8)
+    touched = [(other.ctypes.data, other.nbytes), (x.ctypes.data, x.nbytes)]
+    before = other.copy()
+    arena = Arena(program.arena_bytes)
+    pointers = [x.ctypes.data], [x.ctypes.data]
+    seconds = program.measure(arena, *pointers, threads, 3, touched)
+    assert seconds.shape == (3,)
+    assert (seconds > 0).all()
+    np.testing.assert_array_equal(other, before)
+
+
 def test_forked_child_can_execute(kernels):
     program = chain(kernels("affine"), 32, 16, 20)
     x = np.arange(512, dtype=np.float32)

@@ -83,7 +83,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "planish_execute":
         (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]),
     "planish_measure":
-        (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_int, c_void_p]),
+        (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_int, c_void_p, c_int, c_void_p]),
     "planish_abort": (None, [c_char_p]),
     "planish_last_error": (c_char_p, []),
     "planish_aligned_alloc": (c_void_p, [c_size_t]),
@@ -218,6 +218,10 @@ class _Buffer:
 def aligned_empty(nbytes: int) -> np.ndarray:
     """Uninitialised memory as a uint8 array, aligned to 64 bytes (huge pages from 4 MiB on)."""
     return np.asarray(_Buffer(nbytes))
+
+
+Memory = tuple[int, int]
+"""An address, and how many bytes there are."""
 
 
 class Arena:
@@ -436,11 +440,17 @@ class Program:
         outputs: Sequence[int],
         threads: int = 1,
         repeats: int = 1,
+        touched: Sequence[Memory] = (),
     ) -> np.ndarray:
-        """Execute ``repeats`` times; the seconds each took, float64 [repeats]."""
+        """Execute ``repeats`` times; the seconds each took, float64 [repeats].
+
+        Before each one the threads read `touched`, so that the caches hold it, and not what they
+        held before.
+        """
         seconds = np.zeros(repeats)
-        measure, address = library().planish_measure, seconds.ctypes.data
-        self._run(measure, arena, inputs, outputs, threads, repeats, address)
+        ranges = np.array(touched, np.int64).reshape(-1, 2)
+        rest = (ranges.ctypes.data, len(ranges), seconds.ctypes.data)
+        self._run(library().planish_measure, arena, inputs, outputs, threads, repeats, *rest)
         return seconds
 
 

@@ -28,9 +28,9 @@ from planish.ops import (
     ew,
 )
 from planish.targets.base import Binding, Kernel, Layout
-from planish.targets.cpu.target import cpu
+from planish.targets.cpu.target import CpuExecutable, cpu
 from planish.tuning.estimate import estimate, operations
-from planish.tuning.measure import HALF_WAY, RARE, Bench, _difference, kernels_of, slack
+from planish.tuning.measure import FEW, HALF_WAY, RARE, Bench, _difference, kernels_of, slack
 
 
 @pytest.fixture
@@ -52,6 +52,27 @@ class TestBench:
         assert measured.seconds is not None
         assert 1e-3 <= measured.seconds < 0.1
         assert not measured.wrong
+
+    def test_operands_come_from_memory_but_for_the_first(
+        self, task: Task, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other, seen = np.zeros(1 << 20, np.uint8), []
+        program = CpuExecutable.measure
+
+        def measure(self, arena, inputs, outputs, threads, repeats, touched=()):
+            seen.append((repeats, list(touched)))
+            return program(self, arena, inputs, outputs, threads, repeats, touched)
+
+        monkeypatch.setattr(CpuExecutable, "measure", measure)
+        cold = Bench(task, Binding({"N": 3}), cpu(), 1, other=other)
+        assert cold.measure(HostTactic(task)).seconds is not None
+        first = cold._inputs[0]
+        for repeats, touched in seen:
+            assert touched == [(other.ctypes.data, other.nbytes), (first.address, 3 * 5 * 4)]
+            assert repeats <= FEW
+        seen.clear()
+        assert bench(task).measure(HostTactic(task)).seconds is not None
+        assert not any(touched for _, touched in seen)
 
     @pytest.mark.parametrize("kind", ["wrong", "idle"])
     def test_a_wrong_tactic_is_out(

@@ -59,6 +59,40 @@ def tactics(plan: Plan) -> list[Mapping[str, Any]]:
     return [c.tactic.parameters for s in plan.steps for c in s.choices]
 
 
+class TestNetworksLargerThanCaches:
+    @pytest.fixture
+    def given(self, monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+        """For each bench, the bytes of other memory that it was given."""
+        found: list[int | None] = []
+
+        class Watched(Bench):
+            def __init__(self, *arguments: Any) -> None:
+                other = arguments[5]
+                found.append(None if other is None else other.nbytes)
+                super().__init__(*arguments)
+
+        monkeypatch.setattr(tuner_module, "Bench", Watched)
+        return found
+
+    @pytest.mark.parametrize(("cached", "cold"), [(0, False), (79, True), (80, False)])
+    def test_are_measured_with_cold_caches(
+        self, given: list[int | None], cached: int, cold: bool
+    ) -> None:
+        target = HostTarget({"delay": 1.0})
+        target.cached_bytes = cached
+        graph = Net()
+        tune(graph.output(graph.relu(graph.input(2, 5))), target)  # two tensors of 40 bytes
+        assert given == [cached * 5 // 4 if cold else None]
+
+    def test_times_are_kept_apart(self) -> None:
+        cache = TimingCache(None)
+        target = HostTarget({"delay": 1.0})
+        assert tune(one_op(), target, cache)[1].cached == 0
+        target.cached_bytes = 1
+        assert tune(one_op(), target, cache)[1].cached == 0
+        assert tune(one_op(), target, cache)[1].cached > 0
+
+
 class TestTactics:
     def test_the_fastest_right_one_wins(self) -> None:
         target = HostTarget(

@@ -127,9 +127,19 @@ class Executable(ABC):
 
     @abstractmethod
     def measure(
-        self, arena: Any, inputs: Sequence[int], outputs: Sequence[int], threads: int, repeats: int
+        self,
+        arena: Any,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        threads: int,
+        repeats: int,
+        touched: Sequence[native.Memory] = (),
     ) -> np.ndarray:
-        """The seconds of each of `repeats` runs."""
+        """The seconds of each of `repeats` runs.
+
+        `touched` is memory that is read before each one, for targets that say so
+        (`planish.targets.target.Target.cached_bytes`).
+        """
 
 
 class Pool(Protocol):
@@ -143,6 +153,7 @@ class TensorMemory(ABC):
     """The memory of one tensor on a target; for tuning, which compares what kernels write."""
 
     address: int
+    nbytes: int
 
     @abstractmethod
     def write(self, array: np.ndarray) -> None:

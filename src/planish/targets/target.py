@@ -51,6 +51,10 @@ class Target(ABC):
     def families(self) -> Sequence[Family]:
         """The kernel families, in the order their tactics are offered."""
 
+    cached_bytes: int = 0
+    """How much its caches hold, all together, of a network that runs again and again. Where one is
+    larger, tactics are measured with their operands in memory; 0: always as they are.
+    """
     tactics_per_task: ClassVar[int] = 12
     """At most so many tactics of a task are measured."""
     ceiling_sizes: ClassVar[tuple[int, int]] = (1024, 1 << 26)

@@ -32,6 +32,8 @@ class Entry:
     precisions: frozenset[str]
     guess: float
     """Seconds it is taken to need where it was not measured."""
+    cold: bool = False
+    """Whether it is measured with its operands in memory, for a network larger than the caches."""
     times: dict[int, float] = field(default_factory=dict)
     rejected: set[int] = field(default_factory=set)
     expected: list[np.ndarray] | None = None

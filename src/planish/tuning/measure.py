@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from planish.fusion.task import PRECISIONS, Task
 from planish.graph.graph import Node, Value
 from planish.graph.interpret import bind
 from planish.graph.types import DType
+from planish.native import Memory
 from planish.ops.elementwise import Elementwise
 from planish.ops.indexing import Gather, GatherNd, ScatterNd
 from planish.ops.quantization import ConvInteger, Dequantize, MatMulInteger, Quantize
@@ -61,6 +63,10 @@ _EXACT = {
 SECONDS_EACH = 0.006
 """Time given to the repeats of one tactic."""
 
+FEW = 8
+"""Repeats, at most, where other memory is read before each, which takes longer than many tactics.
+"""
+
 KEPT = 1 << 21
 """Bytes of reference results at most that are kept for a task that is measured again later."""
 
@@ -83,7 +89,9 @@ class Measurement:
 class Bench:
     """Inputs, reference result and memory for the tactics of one task at one binding.
 
-    `expected` are the reference results, if an earlier bench has computed them.
+    `expected` are the reference results, if an earlier bench has computed them. `other` is memory
+    that is read before each run, as the rest of a network would be, so that operands come from
+    where they would come from there: all but the first input, which was just computed, from memory.
     """
 
     def __init__(
@@ -93,6 +101,7 @@ class Bench:
         target: Target,
         threads: int,
         expected: list[np.ndarray] | None = None,
+        other: np.ndarray | None = None,
     ) -> None:
         self._task, self._binding, self._target = task, binding, target
         self._threads = threads
@@ -112,6 +121,11 @@ class Bench:
                 self._arrays.append(sample)
             self._inputs.append(tensor)
         self._outputs = [self._tensor(v) for v in task.outputs]
+        self._touched: list[Memory] = []
+        if other is not None:
+            computed = (t for v, t in zip(task.inputs, self._inputs, strict=True) if v.data is None)
+            self._touched.append((other.ctypes.data, other.nbytes))
+            self._touched += [(tensor.address, tensor.nbytes) for tensor in islice(computed, 1)]
         self._rows = sampled_rows(task, binding)
         self._expected = expected
 
@@ -150,18 +164,21 @@ class Bench:
         with self._program(tactic) as (executable, arena):
             for tensor in self._outputs:
                 tensor.poison()
-            first = float(executable.measure(arena, (), (), self._threads, 1)[0])
+            first = float(self._run(executable, arena, 1)[0])
             wrong = self._difference(tactic)
             if wrong:
                 log.warning("tactic %s of %s is wrong: %s", tactic, self._task.name, wrong)
                 return Measurement(None, wrong)
-            once = min(first, float(executable.measure(arena, (), (), self._threads, 1)[0]))
+            once = min(first, float(self._run(executable, arena, 1)[0]))
             if once > HOPELESS * best and once > 1e-4:
                 return Measurement(once)
             repeats = int(min(max(SECONDS_EACH / max(once, 1e-7), 5), 2000))
-            times = executable.measure(arena, (), (), self._threads, repeats)
+            times = self._run(executable, arena, min(repeats, FEW) if self._touched else repeats)
             # the least: what disturbs a measurement only ever adds to it
             return Measurement(float(times.min()))
+
+    def _run(self, executable: Executable, arena: Any, repeats: int) -> np.ndarray:
+        return executable.measure(arena, (), (), self._threads, repeats, self._touched)
 
     def _difference(self, tactic: Tactic) -> str:
         """What is wrong with the outputs; empty if nothing is."""

@@ -10,15 +10,20 @@ chosen at the usual sizes; its tasks are then tuned at the other sizes too.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
 
 from planish.errors import TuningError
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Node, Value
+from planish.native import aligned_empty
 from planish.plan.plan import Choice, Plan, PlanStep, binding_of
 from planish.plan.views import Placements
 from planish.precision.permissions import Permissions
@@ -105,6 +110,7 @@ class Tuner:
         self._permissions = permissions or Permissions()
         self._report = report or (lambda what, done, total: None)
         self._entries: dict[tuple[str, frozenset[str]], Entry] = {}
+        self._cold: dict[tuple[tuple[str, int], ...], bool] = {}
         self.result = TuningReport()
 
     def run(self, tasks: Sequence[Task], points: Sequence[Mapping[str, int]]) -> Plan:
@@ -173,7 +179,9 @@ class Tuner:
         """The entry of a task; equal tasks share one, but tactics hold the task they are for."""
         binding = self._binding(task, symbols)
         layouts = [binding.layout(v) for v in (*task.inputs, *task.outputs)]
+        cold = self._is_cold(symbols)
         key = f"{self._target.timing_key} t{self._threads} {task.key} {layouts}"
+        key += " cold" if cold else ""
         precisions = self._permissions.of(task.nodes)
         shared = self._entries.get((key, precisions))
         if shared is None:
@@ -183,7 +191,7 @@ class Tuner:
                 if t.is_permitted(precisions) and t.accepts(binding) and self._fits(t, binding)
             ][: self._target.tactics_per_task]
             guess = estimate(task, binding, self._target.rates)
-            shared = Entry(task, binding, key, tactics, precisions, guess)
+            shared = Entry(task, binding, key, tactics, precisions, guess, cold=cold)
             self._entries[key, precisions] = shared
             for i, tactic in enumerate(tactics):
                 seconds = self._cache.get(f"{key} {tactic}")
@@ -212,6 +220,27 @@ class Tuner:
             if not self._binding(task, larger).has_empty(task):
                 return larger
         return symbols
+
+    def _is_cold(self, symbols: Mapping[str, int]) -> bool:
+        """Whether the caches hold less than the network's constants and its two largest tensors."""
+        if not self._target.cached_bytes:
+            return False
+        sizes = tuple(sorted(symbols.items()))
+        if sizes not in self._cold:
+            values = {v for node in self._graph.nodes for v in (*node.inputs, *node.outputs)}
+            binding = binding_of(self._placements, symbols, tuple(values))
+            bytes_of = {v: v.dtype.size * math.prod(binding.shape(v)) for v in values}
+            constants = sum(n for v, n in bytes_of.items() if v.is_constant)
+            largest = max((n for v, n in bytes_of.items() if not v.is_constant), default=0)
+            self._cold[sizes] = constants + 2 * largest > self._target.cached_bytes
+        return self._cold[sizes]
+
+    @cached_property
+    def _other(self) -> np.ndarray:
+        """As much memory as the caches hold, and some more."""
+        memory = aligned_empty(self._target.cached_bytes * 5 // 4)
+        memory[:] = 0
+        return memory
 
     def _does_nothing(self, task: Task, symbols: Mapping[str, int]) -> bool:
         """Whether no result of the task has an element, at these sizes or larger ones."""
@@ -266,7 +295,12 @@ class Tuner:
                 if bench is None or owner is not entry:
                     owner = entry
                     bench = Bench(
-                        entry.task, entry.binding, self._target, self._threads, entry.expected
+                        entry.task,
+                        entry.binding,
+                        self._target,
+                        self._threads,
+                        entry.expected,
+                        self._other if entry.cold else None,
                     )
                 fresh += self._measure_one(entry, i, bench)
                 self._report(what, done, len(wanted))

@@ -36,6 +36,8 @@ class Machine:
         Cores this process may use.
     l1, l2 : int
         Bytes of data cache per core.
+    l3 : int
+        Bytes of the cache that cores share; 0 where there is none.
     model : str
         The CPU's own name, for people and for the timing cache.
     """
@@ -47,6 +49,7 @@ class Machine:
     l1: int
     l2: int
     model: str
+    l3: int = 0
 
     @property
     def lanes(self) -> int:
@@ -163,6 +166,7 @@ def host() -> Machine:
         l1=_cache_bytes(1, 32 << 10),
         l2=_cache_bytes(2, 512 << 10),
         model=_model_name(),
+        l3=_cache_bytes(3, 0),
     )
     wanted = os.environ.get("PLANISH_CPU_ISA")
     return machine.restricted(wanted) if wanted else machine

@@ -68,7 +68,7 @@ class HostTensor(TensorMemory):
         steps = tuple(s * dtype.itemsize for s in layout.strides)
         self._view = np.ndarray(layout.shape, dtype, self._raw.data, shift, steps)
         self._all = self._raw[shift : shift + max(reach, 1) * dtype.itemsize].view(dtype)
-        self.address = self._raw.ctypes.data + shift
+        self.address, self.nbytes = self._raw.ctypes.data + shift, self._all.nbytes
 
     def write(self, array: np.ndarray) -> None:
         self._view[...] = array

@@ -40,6 +40,7 @@ class CpuTarget(Target):
         if self.machine.has_bf16 or os.environ.get(EMULATED_BF16):
             self.precisions |= {"bf16"}
         self.threads = self.machine.cores
+        self.cached_bytes = self.machine.l3 + self.machine.cores * self.machine.l2
         version = generator_version("cpu", _compiler_version())
         self.timing_key = f"{self.machine.timing_key} {version}"
         self._cache = KernelCache(f"{self.machine.code_key} {version}")
@@ -160,9 +161,15 @@ class CpuExecutable(Executable):
         self._program.execute(arena, inputs, outputs, threads, profile)
 
     def measure(
-        self, arena: Any, inputs: Sequence[int], outputs: Sequence[int], threads: int, repeats: int
+        self,
+        arena: Any,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        threads: int,
+        repeats: int,
+        touched: Sequence[native.Memory] = (),
     ) -> np.ndarray:
-        return self._program.measure(arena, inputs, outputs, threads, repeats)
+        return self._program.measure(arena, inputs, outputs, threads, repeats, touched)
 
 
 def _host_function(scheduled: ScheduledLaunch) -> Callable[[Any, Any, int, int], None]:

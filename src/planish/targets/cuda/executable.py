@@ -347,6 +347,7 @@ class CudaExecutable(Executable):
         outputs: Sequence[int],
         threads: int,
         repeats: int,
+        touched: Sequence[native.Memory] = (),
     ) -> np.ndarray:
         gpu = self._gpu
         gpu.enter()

@@ -116,7 +116,7 @@ class CudaTensor(TensorMemory):
         self._raw = np.zeros(max(reach, 1) * dtype.itemsize, np.uint8)
         shift = 0 if layout.alignment >= 64 else layout.alignment
         self._memory = gpu.allocate(self._raw.nbytes + shift, "a tensor of tuning")
-        self.address = self._memory.address + shift
+        self.address, self.nbytes = self._memory.address + shift, self._raw.nbytes
 
     def write(self, array: np.ndarray) -> None:
         self._view()[...] = array
