@@ -11,7 +11,7 @@ from planish.fusion.task import Task, make_task
 from planish.graph import DType, Graph, TensorType
 from planish.graph.graph import Value
 from planish.ops.conv import Conv
-from planish.ops.elementwise import Gelu, ew
+from planish.ops.elementwise import Clip, Elu, Gelu, HardSigmoid, LeakyRelu, ew
 from planish.ops.matmul import MatMul
 from planish.ops.quantization import Dequantize, MatMulInteger, Quantize
 from planish.targets.base import Binding, Constant
@@ -23,6 +23,24 @@ from planish.targets.cuda.machine import H200
 F32, I8 = DType.FLOAT32, DType.INT8
 FAMILY = CudnnFamily(H200)
 PLAN = {"version": 91900, "plan": "eng4_k24=25", "tf32": False, "residual_first": False}
+
+ACTIVATIONS = [
+    Clip(0.0, 6.0),
+    LeakyRelu(0.3),
+    Elu(),
+    Gelu(),
+    Gelu(approximate=True),
+    HardSigmoid(0.2, 0.4),
+    ew.HardSwish(),
+    ew.Mish(),
+    ew.Sigmoid(),
+    ew.Silu(),
+    ew.Tanh(),
+    ew.Softplus(),
+    ew.Square(),
+    ew.Exp(),
+    ew.Neg(),
+]
 
 
 class Builder:

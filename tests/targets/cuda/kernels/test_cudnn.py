@@ -9,7 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from helpers.cudnn_tasks import FAMILY, PLAN, conv_bias, product, product_with_scales, residual
+from helpers.cudnn_tasks import (
+    ACTIVATIONS,
+    FAMILY,
+    PLAN,
+    conv_bias,
+    product,
+    product_with_scales,
+    residual,
+)
 from helpers.levels import conv_of_levels
 from helpers.tactics import row_padded
 from planish.errors import PlanError, TuningError
@@ -18,7 +26,7 @@ from planish.graph import DType, Graph, TensorType
 from planish.graph.dims import symbol
 from planish.graph.graph import DimRange
 from planish.ops.conv import Conv
-from planish.ops.elementwise import Clip, Elu, Gelu, HardSigmoid, LeakyRelu, ew
+from planish.ops.elementwise import Clip, Gelu, ew
 from planish.targets.base import Binding
 from planish.targets.cuda.kernels.cudnn import CudnnFamily, CudnnTactic
 
@@ -158,23 +166,7 @@ def test_plans_are_right(target, rng, dtype, more) -> None:
 @pytest.mark.cuda
 @pytest.mark.parametrize(
     "op",
-    [
-        Clip(0.0, 6.0),
-        LeakyRelu(0.3),
-        Elu(),
-        Gelu(),
-        Gelu(approximate=True),
-        HardSigmoid(0.2, 0.4),
-        ew.HardSwish(),
-        ew.Mish(),
-        ew.Sigmoid(),
-        ew.Silu(),
-        ew.Tanh(),
-        ew.Softplus(),
-        ew.Square(),
-        ew.Exp(),
-        ew.Neg(),
-    ],
+    ACTIVATIONS,
     ids=str,
 )
 def test_fused_work_is_right(target, rng, op) -> None:
