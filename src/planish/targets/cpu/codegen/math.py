@@ -146,7 +146,7 @@ _EXP2 = (
     0.0013398875016719103,
     0.00015353361959569156,
 )
-"""``2 ** r`` for ``|r| <= 1 / 2``, to 2e-9: see `coefficients`."""
+"""``2 ** r`` for ``|r| <= 1 / 2``, to 2e-8: see `coefficients`."""
 
 _NORMAL_END = 8.0
 _NORMAL = (
@@ -162,8 +162,8 @@ _NORMAL = (
     1.8974844806507463e-07,
 )
 """``log2(q)`` as a polynomial of x, where q is the share of a normal distribution above x, from 0
-to `_NORMAL_END`: to 1e-7, and where there is little of it to 5e-9 / q. A fit by least squares,
-weighted until errors were even."""
+to `_NORMAL_END`: within ``1e-7 * (1 + (x / 1.2)**2 + 0.005 / q)``. A fit by least squares, weighted
+until errors were even."""
 
 
 def gelu(f: Floats, x: ir.Value) -> ir.Value:
