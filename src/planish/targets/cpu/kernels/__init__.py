@@ -24,6 +24,7 @@ from planish.targets.cpu.kernels import (
     rows,
     sampling,
     selection,
+    strassen,
     strips,
     unique,
     winograd,
@@ -32,6 +33,7 @@ from planish.targets.cpu.kernels import (
 FAMILIES: tuple[Family, ...] = (
     *winograd.FAMILIES,
     *matrix.FAMILIES,
+    *strassen.FAMILIES,
     *attention.FAMILIES,
     *integer_matrix.FAMILIES,
     *bfloat_matrix.FAMILIES,

@@ -28,7 +28,7 @@ from planish.targets.cpu.codegen.types import I16, I32, register_type
 from planish.targets.cpu.kernels.epilogue import Arguments
 from planish.targets.cpu.kernels.gemm import GemmKernel, GemmWriter
 from planish.targets.cpu.kernels.pack_rows import PACK_PARAMS, Pack, Region, RowPacker
-from planish.targets.cpu.kernels.register_tile import RegisterTile
+from planish.targets.cpu.kernels.register_tile import Later, RegisterTile
 
 WIDEST = 16
 """Elements that are packed at a time."""
@@ -116,19 +116,26 @@ class DotTile(RegisterTile):
         return groups_of(self.run, self.dot) * self._step(k)
 
     def add(
-        self, k: KernelBuilder, source: ir.Value, weights: ir.Value, sums: list[ir.Value]
+        self,
+        k: KernelBuilder,
+        source: ir.Value,
+        weights: ir.Value,
+        sums: list[ir.Value],
+        later: Later | None = None,
     ) -> list[ir.Value]:
         groups = groups_of(self.run, self.dot)
         # what lies behind a run may be infinite: there, weights of zero are no protection
         cut = self.dot == HALVES and self.run % 2 == 1
         whole = (groups - cut) // self.unroll * self.unroll
         if whole == self.unroll:
-            sums = self._groups(k, source, weights, 0, whole, sums)
+            sums = self._groups(k, source, weights, 0, whole, sums, later)
         elif whole:
             with k.loop(0, whole, self.unroll, carried=sums) as loop:
-                loop.next = self._groups(k, source, weights, loop.index, self.unroll, loop.carried)
+                loop.next = self._groups(
+                    k, source, weights, loop.index, self.unroll, loop.carried, later
+                )
             sums = loop.carried
-        return self._groups(k, source, weights, whole, groups - whole, sums, cut)
+        return self._groups(k, source, weights, whole, groups - whole, sums, later, cut)
 
     def _step(self, k: KernelBuilder) -> int:
         """Weights of a group."""
@@ -142,6 +149,7 @@ class DotTile(RegisterTile):
         first: Any,
         count: int,
         sums: list[ir.Value],
+        later: Later | None,
         cut: bool = False,
     ) -> list[ir.Value]:
         """Adds so many groups; if `cut`, the last one is a single element."""
@@ -157,6 +165,8 @@ class DotTile(RegisterTile):
                 if self.prefetch:
                     ahead = (depth + self.prefetch) * self._step(k) + v * k.lanes * group
                     k.prefetch(k.offset(w, ahead, weight))
+            if later:
+                later.ask(k, k.add(first, depth))
             updated = []
             for i in range(self.pixels):
                 place = k.offset(s, i * self.pixel_step + depth * group, element)

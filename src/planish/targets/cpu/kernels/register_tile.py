@@ -40,6 +40,20 @@ def step_cycles(pixels: int, vectors: int, chain: float = 4.0) -> float:
 
 
 @dataclass(frozen=True)
+class Later:
+    """What is asked for into the second-level cache while a tile is summed: so many floats of it
+    with each step of depth.
+    """
+
+    pointer: ir.Value
+    floats: int
+
+    def ask(self, k: KernelBuilder, step: Any) -> None:
+        """Asks for the share of a step."""
+        k.prefetch(k.offset(self.pointer, k.mul(step, self.floats), F32), locality=2)
+
+
+@dataclass(frozen=True)
 class RegisterTile:
     """Broadcast elements of the source against vectors of weights, summed in registers.
 
@@ -73,17 +87,24 @@ class RegisterTile:
         return self.run * self.vectors * k.lanes
 
     def add(
-        self, k: KernelBuilder, source: ir.Value, weights: ir.Value, sums: list[ir.Value]
+        self,
+        k: KernelBuilder,
+        source: ir.Value,
+        weights: ir.Value,
+        sums: list[ir.Value],
+        later: Later | None = None,
     ) -> list[ir.Value]:
-        """Adds the run of depth to the sums."""
+        """Adds the run of depth to the sums, and asks for what is wanted later."""
         whole = self.run // self.unroll * self.unroll
         if whole == self.unroll:
-            sums = self._steps(k, source, weights, 0, whole, sums)
+            sums = self._steps(k, source, weights, 0, whole, sums, later)
         elif whole:
             with k.loop(0, whole, self.unroll, carried=sums) as loop:
-                loop.next = self._steps(k, source, weights, loop.index, self.unroll, loop.carried)
+                loop.next = self._steps(
+                    k, source, weights, loop.index, self.unroll, loop.carried, later
+                )
             sums = loop.carried
-        return self._steps(k, source, weights, whole, self.run - whole, sums)
+        return self._steps(k, source, weights, whole, self.run - whole, sums, later)
 
     def _steps(
         self,
@@ -93,6 +114,7 @@ class RegisterTile:
         first: Any,
         count: int,
         sums: list[ir.Value],
+        later: Later | None,
     ) -> list[ir.Value]:
         s = k.offset(source, first, F32)
         w = k.offset(weights, k.mul(first, self.vectors * k.lanes), F32)
@@ -109,6 +131,8 @@ class RegisterTile:
             for v in range(self.vectors if self.prefetch else 0):
                 ahead = (depth + self.prefetch) * self.vectors + v
                 k.prefetch(k.offset(w, ahead * k.lanes, F32))
+            if later:
+                later.ask(k, k.add(first, depth))
             updated = []
             for i in range(self.pixels):
                 element = k.load(k.offset(s, i * self.pixel_step + depth, F32), F32)
