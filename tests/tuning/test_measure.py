@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import logging
 
 import ml_dtypes
@@ -14,6 +15,7 @@ from planish.fusion.task import Task, make_task
 from planish.graph.dims import symbol
 from planish.graph.graph import Graph
 from planish.graph.types import DType, TensorType
+from planish.native import Memory
 from planish.ops import (
     Cast,
     Gather,
@@ -29,8 +31,9 @@ from planish.ops import (
 )
 from planish.targets.base import Binding, Kernel, Layout
 from planish.targets.cpu.target import CpuExecutable, cpu
+from planish.tuning import measure
 from planish.tuning.estimate import estimate, operations
-from planish.tuning.measure import FEW, HALF_WAY, RARE, Bench, _difference, kernels_of, slack
+from planish.tuning.measure import HALF_WAY, PATIENCE, RARE, Bench, _difference, kernels_of, slack
 
 
 @pytest.fixture
@@ -46,6 +49,19 @@ def bench(task: Task, **layouts: Layout) -> Bench:
     return Bench(task, binding, cpu(), 1)
 
 
+def seen_by_measure(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[Memory]]]:
+    """Repeats, and memory touched before each, of what is measured from now on."""
+    seen: list[tuple[int, list[Memory]]] = []
+    program = CpuExecutable.measure
+
+    def spy(self, arena, inputs, outputs, threads, repeats, touched=()):
+        seen.append((repeats, list(touched)))
+        return program(self, arena, inputs, outputs, threads, repeats, touched)
+
+    monkeypatch.setattr(CpuExecutable, "measure", spy)
+    return seen
+
+
 class TestBench:
     def test_a_right_tactic_is_timed(self, task: Task) -> None:
         measured = bench(task).measure(HostTactic(task, delay=1.0))
@@ -53,26 +69,45 @@ class TestBench:
         assert 1e-3 <= measured.seconds < 0.1
         assert not measured.wrong
 
-    def test_operands_come_from_memory_but_for_the_first(
-        self, task: Task, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(("size", "near"), [(600, (1, 0)), (599, (0,))])
+    def test_operands_come_from_memory_but_for_those_just_computed(
+        self, task: Task, size: int, near: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        other, seen = np.zeros(1 << 20, np.uint8), []
-        program = CpuExecutable.measure
-
-        def measure(self, arena, inputs, outputs, threads, repeats, touched=()):
-            seen.append((repeats, list(touched)))
-            return program(self, arena, inputs, outputs, threads, repeats, touched)
-
-        monkeypatch.setattr(CpuExecutable, "measure", measure)
+        other = np.zeros(size, np.uint8)
+        seen = seen_by_measure(monkeypatch)
         cold = Bench(task, Binding({"N": 3}), cpu(), 1, other=other)
         assert cold.measure(HostTactic(task)).seconds is not None
-        first = cold._inputs[0]
+        inputs = [(cold._inputs[i].address, 3 * 5 * 4) for i in near]
+        assert seen
         for repeats, touched in seen:
-            assert touched == [(other.ctypes.data, other.nbytes), (first.address, 3 * 5 * 4)]
-            assert repeats <= FEW
+            assert touched == [(other.ctypes.data, other.nbytes), *inputs]
+            assert repeats == 1
         seen.clear()
         assert bench(task).measure(HostTactic(task)).seconds is not None
         assert not any(touched for _, touched in seen)
+
+    def test_runs_that_others_took_a_cpu_from_do_not_count(
+        self, task: Task, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seconds, taken = iter([3.0, 1.0, 5.0, 2.0, 9.0]), iter([0, 1, 1, 2, 2, 2, 2, 2])
+        monkeypatch.setattr(measure, "_interruptions", lambda: next(taken))
+        monkeypatch.setattr(
+            CpuExecutable, "measure", lambda self, *a, **k: np.array([next(seconds)])
+        )
+        cold = Bench(task, Binding({"N": 3}), cpu(), 1, other=np.zeros(99, np.uint8))
+        with cold._program(HostTactic(task)) as (executable, arena):
+            assert list(cold._run(executable, arena, 2)) == [5.0, 2.0]
+
+    def test_all_runs_count_where_there_is_no_calm(
+        self, task: Task, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken = itertools.count()
+        monkeypatch.setattr(measure, "_interruptions", lambda: next(taken))
+        seen = seen_by_measure(monkeypatch)
+        warm = bench(task)
+        with warm._program(HostTactic(task)) as (executable, arena):
+            assert len(warm._run(executable, arena, 7)) == 7 * PATIENCE
+        assert [repeats for repeats, _ in seen] == [7] * PATIENCE
 
     @pytest.mark.parametrize("kind", ["wrong", "idle"])
     def test_a_wrong_tactic_is_out(

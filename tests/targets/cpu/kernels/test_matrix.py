@@ -138,6 +138,7 @@ def test_conv_avx2(case) -> None:
     ("a", "b", "transpose_b", "constant_b"),
     [
         ((1, 64), (64, 100), False, True),
+        ((40, 1024), (1024, 600), False, True),
         ((3, 7, 40), (33, 40), True, True),
         ((2, 3, 7, 40), (2, 3, 40, 50), False, False),
         ((2, 3, 7, 40), (2, 3, 50, 40), True, False),

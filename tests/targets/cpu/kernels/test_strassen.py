@@ -123,9 +123,14 @@ def test_the_first_share_of_a_quadrant_is_positive() -> None:
         dict(shape=(2, 3, 7, 64), channels=128, residual=True),
         dict(shape=(6, 32), channels=192),
         dict(shape=(2, 5, 7, 64), channels=64, conv=True, residual=True),
+        dict(shape=(2, 9, 7, 64), channels=64, conv=True, residual=True, strides=(2, 1)),
+        dict(shape=(1, 10, 14, 32), channels=96, conv=True, strides=(2, 3)),
         dict(shape=(9, 2048), channels=64),
     ],
-    ids=["even", "transposed", "stack", "few pixels", "conv", "pixels that alias"],
+    ids=[
+        *("even", "transposed", "stack", "few pixels", "conv", "strides", "one image"),
+        "pixels that alias",
+    ],
 )
 def test_against_the_references(case, isa) -> None:
     if isa == "avx2" and host().isa == "neon":
@@ -147,10 +152,9 @@ ONE = {"pixels": 2, "vectors": 1, "tiles": 1}
     "case",
     [
         dict(shape=(2, 8, 8, 64), channels=64, conv=True, window=(3, 3)),
-        dict(shape=(2, 8, 8, 64), channels=64, conv=True, strides=(2, 2)),
         dict(shape=(2, 8, 8, 128), channels=128, conv=True, groups=2),
     ],
-    ids=["window", "stride", "groups"],
+    ids=["window", "groups"],
 )
 def test_what_is_no_plain_product_is_refused(case) -> None:
     task, family = product(**case), StrassenFamily(host())

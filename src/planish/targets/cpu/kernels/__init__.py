@@ -32,8 +32,8 @@ from planish.targets.cpu.kernels import (
 
 FAMILIES: tuple[Family, ...] = (
     *winograd.FAMILIES,
-    *matrix.FAMILIES,
     *strassen.FAMILIES,
+    *matrix.FAMILIES,
     *attention.FAMILIES,
     *integer_matrix.FAMILIES,
     *bfloat_matrix.FAMILIES,

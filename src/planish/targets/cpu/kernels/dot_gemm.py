@@ -109,11 +109,15 @@ class DotTile(RegisterTile):
 
     dot: Dot
 
+    @property
+    def steps(self) -> int:
+        return groups_of(self.run, self.dot)
+
     def zeros(self, k: KernelBuilder) -> list[ir.Value]:
         return [k.zero(self.dot.sums, k.lanes)] * (self.pixels * self.vectors)
 
     def weights_of_run(self, k: KernelBuilder) -> int:
-        return groups_of(self.run, self.dot) * self._step(k)
+        return self.steps * self._step(k)
 
     def add(
         self,
@@ -123,7 +127,7 @@ class DotTile(RegisterTile):
         sums: list[ir.Value],
         later: Later | None = None,
     ) -> list[ir.Value]:
-        groups = groups_of(self.run, self.dot)
+        groups = self.steps
         # what lies behind a run may be infinite: there, weights of zero are no protection
         cut = self.dot == HALVES and self.run % 2 == 1
         whole = (groups - cut) // self.unroll * self.unroll

@@ -28,7 +28,7 @@ from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.epilogue import Arguments, Epilogue, Lie, Operand
 from planish.targets.cpu.kernels.pack_rows import PACK_PARAMS, Pack, Region, RowPacker
-from planish.targets.cpu.kernels.register_tile import RegisterTile
+from planish.targets.cpu.kernels.register_tile import Later, RegisterTile
 
 F32 = DType.FLOAT32
 
@@ -84,6 +84,8 @@ class GemmKernel(CpuKernel):
         None: the activations are read in place.
     prefetch : int
         How many steps of depth ahead weights are asked for; 0: not at all.
+    tiles : int
+        Over so many tiles the weights of the next block are asked for; 0: not at all.
     """
 
     family: ClassVar[str] = "gemm"
@@ -102,6 +104,7 @@ class GemmKernel(CpuKernel):
     operands: tuple[Operand | None, ...]
     pack: Pack | None = None
     prefetch: int = 0
+    tiles: int = 0
 
     def write(self, k: KernelBuilder) -> None:
         """Pointers: source, weights, outputs, epilogue operands, prologue operands."""
@@ -217,12 +220,22 @@ class GemmWriter:
         for pixel in range(pixels):
             for vector in range(kernel.vectors):
                 self.epilogue.ask(starts, partial(_along, k, pixel), k.add(channel, vector * lanes))
-        sums = self._accumulate(pixels, source, weights)
+        sums = self._accumulate(pixels, source, weights, self._later(column, weights))
         masks: list[ir.Value | None] = [None] * kernel.vectors
         if kernel.masked:
             left = k.sub(p["channels"], channel)
             masks = [k.tail_mask(k.sub(left, v * lanes), lanes) for v in range(kernel.vectors)]
         self._finish(pixels, row, column, channel, sums, masks)
+
+    def _later(self, column: ir.Value, weights: ir.Value) -> Later | None:
+        """The share of the next block's weights that a tile of this one asks for."""
+        k, kernel = self.k, self.kernel
+        if not kernel.tiles:
+            return None
+        number, _ = k.divmod(k.sub(column, self.column0), kernel.pixels)
+        following = k.offset(weights, self.p["weight_block"], self.weight)
+        tile = self._register_tile(kernel.pixels)
+        return Later.share(k, tile, following, number, kernel.tiles)
 
     def _register_tile(self, pixels: int) -> RegisterTile:
         kernel = self.kernel
@@ -234,7 +247,9 @@ class GemmWriter:
         """What sums begin with, ``[pixel x vectors]``, and where a block's weights begin."""
         return tile.zeros(self.k), weights
 
-    def _accumulate(self, pixels: int, source: ir.Value, weights: ir.Value) -> list[list[ir.Value]]:
+    def _accumulate(
+        self, pixels: int, source: ir.Value, weights: ir.Value, later: Later | None
+    ) -> list[list[ir.Value]]:
         """The tile's sums over all taps and depth, ``[pixel][vector]``."""
         k, kernel, p = self.k, self.kernel, self.p
         tile = self._register_tile(pixels)
@@ -259,6 +274,7 @@ class GemmWriter:
                     k.offset(s, k.mul(column, kernel.tap_column_step), self.element),
                     k.offset(w, k.mul(column, run), self.weight),
                     sums,
+                    later,
                 )
 
             return rounds(kernel.tap_columns, sums, tap_column)

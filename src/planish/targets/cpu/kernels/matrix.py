@@ -22,7 +22,7 @@ from planish.targets.base import (
     Tactic,
     Workspace,
 )
-from planish.targets.cpu.kernels.blocking import ceil, choose_blocking
+from planish.targets.cpu.kernels.blocking import Blocking, ceil, choose_blocking
 from planish.targets.cpu.kernels.epilogue import Operand
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.gemm import GemmKernel
@@ -37,7 +37,13 @@ from planish.targets.cpu.kernels.geometry import (
 )
 from planish.targets.cpu.kernels.pack_matrix import PackMatrixKernel
 from planish.targets.cpu.kernels.pack_rows import Pack
-from planish.targets.cpu.kernels.register_tile import PREFETCH, most_pixels, step_cycles, unrolled
+from planish.targets.cpu.kernels.register_tile import (
+    PREFETCH,
+    asking_tiles,
+    most_pixels,
+    step_cycles,
+    unrolled,
+)
 from planish.targets.cpu.machine import Machine
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
@@ -170,6 +176,7 @@ class MatrixTactic(Tactic):
             operands=operand_kinds(task.epilogue, task, last_axis, binding),
             pack=pack,
             prefetch=PREFETCH if 8 * block > self.machine.l1 else 0,
+            tiles=self._tiles(g, cut),
         )
         params = (
             g.channels,
@@ -202,6 +209,12 @@ class MatrixTactic(Tactic):
             tasks = 0
         pointers = (task.inputs[0], weights, *values)
         return Launch(kernel, pointers, (*params, *places), tasks, scratch=scratch)
+
+    def _tiles(self, g: Geometry, cut: Blocking) -> int:
+        """Over how many tiles the weights of the next block are asked for."""
+        weights = 4 * g.depth * g.channels
+        near = g.window != (1, 1) or g.rows > 1 or self.pixels_outer or weights < self.machine.l2
+        return 0 if near else asking_tiles(cut.columns // self.pixels)
 
     def _merges_taps(self, g: Geometry, pitch: int) -> bool:
         """Whether a row of taps is read as one run of depth."""

@@ -18,6 +18,9 @@ PREFETCH = 16
 first-level cache: inside a network they come from far away, once per inference.
 """
 
+MOST_TILES = 16
+"""Of more register tiles than that, weights of the next block come in time anyway."""
+
 FULL_UNROLL = 400
 """Inner steps (depth x tile) up to which a run of depth is unrolled completely."""
 
@@ -29,6 +32,13 @@ def unrolled(run: int, tile: int) -> int:
     return 4 if tile > 8 else 8
 
 
+def asking_tiles(tiles: int) -> int:
+    """Over how many of a block's register tiles the weights of the next block are asked for: a
+    power of two, so that problems share kernels; 0 where they come in time anyway.
+    """
+    return 1 << tiles.bit_length() - 1 if 1 <= tiles <= MOST_TILES else 0
+
+
 def most_pixels(vectors: int, machine: Machine) -> int:
     """The tallest tile that stays in registers beside a row of weights and one broadcast."""
     return max((machine.registers - vectors - 1) // vectors, 1)
@@ -37,20 +47,6 @@ def most_pixels(vectors: int, machine: Machine) -> int:
 def step_cycles(pixels: int, vectors: int, chain: float = 4.0) -> float:
     """Cycles of a step of depth, roughly: arithmetic, loads, or the latency of the sums' chain."""
     return max(pixels * vectors / 2, (pixels + vectors) / 1.7, chain)
-
-
-@dataclass(frozen=True)
-class Later:
-    """What is asked for into the second-level cache while a tile is summed: so many floats of it
-    with each step of depth.
-    """
-
-    pointer: ir.Value
-    floats: int
-
-    def ask(self, k: KernelBuilder, step: Any) -> None:
-        """Asks for the share of a step."""
-        k.prefetch(k.offset(self.pointer, k.mul(step, self.floats), F32), locality=2)
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,11 @@ class RegisterTile:
     pixel_step: int
     unroll: int
     prefetch: int
+
+    @property
+    def steps(self) -> int:
+        """Of depth; each takes ``vectors x lanes`` weights of four bytes."""
+        return self.run
 
     def zeros(self, k: KernelBuilder) -> list[ir.Value]:
         """Empty sums, as `add` takes and gives them: ``[pixel x vectors]``."""
@@ -141,3 +142,25 @@ class RegisterTile:
                     updated.append(k.fma(spread, vector, sums[i * self.vectors + v]))
             sums = updated
         return sums
+
+
+@dataclass(frozen=True)
+class Later:
+    """What is asked for into the second-level cache while a tile is summed: so many floats of it
+    with each step of depth.
+    """
+
+    pointer: ir.Value
+    floats: int
+
+    @staticmethod
+    def share(
+        k: KernelBuilder, tile: RegisterTile, weights: ir.Value, number: ir.Value, tiles: int
+    ) -> Later:
+        """The share of a tile in a block of weights that so many tiles ask for together."""
+        floats = -(-tile.vectors * k.lanes // tiles)
+        return Later(k.offset(weights, k.mul(number, tile.steps * floats), F32), floats)
+
+    def ask(self, k: KernelBuilder, step: Any) -> None:
+        """Asks for what belongs to a step."""
+        k.prefetch(k.offset(self.pointer, k.mul(step, self.floats), F32), locality=2)

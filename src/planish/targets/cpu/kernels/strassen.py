@@ -23,6 +23,7 @@ from planish.targets.cpu.kernels.blocking import ceil
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.geometry import (
     Geometry,
+    Place,
     conv_geometry,
     matmul_geometry,
     operand_kinds,
@@ -77,7 +78,7 @@ class StrassenTactic(Tactic):
         g = _geometry(self.task, binding)
         if g is None or g.channels % (2 * self._width) or g.depth % (2 * self.machine.lanes):
             return False
-        return g.columns >= self.pixels * self.tiles
+        return g.pixels >= self.pixels * self.tiles
 
     def launches(self, binding: Binding) -> list[Launch]:
         g, task, lanes = _geometry(self.task, binding), self.task, self.machine.lanes
@@ -99,7 +100,17 @@ class StrassenTactic(Tactic):
         pixel_tasks, channel_tasks = _tasks(g, self)
         pairs_per_task = ceil(pairs, channel_tasks)
         channel_tasks = ceil(pairs, pairs_per_task)
-        params = (g.columns, g.source.column, pairs, pairs_per_task, channel_tasks)
+        params = (
+            g.pixels,
+            g.rows,
+            g.columns,
+            g.source.batch,
+            g.source.row * g.strides[0],
+            g.source.column * g.strides[1],
+            pairs,
+            pairs_per_task,
+            channel_tasks,
+        )
         values, places = g.epilogue_arguments(task)
         return [
             Launch(
@@ -153,18 +164,25 @@ def _weights(task: Task) -> np.ndarray | None:
         plain = weights.data.ndim == 2 and not op.transpose_a
         return (weights.data.T if op.transpose_b else weights.data) if plain else None
     window = weights.data.shape[:-2]
-    one = op.groups == 1 and all(n == 1 for n in (*window, *op.strides))
+    one = op.groups == 1 and all(n == 1 for n in window)
     return weights.data.reshape(weights.data.shape[-2:]) if one and len(window) in (1, 2) else None
 
 
 def _geometry(task: Task, binding: Binding) -> Geometry | None:
-    """The problem as one row of pixels; None if it is none of the kernel's."""
+    """The problem with its results as one row of pixels; None if it is none of the kernel's."""
     if _weights(task) is None:
         return None
     g = conv_geometry(task, binding) or matmul_geometry(task, binding)
-    if g is None or not g.is_matrix or g.batch * g.rows * g.groups != 1:
+    if g is None or not g.is_matrix or g.groups != 1:
         return None
-    return g
+    followed = all(place is None or _is_a_row(place, g) for place in (*g.outputs, *g.operands))
+    return g if followed else None
+
+
+def _is_a_row(place: Place, g: Geometry) -> bool:
+    """Whether all pixels of all images are the same step apart."""
+    row = g.columns * place.column
+    return (g.rows == 1 or place.row == row) and (g.batch == 1 or place.batch == g.rows * row)
 
 
 def _candidates(g: Geometry, machine: Machine) -> Iterator[tuple[int, int, int]]:
@@ -179,7 +197,7 @@ def _candidates(g: Geometry, machine: Machine) -> Iterator[tuple[int, int, int]]
 def _tasks(g: Geometry, tactic: StrassenTactic) -> tuple[int, int]:
     """How many tasks there are along pixels and along channels."""
     cores = tactic.machine.cores
-    pixel_tasks = ceil(g.columns, 2 * tactic.pixels * tactic.tiles)
+    pixel_tasks = ceil(g.pixels, 2 * tactic.pixels * tactic.tiles)
     channel_tasks = 1
     while pixel_tasks * channel_tasks % cores and channel_tasks < cores:
         channel_tasks += 1

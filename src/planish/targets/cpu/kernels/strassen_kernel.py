@@ -55,8 +55,12 @@ SHARES: tuple[Terms, ...] = (
 """Of each product, the quadrants of the result (rows x channels) that it is added to."""
 
 PARAMS = (
-    "pixels",
-    "pixel_step",  # in the source, in elements
+    "pixels",  # of all images
+    "rows",  # of an image of results
+    "columns",
+    "source_batch",  # strides in elements, from a pixel of the results to the next
+    "source_row",
+    "source_column",
     "pairs",  # of channel blocks
     "pairs_per_task",
     "channel_tasks",  # tasks that the pairs are split into: the fastest part of the task index
@@ -142,12 +146,8 @@ class StrassenWriter:
 
     def _sum_activations(self, starts: tuple[ir.Value, ir.Value]) -> None:
         k, kernel = self.k, self.kernel
-        step = self.p["pixel_step"]
         with k.loop(0, kernel.half) as rows:
-            upper, lower = (
-                k.offset(self.source, k.mul(k.add(start, rows.index), step), F32)
-                for start in starts
-            )
+            upper, lower = (self._pixel(k.add(start, rows.index)) for start in starts)
             to = k.offset(k.scratch, k.mul(rows.index, kernel.pitch), F32)
             with k.loop(0, kernel.depth, k.lanes) as along:
                 quadrants = [
@@ -158,6 +158,14 @@ class StrassenWriter:
                 for index, (terms, _) in enumerate(FACTORS):
                     at = k.add(along.index, index * kernel.half * kernel.pitch)
                     k.store(self._sum(terms, quadrants), k.offset(to, at, F32), F32, k.lanes)
+
+    def _pixel(self, index: ir.Value) -> ir.Value:
+        """Where a pixel lies in the source."""
+        k, p = self.k, self.p
+        image, row, column = k.unravel(index, (p["rows"], p["columns"]))
+        steps = (image, "batch"), (row, "row"), (column, "column")
+        offsets = [k.mul(place, p[f"source_{axis}"]) for place, axis in steps]
+        return k.offset(self.source, k.add(k.add(*offsets[:2]), offsets[2]), F32)
 
     def _sum(self, terms: Terms, quadrants: list[ir.Value]) -> ir.Value:
         first, *others = terms.items()
@@ -186,9 +194,7 @@ class StrassenWriter:
             sums_of = k.mul(products.index, kernel.half * kernel.pitch)
             with k.loop(0, kernel.tiles) as tiles:
                 at = k.add(sums_of, k.mul(tiles.index, kernel.pixels * kernel.pitch))
-                share = -(-self.width // kernel.tiles)
-                begin = k.mul(tiles.index, kernel.depth * share)
-                later = Later(k.offset(following, begin, F32), share)
+                later = Later.share(k, tile, following, tiles.index, kernel.tiles)
                 sums = tile.add(k, k.offset(k.scratch, at, F32), weights, tile.zeros(k), later)
                 to = k.mul(tiles.index, kernel.pixels * self.width)
                 self._share(products.index, sums, k.offset(self.result, to, F32))

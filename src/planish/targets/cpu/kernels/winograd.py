@@ -22,7 +22,13 @@ from planish.targets.base import Binding, Constant, Launch, Tactic
 from planish.targets.cpu.kernels.blocking import ceil
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.geometry import Geometry, conv_geometry, operand_kinds
-from planish.targets.cpu.kernels.register_tile import PREFETCH, most_pixels, step_cycles, unrolled
+from planish.targets.cpu.kernels.register_tile import (
+    PREFETCH,
+    asking_tiles,
+    most_pixels,
+    step_cycles,
+    unrolled,
+)
 from planish.targets.cpu.kernels.winograd_kernel import WinogradKernel
 from planish.targets.cpu.kernels.winograd_transform import Transform, transform_filters
 from planish.targets.cpu.machine import Machine
@@ -122,6 +128,7 @@ class WinogradTactic(Tactic):
             masked=g.channels % lanes != 0,
             unroll=unrolled(ceil(g.depth, 2 if self.narrow else 1), self.pixels * self.vectors),
             prefetch=PREFETCH if 8 * weight_bytes > self.machine.l1 else 0,
+            tiles=asking_tiles(ceil(cut.tiles, self.pixels)),
             epilogue=task.epilogue.expression,
             operands=operand_kinds(
                 task.epilogue, task, binding.shape(task.outputs[0])[-1], binding

@@ -26,7 +26,7 @@ from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.dot_gemm import DotTile
 from planish.targets.cpu.kernels.epilogue import Arguments, Epilogue, Lie, Operand
 from planish.targets.cpu.kernels.pack_rows import over_vectors
-from planish.targets.cpu.kernels.register_tile import RegisterTile
+from planish.targets.cpu.kernels.register_tile import Later, RegisterTile
 from planish.targets.cpu.kernels.winograd_transform import Matrix, Transform, apply
 
 F32 = DType.FLOAT32
@@ -76,6 +76,8 @@ class WinogradKernel(CpuKernel):
         Whether the last vector of channels may be partial.
     unroll, prefetch : int
         See `RegisterTile`.
+    tiles : int
+        Over so many register tiles the weights of the next block are asked for; 0: not at all.
     epilogue : Expression
     operands : tuple
         For each leaf of the epilogue an `Operand`, or None for the accumulator and constants.
@@ -95,6 +97,7 @@ class WinogradKernel(CpuKernel):
     masked: bool
     unroll: int
     prefetch: int
+    tiles: int
     epilogue: Expression
     operands: tuple[Operand | None, ...]
     source: DType = F32
@@ -240,8 +243,14 @@ class _Writer:
         # none before
         last = k.max(k.sub(tiles, kernel.pixels), 0)
         with k.loop(0, self.positions) as position, k.loop(block0, block1) as block:
-            number = k.add(k.mul(position.index, p["blocks"]), block.index)
-            weights = k.offset(self.weights, k.mul(number, tile.weights_of_run(k)), factor)
+            weights = self._weights(tile, position.index, block.index)
+            following = k.add(block.index, 1)
+            ends = k.b.icmp_signed("==", following, block1)
+            following = self._weights(
+                tile,
+                k.b.select(ends, k.add(position.index, 1), position.index),
+                k.b.select(ends, block0, following),
+            )
             column = k.mul(k.sub(block.index, block0), width)
             source = k.offset(k.scratch, k.mul(position.index, p["source_position"]), factor)
             to = k.add(k.mul(position.index, p["product_position"]), column)
@@ -249,12 +258,21 @@ class _Writer:
             with k.loop(0, tiles, kernel.pixels) as loop:
                 first = k.min(loop.index, last)
                 here = k.offset(source, k.mul(first, kernel.pitch), factor)
-                sums = tile.add(k, here, weights, tile.zeros(k))
+                later = None
+                if kernel.tiles:
+                    begin = k.divmod(loop.index, kernel.pixels)[0]
+                    later = Later.share(k, tile, following, begin, kernel.tiles)
+                sums = tile.add(k, here, weights, tile.zeros(k), later)
                 for i in range(kernel.pixels):
                     row = k.mul(k.add(first, i), p["product_tile"])
                     for v in range(kernel.vectors):
                         out = k.offset(target, k.add(row, v * k.lanes), F32)
                         k.store(sums[i * kernel.vectors + v], out, F32, k.lanes)
+
+    def _weights(self, tile: RegisterTile, position: ir.Value, block: ir.Value) -> ir.Value:
+        k = self.k
+        number = k.add(k.mul(position, self.p["blocks"]), block)
+        return k.offset(self.weights, k.mul(number, tile.weights_of_run(k)), self.kernel.factor)
 
     def _transform_products(
         self, tile: _Tile, index: ir.Value, block0: ir.Value, block1: ir.Value
