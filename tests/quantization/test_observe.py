@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -92,6 +94,21 @@ def test_a_model_of_one_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = residual_net(3)
     optimize(graph)
     assert check(graph) > 2
+
+
+def test_values_of_one_part_at_a_time_take_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observe, "MOST_BYTES", 12_000)
+    graph = residual_net(3)
+    optimize(graph)
+    (x,) = graph.inputs
+    batch = {x.name: np.ones(x.shape, np.float32)}
+    with Observer(graph, quantizable(graph), "cpu") as observer:
+        held: list[weakref.ref[np.ndarray]] = []
+        for portion in observer.run(batch):
+            assert not any(array() is not None for array in held)
+            held += [weakref.ref(a) for n, a in portion.items() if n not in batch]
+            del portion
+    assert held
 
 
 def test_integers_and_constants_are_not_quantizable() -> None:

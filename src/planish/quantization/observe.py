@@ -103,7 +103,11 @@ class Observer:
             self._build(sizes)
         for portion in portions:
             for part in self._parts:
-                yield part.run(portion)
+                shown = part.run(portion)
+                yield shown
+                if len(self._parts) > 1:  # memory for the values of one part at a time
+                    shown.clear()
+                    part.forget()
 
     def _bytes(self, value: Value, symbols: Mapping[str, int]) -> int:
         known = {
@@ -170,6 +174,11 @@ class _Part:
             result = {self._engine.outputs[0].name: result}
         self._out, self._shapes = result, shapes
         return {self._names[name]: array for name, array in result.items()}
+
+
+    def forget(self) -> None:
+        """Frees the values of the last run."""
+        self._out, self._shapes = {}, {}
 
 
 def independent_rows(graph: Graph) -> str:
