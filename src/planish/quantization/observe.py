@@ -175,7 +175,6 @@ class _Part:
         self._out, self._shapes = result, shapes
         return {self._names[name]: array for name, array in result.items()}
 
-
     def forget(self) -> None:
         """Frees the values of the last run."""
         self._out, self._shapes = {}, {}

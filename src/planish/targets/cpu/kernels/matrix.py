@@ -38,6 +38,7 @@ from planish.targets.cpu.kernels.geometry import (
 from planish.targets.cpu.kernels.pack_matrix import PackMatrixKernel
 from planish.targets.cpu.kernels.pack_rows import Pack
 from planish.targets.cpu.kernels.register_tile import (
+    ALIASING,
     PREFETCH,
     asking_tiles,
     most_pixels,
@@ -49,9 +50,6 @@ from planish.targets.restoring import FLAG, checked_parameters, impossible
 
 LARGEST_TILE = 64
 """Registers that a tile may take, at most, on any machine."""
-
-ALIASING = 1024
-"""Pixels this many elements apart (or a multiple) compete for the same sets of the cache."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,9 @@ first-level cache: inside a network they come from far away, once per inference.
 MOST_TILES = 16
 """Of more register tiles than that, weights of the next block come in time anyway."""
 
+ALIASING = 1024
+"""Pixels this many elements apart (or a multiple) compete for the same sets of the cache."""
+
 FULL_UNROLL = 400
 """Inner steps (depth x tile) up to which a run of depth is unrolled completely."""
 

@@ -28,7 +28,13 @@ from planish.targets.cpu.kernels.geometry import (
     matmul_geometry,
     operand_kinds,
 )
-from planish.targets.cpu.kernels.register_tile import PREFETCH, most_pixels, step_cycles, unrolled
+from planish.targets.cpu.kernels.register_tile import (
+    ALIASING,
+    PREFETCH,
+    most_pixels,
+    step_cycles,
+    unrolled,
+)
 from planish.targets.cpu.kernels.strassen_kernel import FACTORS, StrassenKernel
 from planish.targets.cpu.machine import Machine
 from planish.targets.cpu.pool import aligned_empty
@@ -42,9 +48,6 @@ TILES = (1, 2, 3, 4, 6, 8)
 
 OFFERED = 4
 """So many tactics of a task are offered, the likely best."""
-
-ALIASING = 1024
-"""Pixels this many elements apart (or a multiple) compete for the same sets of the cache."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from planish.targets.cpu.kernels.blocking import ceil
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.geometry import Geometry, conv_geometry, operand_kinds
 from planish.targets.cpu.kernels.register_tile import (
+    ALIASING,
     PREFETCH,
     asking_tiles,
     most_pixels,
@@ -204,7 +205,7 @@ class _Cut:
         width = tactic.vectors * machine.lanes
         all_blocks = ceil(g.channels, width)
         pitch = ceil(g.depth, machine.lanes) * machine.lanes
-        if pitch % 1024 == 0:  # pixels of the register tile would compete in the cache
+        if pitch % ALIASING == 0:
             pitch += machine.lanes
         row_tiles = ceil(g.columns, along.results)
         image_tiles = ceil(g.rows, down.results) * row_tiles
