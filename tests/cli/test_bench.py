@@ -24,6 +24,27 @@ def test_rows(cli, model: Path, plan: Path) -> None:
     assert outcome.document["threads"] == 1
 
 
+def test_other_plans_take_part(cli, model: Path, plan: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.plan"
+    other.write_bytes(plan.read_bytes())
+    outcome = cli(
+        "bench", model, "--plan", plan, "--against", f"{other},{tmp_path / 'none.plan'}",
+        "--seconds", 0, "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    own, beside = outcome.document["results"]
+    assert (own["runtime"], beside["runtime"]) == ("planish", str(other))
+    assert beside["deviation"] == 0
+    assert beside["ratio"] > 0
+    assert "none.plan" in next(iter(outcome.document["left_out"]))
+
+
+def test_what_is_no_runtime_is_refused(cli, model: Path) -> None:
+    outcome = cli("bench", model, "--against", "tensorfow")
+    assert outcome.code == 2
+    assert "no runtime and no plan" in outcome.err
+
+
 def test_peers_that_are_left_out_are_named_with_the_cure(cli, model: Path, plan: Path) -> None:
     outcome = cli(
         "bench", model, "--plan", plan, "--against", "tensorflow,openvino",

@@ -31,6 +31,8 @@ planish bench model.onnx --against onnxruntime,openvino --threads 2 --seconds 10
 
 planish bench m.onnx --precision bf16 --against openvino-bf16
 
+planish bench m.onnx --plan int8.plan --against fp32.plan
+
 planish bench m.pb --plan m.plan --python-for openvino=/opt/ov/bin/python --max-ratio 1.0
 
 The runtimes take turns (A B C A B C …), on the same inputs with the same number of threads, after a
@@ -61,7 +63,10 @@ def bench(
         str, typer.Argument(metavar="MODEL", help="The model, as all runtimes read it.")
     ],
     against: Annotated[
-        str, typer.Option(help="Runtimes to measure, with commas; none: Planish alone.")
+        str,
+        typer.Option(
+            help="Runtimes to measure, and other plans, with commas; none: Planish alone."
+        ),
     ] = "tensorflow,onnxruntime,openvino",
     batch: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1",
     seconds: Annotated[
@@ -133,9 +138,14 @@ def _peers(text: str) -> list[str]:
 
     names = [n.strip() for n in text.split(",") if n.strip() not in ("", "none")]
     for name in names:
-        if name not in BENCHED:
-            raise typer.BadParameter(f"{name!r} is no runtime; known are {', '.join(BENCHED)}")
+        if name not in BENCHED and not _is_plan(name):
+            known = ", ".join(BENCHED)
+            raise typer.BadParameter(f"{name!r} is no runtime and no plan; known are {known}")
     return list(dict.fromkeys(names))
+
+
+def _is_plan(peer: str) -> bool:
+    return peer.endswith(".plan")
 
 
 def _keep(engine: Engine, stack: contextlib.ExitStack) -> str:
@@ -165,10 +175,13 @@ def _start(
     runners, left_out = [], {}
     for name in ("planish", *peers):
         try:
-            source = PeerModel(*plan, inputs, outputs)
-            source = source if name == "planish" else files.for_peer(name)
-            python = pythons.get(name, pythons.get(runtime(name)))
-            process = PeerProcess(name, python=python, threads=threads)
+            if name == "planish" or _is_plan(name):
+                path, kind = plan if name == "planish" else (name, plan[1])
+                source, program = PeerModel(path, kind, inputs, outputs), "planish"
+            else:
+                source, program = files.for_peer(name), name
+            python = pythons.get(program, pythons.get(runtime(program)))
+            process = PeerProcess(program, python=python, threads=threads)
             stack.enter_context(process)
             process.open(source.path, source.kind, source.inputs, source.outputs, threads)
         except PlanishError as error:
