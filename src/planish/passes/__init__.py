@@ -24,6 +24,7 @@ from planish.passes.identities import remove_identities
 from planish.passes.matmul import simplify_matmuls
 from planish.passes.normalizations import recognize_normalizations
 from planish.passes.padding import fold_padding
+from planish.passes.pooling import narrow_averages
 from planish.passes.reshapes import simplify_reshapes
 from planish.passes.scales import fold_scales
 from planish.passes.shape_arithmetic import resolve_shape_arithmetic
@@ -78,7 +79,7 @@ PASSES: tuple[Group, ...] = (
             *SIMPLIFY,
         ),
     ),
-    Group("merge", (merge_siblings, share_beginnings, *SIMPLIFY)),
+    Group("merge", (narrow_averages, merge_siblings, share_beginnings, *SIMPLIFY)),
     Group("finish", (finish, share_common_subexpressions)),
 )
 """The groups of passes in the order in which `optimize` runs them."""
