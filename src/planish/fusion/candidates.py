@@ -7,8 +7,8 @@
 
 Attention (`planish.fusion.attention`), pairs of convolutions (`planish.fusion.pairs`), inverted
 bottlenecks (`planish.fusion.bottleneck`), convolutions of transposed images
-(`planish.fusion.images`) and sums of convolutions (`planish.fusion.sums`) are proposed as a whole
-too, beside their parts.
+(`planish.fusion.images`), sums of convolutions (`planish.fusion.sums`) and a network's opening
+(`planish.fusion.openings`) are proposed as a whole too, beside their parts.
 
 Only sets with one output are proposed (but for ops that have several themselves, and pairs), and
 every other value inside is used only inside, so that any choice that covers each node once is a
@@ -22,6 +22,7 @@ from collections.abc import Collection, Iterator, Mapping
 from planish.fusion.attention import attention_around
 from planish.fusion.bottleneck import bottleneck_before
 from planish.fusion.images import image_before
+from planish.fusion.openings import opening_before
 from planish.fusion.pairs import pair_before
 from planish.fusion.sums import sum_with
 from planish.fusion.task import Task, make_task
@@ -30,6 +31,7 @@ from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Elementwise
 from planish.ops.normalization import Softmax
+from planish.ops.pool import MaxPool
 
 _BYTES = (DType.INT8, DType.UINT8)
 
@@ -64,6 +66,10 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
             attention = attention_around(node, free, outputs)
             if attention is not None:
                 offer(attention.nodes, attention.mix)
+        if isinstance(node.op, MaxPool):
+            opening = opening_before(node, free, outputs)
+            if opening is not None:
+                offer(opening.nodes, opening.second)
         befores = []
         if len(node.outputs) == 1:
             befores.append(_prologue(node, outputs, free))

@@ -7,7 +7,8 @@
 A task without an anchor is elementwise altogether: then everything stands in the epilogue. A task
 of attention has two products (see `planish.fusion.attention`), a pair two convolutions (see
 `planish.fusion.pairs`), a bottleneck three (see `planish.fusion.bottleneck`); the last one is its
-anchor. So is the last one of two convolutions whose results are added (`planish.fusion.sums`).
+anchor. So is the last one of two convolutions whose results are added (`planish.fusion.sums`), and
+of two before a pooling (`planish.fusion.openings`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from planish.fusion.bottleneck import Bottleneck, FoundBottleneck, bottleneck_of
 from planish.fusion.expression import identity
 from planish.fusion.fused import ACCUMULATOR, Fused, fuse
 from planish.fusion.images import FoundImage, Image, image_of
+from planish.fusion.openings import FoundOpening, Opening, opening_of
 from planish.fusion.pairs import FoundPair, Pair, pair_of
 from planish.fusion.sums import FoundSum, Sum, sum_of
 from planish.graph.graph import Node, Value
@@ -72,6 +74,8 @@ class Task:
         In which order of axes a convolution reads input 0, where that is another than the task's.
     sum : Sum or None
         What is added to the anchor's result in a task of two convolutions side by side.
+    opening : Opening or None
+        What comes before the anchor in a task of two convolutions and a pooling, which is last.
     """
 
     nodes: tuple[Node, ...]
@@ -85,12 +89,15 @@ class Task:
     bottleneck: Bottleneck | None = None
     image: Image | None = None
     sum: Sum | None = None
+    opening: Opening | None = None
 
     @property
     def pattern(self) -> str:
         """Which kind of task it is that only some families know: "attention", "pair", "bottleneck",
-        "image", "sum"; "" for all others.
+        "image", "sum", "opening"; "" for all others.
         """
+        if self.opening:
+            return "opening"
         if self.attention:
             return "attention"
         if self.image:
@@ -110,7 +117,7 @@ class Task:
     def computes(self) -> str:
         """What it computes between prologue and epilogue, with all attributes."""
         op = str(self.attention or self.anchor.op) if self.anchor else "elementwise"
-        before = (self.image, self.bottleneck, self.pair, self.sum)
+        before = (self.opening, self.image, self.bottleneck, self.pair, self.sum)
         return " ".join(str(part) for part in (*before, op) if part)
 
     @property
@@ -175,6 +182,9 @@ def make_task(nodes: Iterable[Node], anchor: Node | None = None) -> Task:
     found = attention_of(nodes)
     if found is not None:
         return _attention_task(nodes, found)
+    opening = opening_of(nodes)
+    if opening is not None:
+        return _opening_task(nodes, opening)
     pair = pair_of(nodes)
     if pair is not None:
         return _pair_task(nodes, pair)
@@ -257,6 +267,27 @@ def _image_task(nodes: tuple[Node, ...], found: FoundImage) -> Task:
     last = nodes[-1].output
     epilogue = fuse(nodes[nodes.index(conv) + 1 :], (last,), operand, conv.output)
     return Task(nodes, conv, tuple(inputs), (last,), prologue, epilogue, image=Image(found.perm))
+
+
+def _opening_task(nodes: tuple[Node, ...], found: FoundOpening) -> Task:
+    """The task of two convolutions and a pooling; the image is its first input."""
+    inputs: dict[Value, int] = {}
+
+    def operand(value: Value) -> int:
+        return inputs.setdefault(value, len(inputs))
+
+    operand(found.source)
+    first, second, image = found.first, found.second, found.image
+    prologue = None
+    if image is not None:
+        prologue = fuse(image.before, (first.inputs[0],), operand, None, (image.transpose,))
+    filters = operand(first.inputs[1])
+    between = fuse(found.between, (second.inputs[0],), operand, first.output)
+    operand(second.inputs[1])
+    epilogue = fuse(found.behind, (found.pool.inputs[0],), operand, second.output)
+    opening = Opening(filters, between, image.perm if image else None)
+    outputs = (found.pool.output,)
+    return Task(nodes, second, tuple(inputs), outputs, prologue, epilogue, opening=opening)
 
 
 def _sum_task(nodes: tuple[Node, ...], found: FoundSum) -> Task:

@@ -11,6 +11,7 @@ from planish.errors import PlanError
 from planish.fusion.attention import attention_of
 from planish.fusion.bottleneck import bottleneck_of
 from planish.fusion.images import image_of
+from planish.fusion.openings import opening_of
 from planish.fusion.pairs import pair_of
 from planish.fusion.sums import sum_of
 from planish.fusion.task import Task
@@ -48,6 +49,10 @@ def check_nodes(graph: Graph, nodes: Sequence[Node], anchor: Node | None) -> Non
     attention = attention_of(nodes)
     if attention is not None:
         require(anchor is attention.mix, "its anchor is not the attention's second product")
+        return
+    opening = opening_of(nodes)
+    if opening is not None:
+        require(anchor is opening.second, "its anchor is not the second convolution")
         return
     if pair is not None:
         require(anchor is pair.second, "its anchor is not the pair's second convolution")
