@@ -1,10 +1,11 @@
 """Tuning: measures tactics of candidate tasks within a time budget, and chooses among them.
 
-An estimate says which tasks will likely be chosen. A few tactics of each are measured first, then
-one of every other task, which may show that another cover is cheaper; then the rest, the tasks of
-the cheapest cover before others and costly ones before cheap ones, until the budget is spent. What
-was measured before (timing cache) costs nothing. The exact cheapest cover of what was measured is
-chosen at the usual sizes; its tasks are then tuned at the other sizes too.
+An estimate says which tasks will likely be chosen. One tactic of every task of several products is
+measured first, as it knows little of them; then a few of each likely one, then one of every other
+task, which may show that another cover is cheaper; then the rest, the tasks of the cheapest cover
+before others and costly ones before cheap ones, until the budget is spent. What was measured before
+(timing cache) costs nothing. The exact cheapest cover of what was measured is chosen at the usual
+sizes; its tasks are then tuned at the other sizes too.
 """
 
 from __future__ import annotations
@@ -256,18 +257,20 @@ class Tuner:
     def _measure_some(
         self, likely: Sequence[Entry], entries: Sequence[Entry], what: str, deadline: float
     ) -> bool:
-        """Measures a few tactics of likely entries and one of the others; False if there was no
-        time for that.
+        """Measures a few tactics of likely entries and one of the others, those of wholes first;
+        False if there was no time for that.
         """
         if self._budget <= 0:
             self.result.complete = False
             return False
-        order = [
-            (entry, i)
-            for entry, is_likely in ordered(likely, entries, lambda e: e.guess)
-            for i in entry.unknown()[: ROUND if is_likely else 1]
-            if is_likely or not entry.times
-        ]
+        wholes: list[tuple[Entry, int]] = []
+        some: list[tuple[Entry, int]] = []
+        for entry, is_likely in ordered(likely, entries, lambda e: e.guess):
+            if not is_likely and entry.times:
+                continue
+            found = [(entry, i) for i in entry.unknown()[: ROUND if is_likely else 1]]
+            (some if is_likely or not entry.task.pattern else wholes).extend(found)
+        order = [*wholes, *some]  # no guess tells what a whole gains over its parts
         return self._measure_all(order, what, deadline)
 
     def _measure_rest(
