@@ -11,9 +11,11 @@ import pytest
 
 from helpers.host_tactics import HostFamily, HostTactic, HostTarget
 from helpers.networks import N, Net, build, feeds, residual_net
+from helpers.openings import OpeningNet
 from planish.fusion.candidates import propose
 from planish.graph.graph import Graph
 from planish.graph.interpret import interpret
+from planish.graph.types import DType
 from planish.plan.file import serialize
 from planish.plan.plan import Plan
 from planish.plan.views import insert_copies, place
@@ -295,6 +297,30 @@ class TestCache:
         given = feeds(graph)
         result = Engine(plan, cpu())(given)
         np.testing.assert_allclose(result, interpret(graph, given)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_wholes_are_measured_before_their_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Whole(HostFamily):
+        pattern = "opening"
+
+    class Wholes(HostTarget):
+        def families(self):
+            return [*super().families(), Whole([{}, {"delay": 0.1}])]
+
+    order: list[str] = []
+    measure = Bench.measure
+
+    def measured(self, tactic, best=float("inf")):
+        order.append(tactic.task.pattern)
+        return measure(self, tactic, best)
+
+    monkeypatch.setattr(Bench, "measure", measured)
+    plan, _ = tune(OpeningNet(dtype=DType.FLOAT32).graph, Wholes({"delay": 2.0}))
+    assert order[0] == "opening"
+    assert order.index("") == 1
+    assert [step.task.pattern for step in plan.steps] == ["opening"]
+    parts, _ = tune(OpeningNet(dtype=DType.FLOAT32).graph, HostTarget({}))
+    assert all(not step.task.pattern for step in parts.steps)
 
 
 def test_steps_run_when_their_inputs_are_ready() -> None:
