@@ -47,7 +47,7 @@ class OnnxFallback(Op):
         What its subgraphs take from the graph around them: further inputs, under these names.
     shapes : tuple of tuple of dimensions
         The shapes of its outputs where ONNX's inference does not find them, as of a loop whose
-        states keep their shapes; empty where it does.
+        states keep their shapes or grow by the same in every round; empty where it does.
     """
 
     op_type: str
@@ -78,7 +78,15 @@ class OnnxFallback(Op):
         return [self._output_type(name, outputs.get(name), own) for name in _present(node.output)]
 
     def reference(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        return run_reference(self, inputs)
+        results = run_reference(self, inputs)
+        for name, result in zip(_present(_node(self).output), results, strict=True):
+            shape = self.shapes[int(name[1:])] if self.shapes else result.shape
+            if result.shape != shape and all(isinstance(d, int) for d in shape):
+                raise self._refused(
+                    f"its output {name[1:]} has the shape {result.shape}, where its first rounds "
+                    f"let {shape} be expected"
+                )
+        return results
 
     def _output_type(self, name: str, proto: onnx.TypeProto | None, own: set[str]) -> TensorType:
         onnx = _onnx(self)

@@ -235,6 +235,65 @@ def test_a_state_that_grows_is_refused_where_the_data_decide_how_far() -> None:
         import_model(proto)
 
 
+def growing(nodes: list[Any], condition: str = "going") -> onnx.ModelProto:
+    """A loop for every row of ``x`` that is positive at first: a state grows, rows are kept."""
+    body = graph(
+        [node("Gather", "kept i", "one", axis=0), *nodes, node("Concat", "v two", "w", axis=0),
+         node("ReduceSum", "one", "sum", keepdims=1), node("Identity", condition, "on")],
+        {"i": (INT64, []), "going": (BOOL, []), "v": (FLOAT, ["R", 3])},
+        {"on": (BOOL, []), "w": (FLOAT, ["S", 3]), "sum": (FLOAT, [1])},
+    )  # fmt: skip
+    return model(
+        [node("Slice", "x zero one_ one_", "column"), node("Squeeze", "column one_", "flat"),
+         node("Greater", "flat nought", "inside"), node("Compress", "x inside", "kept", axis=0),
+         node("Shape", "kept", "s"), node("Gather", "s nought_", "count", axis=0),
+         node("Loop", "count start begin", "y sums", "repeat", body=body),
+         node("Neg", "y", "z")],
+        {"x": (np.float32, ["N", 3])}, ["z", "sums"],
+        {"start": np.array(True), "begin": np.ones((1, 3), np.float32), "zero": np.array([0]),
+         "one_": np.array([1]), "nought": np.float32(0), "nought_": np.array(0)},
+    )  # fmt: skip
+
+
+def test_a_state_that_grows_by_the_same_every_round_has_a_known_size() -> None:
+    """As torchvision's loops over what was found: a host step, and all around it compiled."""
+    twice = [node("Unsqueeze", "one zero", "row"), node("Concat", "row row", "two", axis=0)]
+    proto = growing(twice)
+    engine = build(import_model(proto))
+    assert engine.host_steps() == ["repeat"]
+    for rows in (5, 1, 9):
+        x = floats(rows, 3)
+        have = engine({"x": x})
+        assert have["z"].shape == (1 + 2 * (x[:, 0] > 0).sum(), 3)
+        for result, other in zip(have.values(), runtime(proto, {"x": x}), strict=True):
+            assert_close(result, other, 1e-6)
+
+
+def test_a_loop_that_the_data_may_end_before_has_no_known_size() -> None:
+    early = [node("Unsqueeze", "one zero", "two"),
+             node("ReduceMax", "one", "most", keepdims=0), node("Less", "most two_", "more")]
+    proto = growing(early, "more")
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(2), "two_"))
+    with refused(UnsupportedOpError, "its number of rounds depends on the data"):
+        import_model(proto)
+
+
+def test_a_loop_that_grows_otherwise_later_tells_so_when_it_runs() -> None:
+    """The fourth round adds a row more than the first ones, by which its size was told."""
+    some = [
+        node("Unsqueeze", "one zero", "row"), node("Greater", "i last", "late"),
+        node("Cast", "late", "n", to=INT64), node("Add", "n one_", "times"),
+        node("Concat", "times one_", "repeats", axis=0), node("Tile", "row repeats", "two"),
+    ]  # fmt: skip
+    proto = growing(some)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(2), "last"))
+    engine = build(import_model(proto))
+    x = np.abs(floats(4, 3)) + 0.1
+    assert engine({"x": x[:3]})["z"].shape == (4, 3)
+    with refused(UnsupportedOpError, "where its first rounds let"):
+        engine({"x": x})
+
+
 def test_outputs_of_unknown_length_are_refused() -> None:
     body = graph(
         [node("Add", "v v", "w"), node("ReduceSum", "w", "t", keepdims=0),

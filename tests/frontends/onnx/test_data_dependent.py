@@ -276,6 +276,30 @@ def test_tile(rng) -> None:
     check([node("Tile", "x r")], [{"x": x, "r": ints(*r)} for r in ((2, 3), (1, 1), (0, 2))])
 
 
+RESIZES = {
+    "nearest": {"nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"},
+    "linear": {"coordinate_transformation_mode": "half_pixel"},
+    "cubic": {"cubic_coeff_a": -0.75, "coordinate_transformation_mode": "half_pixel"},
+}
+
+
+@pytest.mark.parametrize("mode", RESIZES)
+def test_resize_to_a_computed_size(rng, mode) -> None:
+    """An image as large as the box that it goes into, which may be of no size, too."""
+    nodes = [
+        node("Ceil", "size", "whole"),
+        node("Cast", "whole", "sizes", to=onnx.TensorProto.INT64),
+        node("Resize", "x _ _ sizes", "large", mode=mode, axes=[2, 3], **RESIZES[mode]),
+        node("Neg", "large"),
+    ]
+    x = rng.standard_normal((2, 3, 5, 6)).astype(np.float32)
+    sizes = ((7.5, 9.0), (3.2, 30.0), (5.0, 6.0), (1.0, 1.0))
+    runs = [{"x": x, "size": np.array(s, np.float32)} for s in sizes]
+    engine = check(nodes, runs, stages=2)
+    with pytest.raises(ShapeError):
+        engine({"x": x, "size": np.array([-3, 4], np.float32)})
+
+
 def test_constant_of_shape() -> None:
     value = onnx.numpy_helper.from_array(np.array([2.5], np.float32))
     nodes = [node("ConstantOfShape", "s", value=value)]

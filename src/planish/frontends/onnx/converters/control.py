@@ -9,16 +9,18 @@ rounds, those after its end without effect.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
+import numpy as np
 import onnx
 
-from planish.errors import UnsupportedOpError
+from planish.errors import ShapeError, UnsupportedOpError
 from planish.frontends.onnx.context import Conversion, NoFallbackError
 from planish.frontends.onnx.converters.layout import reshaped
-from planish.frontends.onnx.converters.sizes import scalar, size
+from planish.frontends.onnx.converters.sizes import items, scalar, size
 from planish.frontends.onnx.items import Item, TensorSequence
 from planish.frontends.onnx.registry import converter
-from planish.graph import DimLike, DType, Value
+from planish.graph import DimLike, DType, TensorType, Value
 from planish.graph.dims import dim_max, substitute, symbols
 from planish.ops import Concat, Pad, Reshape, Select, Slice, ew, expand_shape, normalize_axis
 from planish.profile import UNBOUNDED
@@ -125,21 +127,22 @@ def _size(graph: onnx.GraphProto) -> int:
 def _loop(c: Conversion) -> Sequence[Item]:
     body = c.subgraph("body")
     states: list[Item] = [item for item in c.inputs[2:] if item is not None]
-    limit = c.optional(0)
-    known_limit = None if limit is None else c.known(limit)
-    if limit is not None and known_limit is None:
-        _keep_shapes(c, body, states)
-        raise c.unsupported("its number of rounds depends on the data")
-    most = None if known_limit is None else int(known_limit.reshape(()))
     going: bool | Value = True
     if (first := c.optional(1)) is not None:
         known = c.known(first)
         going = reshaped(c, first, ()) if known is None else bool(known.any())
+    limit = c.optional(0)
+    known_limit = None if limit is None else c.known(limit)
+    if limit is not None and known_limit is None:
+        _note_shapes(c, body, states, _rounds(c) if going is True else None)
+        raise c.unsupported("its number of rounds depends on the data")
+    most = None if known_limit is None else int(known_limit.reshape(()))
     collected: list[list[Value]] = [[] for _ in body.output[1 + len(states) :]]
     turn = 0
     while going is not False and (most is None or turn < most):
         if refusal := _too_many_rounds(body, turn, most, isinstance(going, Value)):
-            _keep_shapes(c, body, [i for i in c.inputs[2:] if i is not None])
+            all_rounds = most if going is True else None
+            _note_shapes(c, body, [i for i in c.inputs[2:] if i is not None], all_rounds)
             raise c.unsupported(refusal)
         flag = going if isinstance(going, Value) else c.constant(True)
         number = c.constant(turn, DType.INT64)
@@ -158,21 +161,62 @@ def _loop(c: Conversion) -> Sequence[Item]:
     return [*states, *(_stacked(c, values, 0) for values in collected)]
 
 
-def _keep_shapes(c: Conversion, body: onnx.GraphProto, states: Sequence[Item]) -> None:
-    """Notes that the outputs have the shapes of the states, if rounds leave those as they are.
+def _rounds(c: Conversion) -> DimLike:
+    """The greatest number of rounds as a dimension."""
+    (number,) = items(c, 0, "the number of rounds")
+    if not isinstance(number, Value):
+        return dim_max(number, 0)
+    return size(c, c.aux(ew.Maximum(), number, c.constant(np.int64(0))))
 
-    The first rounds are tried, as what a round does may depend on its number.
+
+def _note_shapes(
+    c: Conversion, body: onnx.GraphProto, states: Sequence[Item], rounds: DimLike | None
+) -> None:
+    """Notes the shapes of the outputs, if what rounds do to those of the states tells them.
+
+    Each round must leave a dimension as it is, or, where it is known how many `rounds` there are,
+    make it longer by the same number. The first ones are tried, as what a round does may depend on
+    its number; what this adds to the graph has no user, and is dropped.
     """
-    tensors = [v for v in states if isinstance(v, Value)]
-    if len(body.output) != 1 + len(tensors) or len(tensors) != len(states):
-        return
-    types = [v.type for v in tensors]
-    for turn in range(TRIED_ROUNDS):  # what this adds to the graph has no user, and is dropped
+    before = [v.type for v in states if isinstance(v, Value)]
+    tried: list[list[TensorType]] = []
+    for turn in range(TRIED_ROUNDS):
         number = c.constant(turn, DType.INT64)
-        _, *after = c.inline(body, f"round{turn}", (number, c.constant(True), *states))
-        if [v.type for v in after if isinstance(v, Value)] != types:
-            return
-    c.result_shapes = [v.shape for v in tensors]
+        try:
+            condition, *after = c.inline(body, f"round{turn}", (number, c.constant(True), *states))
+        except NoFallbackError:
+            raise
+        except (UnsupportedOpError, ShapeError):
+            return  # as where sizes that the data give must be equal
+        tried.append([v.type for v in after if isinstance(v, Value)])
+        states = after[: len(states)]
+        goes_on = c.known(condition) if isinstance(condition, Value) else None
+        if goes_on is None or not goes_on.any():
+            rounds = None
+    kept = zip(before, *tried, strict=False)
+    shapes = [s for types in kept if (s := _after(rounds, types)) is not None]
+    rows = [types[len(states) :] for types in tried]
+    if rounds is not None and all(row == rows[0] for row in rows):
+        shapes += [(rounds, *row.shape) for row in rows[0]]
+    if len(shapes) == len(body.output) - 1:
+        c.result_shapes = shapes
+
+
+def _after(rounds: DimLike | None, types: Sequence[TensorType]) -> tuple[DimLike, ...] | None:
+    """The shape of a state after all rounds, by its types before and after the first ones."""
+    if len({(t.rank, t.dtype) for t in types}) != 1:
+        return None
+    shape = []
+    for first, *rest in zip(*(t.shape for t in types), strict=True):
+        steps = {after - before for before, after in pairwise((first, *rest))}
+        step = steps.pop()
+        if not steps and step == 0:
+            shape.append(first)
+        elif not steps and rounds is not None and isinstance(step, int) and step > 0:
+            shape.append(first + rounds * step)
+        else:
+            return None
+    return tuple(shape)
 
 
 def _too_many_rounds(body: onnx.GraphProto, turn: int, most: int | None, masked: bool) -> str:

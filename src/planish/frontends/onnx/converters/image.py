@@ -11,6 +11,7 @@ import numpy as np
 
 from planish.frontends.onnx.context import Conversion
 from planish.frontends.onnx.converters.layout import channels_first, channels_last, reshaped
+from planish.frontends.onnx.converters.sizes import sizes
 from planish.frontends.onnx.registry import converter
 from planish.graph import DimLike, DType, Value
 from planish.graph.dims import floordiv
@@ -111,8 +112,8 @@ def _targets(
     c: Conversion, x: Value, axes: Sequence[int]
 ) -> tuple[tuple[DimLike, ...], tuple[float | None, ...], bool]:
     """Size and scale of every axis, and whether each size is exactly the scaled dimension."""
-    sizes = c.optional(3)
-    if sizes is None or sizes.shape == (0,):
+    stated = c.optional(3)
+    if stated is None or stated.shape == (0,):
         given = c.constant_input(2, "the scale").reshape(-1).tolist()
         scales = [1.0] * x.type.rank
         for axis, scale in zip(axes, given, strict=True):
@@ -121,7 +122,7 @@ def _targets(
         exact = all(_is_ratio(*axis) for axis in zip(x.shape, size, factors, strict=True))
         return size, factors, exact
     target = list(x.shape)
-    wanted = c.dims(3, "the size")
+    wanted = sizes(c, 3, "the size")
     for axis, dim in zip(axes, wanted, strict=True):
         target[axis] = dim
     policy = c.attr("keep_aspect_ratio_policy", "stretch")
