@@ -69,7 +69,9 @@ computes with numbers. Do what a model does with strings before it, and cut it b
   is selected, with its own size, if they are small and agree in rank; else ONNX's reference runs
   the node.
 - `Loop`, `Scan`: unrolled where the number of rounds is known and at most 256. Where the data
-  decide when a loop ends, it runs its greatest number of rounds, if that is small.
+  decide when a loop ends, it runs its greatest number of rounds, if that is small; else ONNX's
+  reference runs it, if its states keep their sizes, or grow by the same every round and only the
+  number of rounds ends it.
 - Sequences and optionals exist while a model is converted, so lengths and positions must be known.
   A model's output that is a sequence becomes an output for each of its tensors: `y_0`, `y_1`, ….
   An input that is a sequence is refused, and so is an output whose length the data decide.

@@ -66,8 +66,11 @@ def outcomes(case: Case, folder: Path) -> dict[str, Outcome]:
         record(module, case, path)
     else:
         sources["program"] = program = trace(torch, module, case.inputs)
-        torch.onnx.export(program, dynamo=True, verbose=False).save(str(path), external_data=True)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=case.optimized)
+        exported.save(str(path), external_data=True)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
     told = [session.run(names, call) for call in calls]
     del session

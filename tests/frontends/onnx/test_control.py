@@ -270,8 +270,11 @@ def test_a_state_that_grows_by_the_same_every_round_has_a_known_size() -> None:
 
 
 def test_a_loop_that_the_data_may_end_before_has_no_known_size() -> None:
-    early = [node("Unsqueeze", "one zero", "two"),
-             node("ReduceMax", "one", "most", keepdims=0), node("Less", "most two_", "more")]
+    early = [
+        node("Unsqueeze", "one zero", "two"),
+        node("ReduceMax", "one", "most", keepdims=0),
+        node("Less", "most two_", "more"),
+    ]
     proto = growing(early, "more")
     proto.graph.initializer.append(numpy_helper.from_array(np.float32(2), "two_"))
     with refused(UnsupportedOpError, "its number of rounds depends on the data"):
