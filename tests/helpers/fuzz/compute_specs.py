@@ -209,8 +209,8 @@ def _resize(d: Draft) -> Choice:
 
 @spec("mat_mul")
 def _mat_mul(d: Draft) -> Choice:
-    if d.chance(0.2):
-        return _attention(d)
+    if d.chance(0.3):
+        return _deep_product(d) if d.chance(0.4) else _attention(d)
     dtypes = (F32,) if d.chance(0.8) else NUMBERS
     a = d.pick(dtypes, (2, 4), lambda v: is_static(v.shape[-1]) and is_static(v.shape[-2]))
     if d.chance(0.3):
@@ -228,6 +228,15 @@ def _mat_mul(d: Draft) -> Choice:
     else:
         b = d.input(whole, dtype)
     return ops.MatMul(transpose_a, transpose_b), (a, b)
+
+
+def _deep_product(d: Draft) -> Choice:
+    """A product that is deep enough for Strassen's algorithm to pay, of whole register tiles."""
+    depth, columns = d.one_of([512, 544, 576]), d.one_of([32, 64])
+    a = d.input([d.integer(20, 33), depth], F32)
+    transpose_b = d.chance(0.4)
+    shape = [columns, depth] if transpose_b else [depth, columns]
+    return ops.MatMul(False, transpose_b), (a, d.weight(shape, F32, Domain(), depth**-0.5))
 
 
 def _attention(d: Draft) -> Choice:
