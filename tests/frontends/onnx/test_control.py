@@ -281,6 +281,21 @@ def test_a_loop_that_the_data_may_end_before_has_no_known_size() -> None:
         import_model(proto)
 
 
+def test_loops_in_loops_are_not_tried_without_end() -> None:
+    """Each of 20 loops tries three rounds of the one in it: 3^20 rounds in all."""
+    nodes = [node("Exp", "v", "w")]
+    for depth in range(20):
+        body = graph([*nodes, node("Identity", "going", "on")],
+                     {"i": (INT64, []), "going": (BOOL, []), "v": (FLOAT, [2, 3])},
+                     {"on": (BOOL, []), "w": (FLOAT, [2, 3])})  # fmt: skip
+        nodes = [node("Loop", "most start v", "w", f"loop{depth}", body=body)]
+    nodes[0].input[2], nodes[0].output[0] = "x", "y"
+    proto = model(nodes, {"x": (np.float32, [2, 3]), "most": (np.int64, [])}, ["y"],
+                  {"start": np.array(True)})  # fmt: skip
+    with refused(UnsupportedOpError, "its number of rounds depends on the data"):
+        import_model(proto)
+
+
 def test_a_loop_that_grows_otherwise_later_tells_so_when_it_runs() -> None:
     """The fourth round adds a row more than the first ones, by which its size was told."""
     some = [

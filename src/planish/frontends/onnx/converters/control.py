@@ -38,6 +38,9 @@ SELECTED_LIMIT = 256
 TRIED_ROUNDS = 3
 """Rounds by which a loop that ONNX's reference runs shows whether its states keep their shapes."""
 
+TRIED_LIMIT = 10_000
+"""Nodes of these rounds together; those of a loop in a loop are tried as often again."""
+
 
 @converter("If")
 def _if(c: Conversion) -> Sequence[Item]:
@@ -178,6 +181,8 @@ def _note_shapes(
     make it longer by the same number. The first ones are tried, as what a round does may depend on
     its number; what this adds to the graph has no user, and is dropped.
     """
+    if _tried_size(body) > TRIED_LIMIT:
+        return
     before = [v.type for v in states if isinstance(v, Value)]
     tried: list[list[TensorType]] = []
     for turn in range(TRIED_ROUNDS):
@@ -200,6 +205,12 @@ def _note_shapes(
         shapes += [(rounds, *row.shape) for row in rows[0]]
     if len(shapes) == len(body.output) - 1:
         c.result_shapes = shapes
+
+
+def _tried_size(graph: onnx.GraphProto) -> int:
+    """How many nodes the tried rounds of a body have, those of subgraphs included."""
+    inner = (a.g for n in graph.node for a in n.attribute if a.HasField("g"))
+    return TRIED_ROUNDS * (len(graph.node) + sum(map(_tried_size, inner)))
 
 
 def _after(rounds: DimLike | None, types: Sequence[TensorType]) -> tuple[DimLike, ...] | None:
