@@ -233,7 +233,7 @@ def _mat_mul(d: Draft) -> Choice:
 def _deep_product(d: Draft) -> Choice:
     """A product that is deep enough for Strassen's algorithm to pay, of whole register tiles."""
     depth, columns = d.one_of([512, 544, 576]), d.one_of([32, 64])
-    a = d.input([d.integer(20, 33), depth], F32)
+    a = d.input([d.batch, d.integer(20, 33), depth], F32)
     transpose_b = d.chance(0.4)
     shape = [columns, depth] if transpose_b else [depth, columns]
     return ops.MatMul(False, transpose_b), (a, d.weight(shape, F32, Domain(), depth**-0.5))

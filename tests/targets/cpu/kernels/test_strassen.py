@@ -118,14 +118,14 @@ def test_the_first_share_of_a_quadrant_is_positive() -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        dict(shape=(30, 64), channels=192),
-        dict(shape=(31, 96), channels=96, transpose_b=True, residual=True),
+        dict(shape=(1, 30, 64), channels=192),
+        dict(shape=(2, 31, 96), channels=96, transpose_b=True, residual=True),
         dict(shape=(2, 3, 7, 64), channels=128, residual=True),
-        dict(shape=(6, 32), channels=192),
+        dict(shape=(3, 6, 32), channels=192),
         dict(shape=(2, 5, 7, 64), channels=64, conv=True, residual=True),
         dict(shape=(2, 9, 7, 64), channels=64, conv=True, residual=True, strides=(2, 1)),
         dict(shape=(1, 10, 14, 32), channels=96, conv=True, strides=(2, 3)),
-        dict(shape=(9, 2048), channels=64),
+        dict(shape=(1, 9, 2048), channels=64),
     ],
     ids=[
         *("even", "transposed", "stack", "few pixels", "conv", "strides", "one image"),
@@ -138,11 +138,32 @@ def test_against_the_references(case, isa) -> None:
     assert check(product(**case), host() if isa == "native" else restricted("avx2"))
 
 
-def test_pixels_that_change_between_calls() -> None:
-    task = product((symbol("n"), 64), 64 * 3)
-    assert not check(task, host(), Binding({"n": 1}))
+def test_sizes_that_change_between_calls() -> None:
+    tokens = product((2, symbol("n"), 64), 192)
+    assert not check(tokens, host(), Binding({"n": 1}))
     for count in (5, 11, 64):
-        assert check(task, host(), Binding({"n": count}))
+        assert check(tokens, host(), Binding({"n": count}))
+    samples = product((symbol("n"), 13, 64), 192)
+    for count in (1, 3):
+        assert check(samples, host(), Binding({"n": count}))
+
+
+def test_samples_do_not_hear_of_each_other() -> None:
+    task, rng = product((3, 11, 64), 192, residual=True), np.random.default_rng()
+    arrays = [
+        v.data if v.is_constant else rng.standard_normal(v.shape).astype(np.float32)
+        for v in task.inputs
+    ]
+    spoiled = [a if v.is_constant else a.copy() for a, v in zip(arrays, task.inputs, strict=True)]
+    for array, value in zip(spoiled, task.inputs, strict=True):
+        if not value.is_constant:
+            array[1] = rng.choice([np.nan, np.inf, 1e30], array[1].shape)
+    tactics = tactics_of(task, host(), Binding({}))
+    assert tactics
+    for tactic in tactics:
+        (alone,) = run_tactic(tactic, Binding({}), arrays)
+        (beside,) = run_tactic(tactic, Binding({}), spoiled)
+        np.testing.assert_array_equal(beside[[0, 2]], alone[[0, 2]])
 
 
 ONE = {"pixels": 2, "vectors": 1, "tiles": 1}
@@ -167,11 +188,12 @@ def test_what_is_no_plain_product_is_refused(case) -> None:
     "case",
     [
         dict(shape=(2, 8, 8, 64), channels=64, conv=True, padding=((1, 1), (1, 1))),
-        dict(shape=(30, 63), channels=64),
-        dict(shape=(30, 64), channels=60),
-        dict(shape=(1, 64), channels=64),
+        dict(shape=(1, 30, 63), channels=64),
+        dict(shape=(1, 30, 64), channels=60),
+        dict(shape=(30, 1, 64), channels=64),
+        dict(shape=(30, 64), channels=64),
     ],
-    ids=["padding", "depth", "channels", "one pixel"],
+    ids=["padding", "depth", "channels", "one pixel", "samples of a row"],
 )
 def test_shapes_that_do_not_suit_are_left_alone(case) -> None:
     task, family = product(**case), StrassenFamily(host())
@@ -181,8 +203,8 @@ def test_shapes_that_do_not_suit_are_left_alone(case) -> None:
 
 def test_offered_for_deep_products_only() -> None:
     family = StrassenFamily(host())
-    assert not list(family.tactics(product((128, 256), 768), Binding({})))
-    offered = list(family.tactics(product((128, 768), 768), Binding({})))
+    assert not list(family.tactics(product((1, 128, 256), 768), Binding({})))
+    offered = list(family.tactics(product((1, 128, 768), 768), Binding({})))
     assert offered
     assert all(tactic.accepts(Binding({})) for tactic in offered)
 
@@ -192,4 +214,4 @@ def test_offered_for_deep_products_only() -> None:
 )
 def test_impossible_parameters_are_refused(wrong) -> None:
     with pytest.raises(PlanError, match="impossible strassen kernel"):
-        StrassenFamily(host()).restore(product((30, 64), 64), {**ONE, **wrong})
+        StrassenFamily(host()).restore(product((1, 30, 64), 64), {**ONE, **wrong})

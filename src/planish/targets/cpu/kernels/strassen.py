@@ -2,12 +2,14 @@
 
 Where a product runs at the machine's peak, only less arithmetic is faster. It costs weights seven
 fourths as large, and accuracy: rounding is that of the largest elements of two rows and of all
-weights of two blocks of channels, no longer that of each product of its own. Chosen by
-measurement, and checked as every tactic is.
+weights of two blocks of channels, no longer that of each product of its own. Rows are only summed
+with others of their sample (the first axis), so that no sample hears of what is batched with it.
+Chosen by measurement, and checked as every tactic is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -81,7 +83,7 @@ class StrassenTactic(Tactic):
         g = _geometry(self.task, binding)
         if g is None or g.channels % (2 * self._width) or g.depth % (2 * self.machine.lanes):
             return False
-        return g.pixels >= self.pixels * self.tiles
+        return _sample_pixels(self.task, binding) >= self.pixels * self.tiles
 
     def launches(self, binding: Binding) -> list[Launch]:
         g, task, lanes = _geometry(self.task, binding), self.task, self.machine.lanes
@@ -100,11 +102,13 @@ class StrassenTactic(Tactic):
             operands=operand_kinds(task.epilogue, task, g.channels, binding),
         )
         pairs = g.channels // (2 * self._width)
-        pixel_tasks, channel_tasks = _tasks(g, self)
+        pixels = _sample_pixels(task, binding)
+        pixel_tasks, channel_tasks = _tasks(g, self, pixels)
         pairs_per_task = ceil(pairs, channel_tasks)
         channel_tasks = ceil(pairs, pairs_per_task)
         params = (
-            g.pixels,
+            pixels,
+            ceil(pixels, 2 * kernel.half),
             g.rows,
             g.columns,
             g.source.batch,
@@ -138,7 +142,8 @@ class StrassenFamily(MachineFamily):
             return
         tactics = (StrassenTactic(task, self.machine, *c) for c in _candidates(g, self.machine))
         accepted = [tactic for tactic in tactics if tactic.accepts(binding)]
-        yield from sorted(accepted, key=lambda tactic: _estimate(g, tactic))[:OFFERED]
+        pixels = _sample_pixels(task, binding)
+        yield from sorted(accepted, key=lambda tactic: _estimate(g, tactic, pixels))[:OFFERED]
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         values = checked_parameters(
@@ -197,22 +202,28 @@ def _candidates(g: Geometry, machine: Machine) -> Iterator[tuple[int, int, int]]
                 yield pixels, vectors, tiles
 
 
-def _tasks(g: Geometry, tactic: StrassenTactic) -> tuple[int, int]:
-    """How many tasks there are along pixels and along channels."""
+def _sample_pixels(task: Task, binding: Binding) -> int:
+    """Pixels of a sample, the results' first axis; 1 where their rows are samples."""
+    assert task.anchor is not None
+    return math.prod(task.anchor.output.type.bind(binding.symbols)[1:-1])
+
+
+def _tasks(g: Geometry, tactic: StrassenTactic, pixels: int) -> tuple[int, int]:
+    """How many tasks there are along pixels, so many a sample, and along channels."""
     cores = tactic.machine.cores
-    pixel_tasks = ceil(g.pixels, 2 * tactic.pixels * tactic.tiles)
+    pixel_tasks = g.pixels // pixels * ceil(pixels, 2 * tactic.pixels * tactic.tiles)
     channel_tasks = 1
     while pixel_tasks * channel_tasks % cores and channel_tasks < cores:
         channel_tasks += 1
     return pixel_tasks, min(channel_tasks, g.channels // (2 * tactic._width))
 
 
-def _estimate(g: Geometry, tactic: StrassenTactic) -> float:
+def _estimate(g: Geometry, tactic: StrassenTactic, pixels: int) -> float:
     """Roughly, cycles of one core: ranks tactics where nothing was measured yet."""
     machine, lanes = tactic.machine, tactic.machine.lanes
     half, tile = tactic.pixels * tactic.tiles, tactic.pixels * tactic.vectors
     depth, pairs = g.depth // 2, g.channels // (2 * tactic._width)
-    pixel_tasks, channel_tasks = _tasks(g, tactic)
+    pixel_tasks, channel_tasks = _tasks(g, tactic, pixels)
     steps = tactic.tiles * len(FACTORS) * (depth * step_cycles(tactic.pixels, tactic.vectors))
     shares = 3 * 4 * tactic.tiles * tile
     weights = len(FACTORS) * depth * tactic._width * 4 / 64

@@ -1,10 +1,11 @@
 """One level of Strassen's algorithm around the register tile: seven products instead of eight.
 
-A task takes two halves of rows, R pixels each, of both halves of the depth; with a pair of channel
-blocks these are the quadrants of a 2 x 2 product. Seven sums of the activations' quadrants go to
-scratch memory once per task. Weights come as seven sums per pair of blocks, made when the plan was
-built. Each product is accumulated in registers over half the depth, and added to those quadrants
-of the result, kept in scratch memory, that it belongs to; then the epilogue runs over them.
+A task takes two halves of rows, R pixels of one sample each, of both halves of the depth; with a
+pair of channel blocks these are the quadrants of a 2 x 2 product. Seven sums of the activations'
+quadrants go to scratch memory once per task. Weights come as seven sums per pair of blocks, made
+when the plan was built. Each product is accumulated in registers over half the depth, and added to
+those quadrants of the result, kept in scratch memory, that it belongs to; then the epilogue runs
+over them.
 
 V. Strassen, "Gaussian elimination is not optimal", Numerische Mathematik 13 (1969). Sums next to
 the register tile, without temporary matrices: J. Huang et al., "Strassen's algorithm reloaded",
@@ -55,7 +56,8 @@ SHARES: tuple[Terms, ...] = (
 """Of each product, the quadrants of the result (rows x channels) that it is added to."""
 
 PARAMS = (
-    "pixels",  # of all images
+    "pixels",  # of a sample
+    "sample_tasks",  # tasks that these are split into, the pairs of channel blocks left aside
     "rows",  # of an image of results
     "columns",
     "source_batch",  # strides in elements, from a pixel of the results to the next
@@ -130,10 +132,15 @@ class StrassenWriter:
         k, p, half = self.k, self.p, self.kernel.half
         with k.loop(k.begin, k.end, carried=[I64(-1)]) as loop:
             place, part = k.divmod(loop.index, p["channel_tasks"])
+            sample, number = k.divmod(place, p["sample_tasks"])
+            begin = k.mul(sample, p["pixels"])
             # halves that would pass the last pixel start earlier, and compute some pixels again
             last = k.sub(p["pixels"], half)
-            first = k.mul(place, 2 * half)
-            starts = k.min(first, last), k.min(k.add(first, half), last)
+            first = k.mul(number, 2 * half)
+            starts = (
+                k.add(begin, k.min(first, last)),
+                k.add(begin, k.min(k.add(first, half), last)),
+            )
             with k.when(k.b.icmp_signed("!=", place, loop.carried[0])):
                 self._sum_activations(starts)
             loop.next = [place]
