@@ -36,6 +36,12 @@ from planish.tuning.estimate import estimate, operations
 from planish.tuning.measure import HALF_WAY, PATIENCE, RARE, Bench, _difference, kernels_of, slack
 
 
+@pytest.fixture(autouse=True)
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other process takes a CPU, unless a test says so."""
+    monkeypatch.setattr(measure, "_interruptions", lambda: 0)
+
+
 @pytest.fixture
 def task() -> Task:
     net = Net()
