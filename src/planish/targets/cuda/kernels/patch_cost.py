@@ -43,8 +43,8 @@ def likely_parameters(
         tile = (*(1,) * (spatial - 2), rows, columns)[-spatial:]
         if (rows, columns) != (1, 1) and not windows.is_unrolled(tile):
             continue
-        # half as wide loads where there are few threads
-        for vector in {widest, max(1, widest // 2)}:
+        # narrower loads where there are few threads, or few registers for what bytes add up to
+        for vector in {widest, max(1, widest // 2), max(1, widest // 4 if size == 1 else widest)}:
             if rows * columns * vector > _REGISTERS:
                 continue
             for block in channel_blocks(channels, widest):
@@ -93,7 +93,8 @@ def _clocks(
     positions, taps = math.prod(tile), math.prod(windows.window)
     programs = -(-batch * math.prod(windows.tiles(tile)) // patches) * -(-channels // block)
     own = -(-programs // machine.multiprocessors) * warps
-    instructions = loads * (6 + vector) + positions * vector * (taps + 4) + taps * vector + 80
+    each = taps + 4 if size > 1 else taps / 2 + 10  # bytes go by several, and are rounded
+    instructions = loads * (6 + vector) + positions * vector * each + taps * vector + 80
     issue = own * instructions / min(4.0, own)
     # the first-level cache gives 128 bytes a clock, less where they lie in many lines
     width = 32 * vector * size
