@@ -32,6 +32,7 @@ from planish.ops.conv import Conv
 from planish.ops.elementwise import Elementwise
 from planish.ops.normalization import Softmax
 from planish.ops.pool import MaxPool
+from planish.ops.quantization import ConvInteger
 
 _BYTES = (DType.INT8, DType.UINT8)
 
@@ -64,6 +65,9 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
         offer({node}, node)
         if isinstance(node.op, Softmax):
             attention = attention_around(node, free, outputs)
+            if attention is not None and attention.after:
+                offer(attention.nodes, attention.mix)
+                attention = attention_around(node, {*free, *attention.after}, outputs)
             if attention is not None:
                 offer(attention.nodes, attention.mix)
         if isinstance(node.op, MaxPool):
@@ -73,7 +77,8 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
         befores = []
         if len(node.outputs) == 1:
             befores.append(_prologue(node, outputs, free))
-        image = image_before(node, free, outputs) if isinstance(node.op, Conv) else None
+        reads_images = isinstance(node.op, Conv | ConvInteger)
+        image = image_before(node, free, outputs) if reads_images else None
         if image:
             befores.append(set(image.before))
         befores = [before for before in befores if before]

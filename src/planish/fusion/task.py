@@ -248,6 +248,8 @@ def _attention_task(nodes: tuple[Node, ...], found: Found) -> Task:
     before = found.guard[-1].output if found.guard else weights
     after = found.rows[-1].output if found.rows else before
     epilogue = fuse(found.rows, (after,), operand, before, casts)
+    if found.after:
+        epilogue = fuse(found.after, (found.after[-1].output,), operand, found.mix.output)
     attention = Attention((q, k, v), found.axes, found.scale, work, found.guarded)
     outputs = nodes[-1].outputs
     return Task(nodes, found.mix, tuple(inputs), outputs, None, epilogue, attention)
@@ -263,7 +265,8 @@ def _image_task(nodes: tuple[Node, ...], found: FoundImage) -> Task:
     operand(found.source)
     conv = found.conv
     prologue = fuse(found.before, (conv.inputs[0],), operand, None, (found.transpose,))
-    operand(conv.inputs[1])
+    for value in conv.inputs[1:]:
+        operand(value)
     last = nodes[-1].output
     epilogue = fuse(nodes[nodes.index(conv) + 1 :], (last,), operand, conv.output)
     return Task(nodes, conv, tuple(inputs), (last,), prologue, epilogue, image=Image(found.perm))

@@ -92,8 +92,8 @@ def emit(
         known = tuple(constants[i] if i < len(constants) else None for i in step.args)
         rules = floats.RULES if dtypes[-1].is_float else integers.RULES
         rule = quantization.RULES.get(name) or _OF_ANY_DTYPE.get(name) or rules[name]
-        if makes_levels and name == "mul" and dtypes[-1] is DType.FLOAT32:
-            rule = quantization.scaled
+        if makes_levels and dtypes[-1] is DType.FLOAT32:
+            rule = quantization.OF_LEVELS.get(name, rule)
         operands = [slots[i] for i in step.args]
         slots.append(k.let("v", rule(Step(k, step.op, dtypes, known, facts), *operands)))
         keeps = name in _KEEPS_ROUNDED and all(rounded[i] for i in step.args)

@@ -142,4 +142,3 @@ def _turned(k: Source, pixels: Sequence[str]) -> str:
     how = f"[{', '.join(pixels)}], dtype=tl.int32, is_pure=True, pack=4"
     compiled = f'tl.inline_asm_elementwise("{asm}", "=r,=r,=r,=r,r,r,r,r", {how})'
     return k.either("turned", plain, compiled)
-

@@ -37,6 +37,9 @@ _FINITE = {
 }
 """Ops that give finite floats of finite ones, but for those that no sum of levels comes near."""
 
+_INEXACT = {"gelu", "silu", "sigmoid", "tanh"}
+"""Of these what is not rounded as the references are."""
+
 _SMALL = float((1 << 15) - 256)
 """What is below it still is when sums before it were rounded."""
 
@@ -215,6 +218,7 @@ def _facts(fused: Fused, sources: Sequence[Value | None], task: Task) -> Facts:
         finite=finite,
         small=finite and _most(expression, fused.sources, task) < _SMALL,
         invertible=_is_invertible(expression, sources),
+        inexact=any(step.op.name in _INEXACT for step in expression.instructions),
     )
 
 
@@ -245,11 +249,14 @@ def _is_finite(expression: Expression, sources: Sequence[Value | None]) -> bool:
 def _most(expression: Expression, places: Sequence[int | None], task: Task) -> float:
     """What nothing that becomes levels is beyond, either way; infinite where it is not known."""
     most: list[float] = []
+    least: list[float] = []
     for leaf, place in zip(expression.leaves, places, strict=True):
         value = None if place is None or place == ACCUMULATOR else task.inputs[place]
         known = leaf.constant if value is None else value.data
+        size = np.abs(np.asarray(0 if known is None else known, np.float64))
+        least.append(float(np.min(size, initial=math.inf)))
         if known is not None:
-            most.append(float(np.max(np.abs(np.asarray(known, np.float64)), initial=0)))
+            most.append(float(np.max(size, initial=0)))
         elif place == ACCUMULATOR:
             most.append(_most_sum(task))
         else:
@@ -261,10 +268,12 @@ def _most(expression: Expression, places: Sequence[int | None], task: Task) -> f
             most.append(math.prod(arguments))
         elif step.op.name == "add":
             most.append(sum(arguments))
-        elif step.op.name in ("cast", "relu"):
+        elif step.op.name == "dequantize":
+            most.append((arguments[0] + arguments[2]) * arguments[1])
+        elif step.op.name in ("cast", "relu", "gelu", "silu"):
             most.append(arguments[0])
-        elif step.op.name == "quantize" and arguments[1] == 1:
-            levels = max(levels, arguments[0])
+        elif step.op.name == "quantize" and step.args[1] < len(least) and least[step.args[1]]:
+            levels = max(levels, arguments[0] / least[step.args[1]])
             most.append(256.0)
         else:
             return math.inf
