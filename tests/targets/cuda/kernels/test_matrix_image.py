@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
 
 from helpers.interpreted import check_interpreted
-from helpers.levels import Levels
+from helpers.levels import Levels, conv_of_levels
 from helpers.products import (
     ALL,
     F16,
@@ -43,6 +43,7 @@ from planish.targets.cuda.kernels.matrix import (
     ImageFamily,
     MatrixTactic,
 )
+from planish.targets.cuda.kernels.matrix_tile import PERSISTENT
 from planish.targets.cuda.machine import H200
 
 
@@ -171,6 +172,20 @@ def test_rows_of_several_pixels_are_offered_for_few_filters(rng):
         return {t.pixels for t in FAMILY.tactics(task, Binding({}))}
 
     assert (offered(32), offered(16), offered(64)) == ({0, 2}, {0, 4}, {0})
+
+
+@pytest.mark.parametrize(("channels", "filters", "pixels"), [(16, 96, 2), (24, 144, 4), (8, 48, 4)])
+def test_pixels_of_few_bytes_are_multiplied_together(channels, filters, pixels, rng):
+    task = conv_of_levels(rng, (2, 6, 8, channels), filters, residual=True)
+    best = {t.pixels: t for t in reversed(list(FAMILY.tactics(task, Binding({}))))}
+    assert set(best) == {0, pixels}
+    small = MatrixTactic(task, 64, 64, 64, 4, 2, pixels=pixels)
+    many = MatrixTactic(task, 64, 64, 128, 4, 2, PERSISTENT, pixels=pixels)
+    offered = [*best.values(), small, many]
+    check_interpreted(FAMILY, task, rng, tactics=offered, limit=None)
+    odd = conv_of_levels(rng, (1, 5, 3, channels), filters)
+    assert {t.pixels for t in FAMILY.tactics(odd, Binding({}))} == {0}
+    assert not replace(small, task=odd).accepts(Binding({}))
 
 
 @pytest.mark.parametrize("dtype", [F16, F32], ids=str)
