@@ -18,6 +18,7 @@ from planish.targets.cuda.codegen import floats, integers, quantization
 from planish.targets.cuda.codegen.casts import cast, round_half
 from planish.targets.cuda.codegen.literals import (
     HALVES,
+    INEXACT,
     UNKNOWN,
     Facts,
     Step,
@@ -27,7 +28,7 @@ from planish.targets.cuda.codegen.literals import (
 )
 from planish.targets.cuda.codegen.source import Source
 
-__all__ = ["UNKNOWN", "Facts", "compute_type", "constant", "emit", "storage_type"]
+__all__ = ["INEXACT", "UNKNOWN", "Facts", "compute_type", "constant", "emit", "storage_type"]
 
 _JUMPS = {
     *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"),

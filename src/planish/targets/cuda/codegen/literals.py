@@ -85,6 +85,8 @@ class Facts:
 
 UNKNOWN = Facts()
 """Nothing is known."""
+INEXACT = Facts(inexact=True)
+"""For what is made of sums of floats, which are rounded in another order than the references'."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,12 @@ def has_inverse(numbers: np.ndarray | np.float32) -> bool:
 
 
 def _dequantize(s: Step, x: str, scale: str, zero: str) -> str:
-    return exact_product(f"{cast(s.k, x, s.dtypes[0], DType.FLOAT32)} - {zero}", scale)
+    return _scaled(s, f"{cast(s.k, x, s.dtypes[0], DType.FLOAT32)} - {zero}", scale)
+
+
+def _scaled(s: Step, x: str, scale: str) -> str:
+    """A product that is rounded before anything is added to it where that may decide a level."""
+    return f"({x}) * {scale}" if s.facts.inexact else exact_product(x, scale)
 
 
 def _snap_to_levels(s: Step, x: str, scale: str, inverse: str) -> str:
@@ -106,7 +111,7 @@ def _gelu(s: Step, x: str) -> str:
 
 
 OF_LEVELS: dict[str, Callable[..., str]] = {
-    "mul": lambda s, x, scale: exact_product(x, scale),
+    "mul": _scaled,
     "gelu": _gelu,
 }
 """Ops on float32 in expressions that make levels, where they are not those of `floats`."""

@@ -332,8 +332,8 @@ def _forms(problem: Problem) -> list[_Form]:
     shape = shape_of(problem)
     found = [_Form(problem)]
     if problem.window is None and problem.dtype in BYTES and problem.channels <= FEW_CHANNELS:
-        whole = (n for n in PIXELS if n * problem.columns % WHOLE_COLUMNS == 0)
-        pixels = next(whole, 1)
+        even = (n for n in PIXELS if n * problem.columns % WHOLE_COLUMNS == 0)
+        pixels = next(even, 1)
         merged = by_pixels(problem, pixels) if pixels > 1 else None
         found += [_Form(merged, pixels=pixels)] if merged else []
     elif shape.vector * shape.size < 16:
