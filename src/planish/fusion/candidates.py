@@ -90,7 +90,7 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
         ]
         for whole in wholes:
             offer(whole.nodes, node)
-        added = sum_with(node, free, outputs) if isinstance(node.op, Conv) else None
+        added = sum_with(node, free, outputs) if reads_images else None
         for after in _epilogues(node, outputs, free, position):
             if added and added.join in after:
                 offer({*added.nodes, *after}, None)

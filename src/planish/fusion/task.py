@@ -301,10 +301,10 @@ def _sum_task(nodes: tuple[Node, ...], found: FoundSum) -> Task:
         return inputs.setdefault(value, len(inputs))
 
     first, second = found.first, found.second
-    assert isinstance(first.op, Conv)
+    assert isinstance(first.op, Conv | ConvInteger)
     for value in second.inputs:
         operand(value)
-    image, filters = (operand(value) for value in first.inputs)
+    image, filters, *_ = [operand(value) for value in first.inputs]
     last = nodes[-1].output
     work = [n for n in nodes if n not in (first, second)]
     epilogue = fuse(work, (last,), operand, second.output, beside=first.output)

@@ -16,7 +16,7 @@ import numpy as np
 
 from planish.fusion.expression import Expression
 from planish.fusion.task import ACCUMULATOR, Fused, Task
-from planish.graph.graph import Value
+from planish.graph.graph import Node, Value
 from planish.graph.types import DType
 from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding, Layout
@@ -203,12 +203,12 @@ def bind_work(
     extents, strides = merge(shape, [a.strides for a in accesses], groups)
     merged = iter(Access(a.pointer, s, a.wide) for a, s in zip(accesses, strides, strict=True))
     leaves = tuple(None if v is None else next(merged) for v in sources)
-    facts = _facts(fused, sources, task)
+    facts = facts_of(fused, sources, task)
     work = Work((-1, *extents[1:]), fused.expression, leaves, tuple(merged), facts)
     return work, extents, values
 
 
-def _facts(fused: Fused, sources: Sequence[Value | None], task: Task) -> Facts:
+def facts_of(fused: Fused, sources: Sequence[Value | None], task: Task) -> Facts:
     """What constants tell of an expression that makes levels."""
     expression = fused.expression
     if not any(step.op.name == "quantize" for step in expression.instructions):
@@ -281,10 +281,12 @@ def _most(expression: Expression, places: Sequence[int | None], task: Task) -> f
 
 
 def _most_sum(task: Task) -> float:
-    """The same of a sum of products of bytes."""
-    anchor = task.anchor
-    if anchor is None or not isinstance(anchor.op, ConvInteger | MatMulInteger):
-        return math.inf
+    """The same of a sum of products of bytes: the largest, if there are two."""
+    anchors = [n for n in task.nodes if isinstance(n.op, ConvInteger | MatMulInteger)]
+    return max(map(_most_of, anchors), default=math.inf)
+
+
+def _most_of(anchor: Node) -> float:
     _, weights, *zeros = anchor.inputs
     depth = weights.type.elements
     columns = anchor.output.shape[-1]
