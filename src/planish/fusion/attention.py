@@ -179,7 +179,7 @@ def _find(softmax: Node, reach: _Reach) -> Found | None:
         _operand(v, v_swapped, reach, scaled=False),
     ]
     axes = _swapped(rank) if not first else tuple(range(rank))
-    after = _levels(mix.output, reach) if not rows and not guard else []
+    after = _levels(mix.output, reach) if not rows else []
     last = reach.user(after[-1].output if after else mix.output)
     moves = [node for _, _, _, found in seen for node in found]
     if last is not None and isinstance(last.op, Transpose):

@@ -75,12 +75,14 @@ def test_head_sizes(size, rng):
     check(Form(mask="keys"), rng, size=size, queries=19, keys=23)
 
 
+@pytest.mark.parametrize("guard", ["", "nan"], ids=["plain", "guarded"])
 @pytest.mark.parametrize("wide", [True, False], ids=["cast", "float"])
 @pytest.mark.parametrize("heads_last", [True, False], ids=["turned", "as it is"])
-def test_levels_of_the_result(heads_last, wide, rng):
+def test_levels_of_the_result(heads_last, wide, guard, rng):
     """As where a quantized product reads it: levels, and then the transposition."""
     dtype = F16 if wide else F32
-    graph = attention(Form(heads_last=heads_last), dtype=dtype, queries=17, keys=9)
+    form = Form(heads_last=heads_last, guard=guard, mask="keys")
+    graph = attention(form, dtype=dtype, queries=17, keys=9)
     (result,) = graph.outputs
     source = result.producer.inputs[0] if heads_last else result
     numbers = (graph.constant(np.float32(n)) for n in (0.02, 0.0))
@@ -92,6 +94,7 @@ def test_levels_of_the_result(heads_last, wide, rng):
     graph.tidy()
     found = [task for task in propose(graph) if task.attention]
     assert [task.output.dtype for task in found] == [DType.INT8, dtype]
+    assert all(task.attention.guarded == bool(guard) for task in found)
     arrays = feeds_for(found[0].inputs, rng)
     tactic, *_ = FAMILY.tactics(found[0], Binding({}))
     (got,), (wanted,) = run_tactic(tactic, Binding({}), arrays), found[0].evaluate(arrays)

@@ -27,6 +27,8 @@ DEEPEST = 256
 """The depth of a step, at most, where programs keep the weights of all of it."""
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 STAGES = (2, 3, 4, 6)
+LIMIT_OF_WALKS = 12
+"""Where so many tactics are offered, every walk is among them."""
 TRANSPOSED_COLUMNS = (64, 128)
 """Of tiles whose columns' weights are multiplied by their rows."""
 VECTOR_ROWS = (1, 2, 4, 8)
@@ -159,8 +161,8 @@ class Choice:
 def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list[Choice]:
     """The likely best, fastest first, but for the best of every way, which come before the rest: at
     most three of one tile's rows and columns, two of one walk where there are several; two at least
-    of every walk, and, where both make sense, of those that share tiles and of those that do not.
-    Beside `limit`, a third as many that multiply the other way round.
+    of those that share tiles and of those that do not, where both make sense, and, unless few are
+    wanted, of every walk. Beside `limit`, a third as many that multiply the other way round.
     """
     candidates = [*_tiles(shape, machine, passes), *_vector_tiles(shape, machine)]
     ranked = sorted((estimate(shape, c, machine), i) for i, c in enumerate(candidates))
@@ -185,7 +187,9 @@ def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list
             kept.append(candidates[i])
         else:
             rest.append(candidates[i])
-    kinds: list[Callable[[Choice], object]] = [lambda c: c.tile.split > 1, lambda c: c.tile.walk]
+    kinds: list[Callable[[Choice], object]] = [lambda c: c.tile.split > 1]
+    if limit >= LIMIT_OF_WALKS:
+        kinds.append(lambda c: c.tile.walk)
     for kind in kinds:
         for value in dict.fromkeys(map(kind, candidates)):
             here = [c for c in kept if kind(c) == value]
