@@ -5,9 +5,9 @@
 The models are those of `gpu.py`, with random weights; their ranges are calibrated on random inputs,
 on the CPU, once per model, or made up (``--made-up``: for speed). INT8 is what
 ``precision={"int8", "fp16"}`` gives: each layer in what is faster, conversions counted.
-``--all-int8`` adds ``precision="int8"`` (INT8 and FP32) beside it. Outputs are compared with FP16's:
-how well INT8 does on trained networks is another question (`gpu_accuracy.py`). Writes ``NAME.json``
-and ``NAME.md`` after each model and batch.
+``--all-int8`` adds ``precision="int8"`` (INT8 and FP32) beside it. Outputs are compared with
+FP16's: how well INT8 does on trained networks is another question (`gpu_accuracy.py`). Writes
+``NAME.json`` and ``NAME.md`` after each model and batch.
 """
 
 from __future__ import annotations
