@@ -3,10 +3,11 @@
     python benchmarks/gpu_int8.py --models resnet50,bert --batches 1,8,128
 
 The models are those of `gpu.py`, with random weights; their ranges are calibrated on random inputs,
-on the CPU, once per model. INT8 is what ``precision={"int8", "fp16"}`` gives: each layer in what is
-faster, conversions counted. ``--all-int8`` adds ``precision="int8"`` (INT8 and FP32) beside it.
-Outputs are compared with FP16's: how well INT8 does on trained networks is another question
-(`gpu_accuracy.py`). Writes ``NAME.json`` and ``NAME.md`` after each model and batch.
+on the CPU, once per model, or made up (``--made-up``: for speed). INT8 is what
+``precision={"int8", "fp16"}`` gives: each layer in what is faster, conversions counted.
+``--all-int8`` adds ``precision="int8"`` (INT8 and FP32) beside it. Outputs are compared with
+FP16's: how well INT8 does on trained networks is another question (`gpu_accuracy.py`). Writes
+``NAME.json`` and ``NAME.md`` after each model and batch.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import torch
 
 import planish
 from planish.quantization import MinMaxCalibrator, calibrate_model
+from planish.quantization.calibration import DUMMY
 
 SETS = gpu_one.SETS
 CALIBRATION = 8
@@ -182,6 +184,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="of timing")
     parser.add_argument("--tuning-seconds", type=float, default=20.0, help="of FP16, and of INT8")
     parser.add_argument("--all-int8", action="store_true", help="also without FP16")
+    parser.add_argument("--made-up", action="store_true", help="ranges that nobody measured")
     parser.add_argument("--budget", type=float, default=540.0, help="seconds for everything")
     parser.add_argument("--least", type=float, default=60.0, help="to begin with another")
     parser.add_argument("--work", type=Path, help="folder of the models' files; None: temporary")
@@ -198,7 +201,7 @@ def main() -> None:
         bench = gpu.Bench(job, work.resolve(), output)
         about = bench.about | {
             "command": "python benchmarks/gpu_int8.py " + " ".join(sys.argv[1:]),
-            "calibration": f"{CALIBRATION} random inputs, min-max",
+            "calibration": DUMMY if job.made_up else f"{CALIBRATION} random inputs, min-max",
         }
         failed = bench.export(job.models)
         results: dict[str, Any] = gpu.earlier(output)
@@ -210,7 +213,7 @@ def main() -> None:
                 try:
                     if name in failed or bench.left < job.least:
                         raise RuntimeError(failed.get(name, "no time was left")[-300:])
-                    ranges = ranges or ranges_of(name, onnx)
+                    ranges = ranges or (DUMMY if job.made_up else ranges_of(name, onnx))
                     found = one(job, name, onnx, batch, ranges)
                 except Exception as error:
                     gpu_one.tell(f"{name} {batch}", error)

@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.levels import Levels
 from helpers.networks import N, Net, feeds, mobile_net, residual_net
 from planish.fusion.candidates import LONGEST, propose
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Value
 from planish.graph.interpret import bind, interpret
 from planish.graph.types import DType
-from planish.ops import Dequantize, Quantize, ew
+from planish.ops import Dequantize, MatMulInteger, Quantize, ew
 from planish.plan.check import check_nodes, check_steps
 from planish.plan.views import Placements
 
@@ -113,6 +114,18 @@ class TestSets:
         x = net.relu(net.input(N, 4))
         graph = net.output(net.add(net.graph.add(ew.Exp(), x), net.graph.add(ew.Neg(), x)))
         assert s("relu exp neg add") in names(propose(graph))
+
+
+def test_sums_of_levels_are_read_by_nothing_but_elementwise_work() -> None:
+    """What they become takes a quarter of their bytes, and is what the next product reads."""
+    b = Levels(np.random.default_rng(2))
+    sums = b.add(MatMulInteger(), b.input((4, 8)), b.levels((8, 8)), *b.zeros())
+    levels = b.requantized(sums, 8, False, DType.INT8)
+    more = b.add(MatMulInteger(), levels, b.levels((8, 6)), *b.zeros())
+    b.graph.mark_output(b.requantized(more, 8, False, None), "y")
+    tasks = propose(b.graph)
+    assert {t.anchor for t in tasks if sums in t.inputs} == {None}
+    assert any(t.output is levels and t.anchor is sums.producer for t in tasks)
 
 
 @pytest.mark.parametrize("make", [residual_net, mobile_net])

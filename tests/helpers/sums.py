@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from helpers.levels import Levels
 from planish.fusion.candidates import propose
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Value
 from planish.graph.types import DType, TensorType
 from planish.ops.conv import Conv
-from planish.ops.elementwise import ew
+from planish.ops.elementwise import Cast, ew
+from planish.ops.quantization import ConvInteger
 
 
 class SumNet:
@@ -85,3 +87,36 @@ class SumNet:
 def sum_tasks(graph: Graph) -> list[Task]:
     """Tasks of two added convolutions that are proposed, the largest first."""
     return sorted((t for t in propose(graph) if t.sum), key=lambda t: -len(t.nodes))
+
+
+def sum_of_levels(
+    rng: np.random.Generator,
+    shape: Sequence[int],
+    other: Sequence[int],
+    columns: int,
+    *,
+    window: int = 1,
+    stride: int = 1,
+    to: DType | None = DType.INT8,
+    swapped: bool = False,
+) -> Graph:
+    """As a quantized network has it: what the 1x1 convolution gives becomes levels, which are added
+    to the other one's.
+    """
+    b = Levels(rng)
+
+    def sums(image: Value, taps: int, step: int) -> Value:
+        around = ((taps // 2, taps // 2),) * 2
+        filters = b.levels((taps, taps, image.shape[-1], columns))
+        return b.add(ConvInteger((step,) * 2, around, (1, 1), 1), image, filters, *b.zeros())
+
+    x, z = b.input(shape), b.input(other)
+    own = sums(x, window, 1) if swapped else None
+    levels = b.requantized(sums(z, 1, stride), other[-1], False, DType.INT8)
+    own = own or sums(x, window, 1)
+    y = b.requantized(own, window**2 * shape[-1], False, None)
+    wide = b.add(Cast(DType.FLOAT32), levels)
+    y = b.add(ew.Add(), y, b.add(ew.Mul(), wide, b.floats((columns,))))
+    y = b.quantized(y, to, 1.0) if to else b.add(Cast(DType.FLOAT16), y)
+    b.graph.mark_output(y, "y")
+    return b.graph

@@ -7,7 +7,8 @@
 The nodes become one candidate task, whose inputs are q, k and v as they lie before the transposes.
 A transpose or a scalar factor belongs to it where nothing else reads what it makes. What stands
 between softmax and the second product may only do the same to a whole row of weights (a factor per
-head, zero where everything is masked), so that it can be done to the result instead.
+head, zero where everything is masked), so that it can be done to the result instead. Where levels
+are made of the result, as in quantized networks, that belongs to it, too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from planish.graph.types import DType
 from planish.ops.elementwise import Cast, Elementwise, Select, ew
 from planish.ops.matmul import MatMul
 from planish.ops.normalization import Softmax
+from planish.ops.quantization import Quantize
 from planish.ops.shape import Transpose
 
 LONGEST = 24
@@ -80,6 +82,8 @@ class Found:
     softmax : Node
     moves : tuple of Node
         Transposes and scalar factors.
+    after : tuple of Node
+        What makes levels of the result.
     """
 
     operands: tuple[Value, Value, Value]
@@ -93,11 +97,12 @@ class Found:
     guard: tuple[Node, ...]
     mix: Node
     moves: tuple[Node, ...]
+    after: tuple[Node, ...]
 
     @property
     def nodes(self) -> set[Node]:
         """All nodes."""
-        rest = (*self.chain, *self.rows, *self.guard, *self.moves)
+        rest = (*self.chain, *self.rows, *self.guard, *self.moves, *self.after)
         return {self.product, self.softmax, self.mix, *rest}
 
 
@@ -174,7 +179,8 @@ def _find(softmax: Node, reach: _Reach) -> Found | None:
         _operand(v, v_swapped, reach, scaled=False),
     ]
     axes = _swapped(rank) if not first else tuple(range(rank))
-    last = reach.user(mix.output)
+    after = _levels(mix.output, reach) if not rows else []
+    last = reach.user(after[-1].output if after else mix.output)
     moves = [node for _, _, _, found in seen for node in found]
     if last is not None and isinstance(last.op, Transpose):
         moves.append(last)
@@ -192,7 +198,21 @@ def _find(softmax: Node, reach: _Reach) -> Found | None:
         guard=tuple(guard),
         mix=mix,
         moves=tuple(moves),
+        after=tuple(after),
     )
+
+
+def _levels(value: Value, reach: _Reach) -> list[Node]:
+    """What makes levels of a value, all by one scale."""
+    nodes: list[Node] = []
+    node = reach.user(value)
+    if node is not None and is_float_cast(node):
+        nodes.append(node)
+        node = reach.user(node.output)
+    if node is None or not isinstance(node.op, Quantize):
+        return []
+    known = all(v.data is not None and v.data.size == 1 for v in node.inputs[1:])
+    return [*nodes, node] if known else []
 
 
 def _swapped(rank: int) -> Axes:

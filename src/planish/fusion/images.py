@@ -1,6 +1,6 @@
 """Recognises a convolution of an image whose axes lie in another order.
 
-    x ─▶ cast, scale ─▶ Transpose ─▶ cast, scale ─▶ Conv ─▶ epilogue
+    x ─▶ cast, scale ─▶ Transpose ─▶ cast, scale, quantize ─▶ Conv ─▶ epilogue
 
 Frameworks hand images over channels first, usually in float32. As one task, beside its parts, the
 convolution reads them as they lie, and nobody writes them in another order first.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from planish.graph.graph import Node, Value
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Elementwise
+from planish.ops.quantization import ConvInteger
 from planish.ops.shape import Transpose
 
 LONGEST = 8
@@ -73,7 +74,7 @@ def image_before(
 def image_of(nodes: Collection[Node]) -> FoundImage | None:
     """What these nodes are, perhaps with an epilogue behind it; None for anything else."""
     order = list(nodes)
-    convolutions = [n for n in order if isinstance(n.op, Conv)]
+    convolutions = [n for n in order if isinstance(n.op, Conv | ConvInteger)]
     if len(convolutions) != 1:
         return None
     found = _find(convolutions[0], set(order).__contains__, lambda v: True)

@@ -6,6 +6,8 @@
 Residual networks have them where a block changes the image's size: a 1x1 convolution then stands
 beside the block. As one task, beside both convolutions alone, their products are summed as one
 over both depths, and what one gives, which is as large as the result, is neither written nor read.
+In quantized networks both have sums of their own, of which each is scaled, and one rounded to
+levels, before they are added.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from dataclasses import dataclass
 from planish.graph.graph import Node, Value
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Elementwise
+from planish.ops.quantization import ConvInteger
 
-LONGEST = 4
-"""Most constants that are added on each side."""
+LONGEST = 8
+"""Most nodes between a convolution and the sum."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,12 @@ class Sum:
 
     Attributes
     ----------
-    first : Conv
+    first : Conv or ConvInteger
     image, filters : int
         Which of the task's inputs it reads.
     """
 
-    first: Conv
+    first: Conv | ConvInteger
     image: int
     filters: int
 
@@ -49,7 +52,8 @@ class FoundSum:
     first, second : Node
         The convolutions.
     added : frozenset of Node
-        Additions of constants before the sum.
+        What is done to both results before the sum: additions of constants, or whatever is done to
+        sums of levels.
     join : Node
         The sum.
     """
@@ -75,7 +79,7 @@ def sum_with(conv: Node, free: Collection[Node], outputs: Collection[Value]) -> 
 
 def sum_of(nodes: Collection[Node]) -> FoundSum | None:
     """The sum that these nodes are, perhaps with an epilogue behind it; None for anything else."""
-    convolutions = [n for n in nodes if isinstance(n.op, Conv)]
+    convolutions = [n for n in nodes if isinstance(n.op, Conv | ConvInteger)]
     if len(convolutions) != 2:
         return None
     found = _find(convolutions[1], set(nodes).__contains__, lambda v: True)
@@ -92,14 +96,14 @@ def _find(
     added: set[Node] = set()
     while len(added) <= LONGEST and len(value.users) == 1 and is_hidden(value):
         (user,) = value.users
-        other = _added_to(user, value) if is_open(user) else None
-        if other is None:
+        if not is_open(user):
             return None
-        if other.is_constant:
+        if _goes_on(user, value, conv):
             added.add(user)
             value = user.output
             continue
-        above = _convolution_above(other, is_open, is_hidden)
+        other = _added_to(user, value)
+        above = _convolution_above(other, type(conv.op), is_open, is_hidden) if other else None
         if above is None:
             return None
         first, more = above
@@ -108,22 +112,42 @@ def _find(
 
 
 def _convolution_above(
-    value: Value, is_open: Callable[[Node], bool], is_hidden: Callable[[Value], bool]
+    value: Value,
+    kind: type,
+    is_open: Callable[[Node], bool],
+    is_hidden: Callable[[Value], bool],
 ) -> tuple[Node, set[Node]] | None:
-    """The convolution above a value, and the additions of constants between them."""
-    added: set[Node] = set()
-    while len(added) <= LONGEST and len(value.users) == 1 and is_hidden(value):
+    """The convolution of a kind above a value, and the nodes between them."""
+    nodes: list[Node] = []
+    while len(nodes) <= LONGEST and len(value.users) == 1 and is_hidden(value):
         node = value.producer
         if node is None or not is_open(node):
             return None
-        if _is_plain(node):
-            return node, added
+        if isinstance(node.op, kind) and _is_plain(node):
+            below = [(n, next(v for v in n.inputs if not v.is_constant)) for n in nodes]
+            if not all(_goes_on(n, v, node) for n, v in below):
+                return None
+            return node, set(nodes)
         sources = [v for v in node.inputs if not v.is_constant]
-        if len(sources) != 1 or _added_to(node, sources[0]) is None:
+        if len(sources) != 1:
             return None
-        added.add(node)
+        nodes.append(node)
         value = sources[0]
     return None
+
+
+def _goes_on(node: Node, value: Value, conv: Node) -> bool:
+    """Whether a node does something to a value that a convolution led to, with constants alone:
+    adds them, or is any elementwise op where there are sums of levels.
+    """
+    if not isinstance(node.op, Elementwise) or node.output.shape != value.shape:
+        return False
+    others = [v for v in node.inputs if v is not value]
+    if len(others) == len(node.inputs) or not all(v.is_constant for v in others):
+        return False
+    if isinstance(conv.op, ConvInteger):
+        return node.inputs.count(value) == 1
+    return _added_to(node, value) is not None
 
 
 def _added_to(node: Node, value: Value) -> Value | None:
@@ -137,6 +161,6 @@ def _added_to(node: Node, value: Value) -> Value | None:
 def _is_plain(node: Node) -> bool:
     """Whether it is a convolution of two dimensions with constant filters and without groups."""
     op = node.op
-    if not isinstance(op, Conv) or op.groups != 1 or len(op.strides) != 2:
+    if not isinstance(op, Conv | ConvInteger) or op.groups != 1 or len(op.strides) != 2:
         return False
     return node.inputs[1].is_constant and not node.inputs[0].is_constant

@@ -248,6 +248,8 @@ def _attention_task(nodes: tuple[Node, ...], found: Found) -> Task:
     before = found.guard[-1].output if found.guard else weights
     after = found.rows[-1].output if found.rows else before
     epilogue = fuse(found.rows, (after,), operand, before, casts)
+    if found.after:
+        epilogue = fuse(found.after, (found.after[-1].output,), operand, found.mix.output)
     attention = Attention((q, k, v), found.axes, found.scale, work, found.guarded)
     outputs = nodes[-1].outputs
     return Task(nodes, found.mix, tuple(inputs), outputs, None, epilogue, attention)
@@ -263,7 +265,8 @@ def _image_task(nodes: tuple[Node, ...], found: FoundImage) -> Task:
     operand(found.source)
     conv = found.conv
     prologue = fuse(found.before, (conv.inputs[0],), operand, None, (found.transpose,))
-    operand(conv.inputs[1])
+    for value in conv.inputs[1:]:
+        operand(value)
     last = nodes[-1].output
     epilogue = fuse(nodes[nodes.index(conv) + 1 :], (last,), operand, conv.output)
     return Task(nodes, conv, tuple(inputs), (last,), prologue, epilogue, image=Image(found.perm))
@@ -298,10 +301,10 @@ def _sum_task(nodes: tuple[Node, ...], found: FoundSum) -> Task:
         return inputs.setdefault(value, len(inputs))
 
     first, second = found.first, found.second
-    assert isinstance(first.op, Conv)
+    assert isinstance(first.op, Conv | ConvInteger)
     for value in second.inputs:
         operand(value)
-    image, filters = (operand(value) for value in first.inputs)
+    image, filters, *_ = [operand(value) for value in first.inputs]
     last = nodes[-1].output
     work = [n for n in nodes if n not in (first, second)]
     epilogue = fuse(work, (last,), operand, second.output, beside=first.output)

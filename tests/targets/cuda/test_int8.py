@@ -33,7 +33,7 @@ def net() -> Graph:
     grouped = n.relu(n.conv(added, 16, 3, groups=2))
     pooled = n.graph.add(MaxPool((3, 3), (1, 1), SAME, (1, 1)), added)
     mean = n.graph.add(AvgPool((3, 3), (1, 1), SAME), added)
-    joined = n.conv(n.concat(grouped, pooled, n.conv(mean, 8)), 24, 3)
+    joined = n.conv(n.concat(grouped, pooled, n.conv(mean, 24)), 24, 3)
     n.graph.mark_output(n.bias(n.dense(n.pooled(n.relu(joined)), 10)), "y")
     return n.graph
 

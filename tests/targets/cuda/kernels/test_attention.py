@@ -23,10 +23,14 @@ from helpers.tactics import row_padded, strided
 from planish.errors import PlanError
 from planish.fusion.candidates import propose
 from planish.graph.types import DType
+from planish.ops.elementwise import Cast
+from planish.ops.quantization import Quantize
+from planish.ops.shape import Transpose
 from planish.targets.attention import problem_of
 from planish.targets.base import Binding
 from planish.targets.cuda.kernels.attention import AttentionFamily, AttentionTactic, choices
 from planish.targets.cuda.machine import H200
+from planish.targets.cuda.run import run_tactic
 
 FAMILY = AttentionFamily(H200)
 F16, BF16, F32 = DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32
@@ -69,6 +73,33 @@ def test_forms(form, rng):
 @pytest.mark.parametrize("size", [1, 32, 64, 80, 96, 128])
 def test_head_sizes(size, rng):
     check(Form(mask="keys"), rng, size=size, queries=19, keys=23)
+
+
+@pytest.mark.parametrize("guard", ["", "nan"], ids=["plain", "guarded"])
+@pytest.mark.parametrize("wide", [True, False], ids=["cast", "float"])
+@pytest.mark.parametrize("heads_last", [True, False], ids=["turned", "as it is"])
+def test_levels_of_the_result(heads_last, wide, guard, rng):
+    """As where a quantized product reads it: levels, and then the transposition."""
+    dtype = F16 if wide else F32
+    form = Form(heads_last=heads_last, guard=guard, mask="keys")
+    graph = attention(form, dtype=dtype, queries=17, keys=9)
+    (result,) = graph.outputs
+    source = result.producer.inputs[0] if heads_last else result
+    numbers = (graph.constant(np.float32(n)) for n in (0.02, 0.0))
+    levels = graph.add(Cast(F32), source) if wide else source
+    levels = graph.add(Quantize(DType.INT8, -128, 127), levels, *numbers)
+    if heads_last:
+        levels = graph.add(Transpose((0, 2, 1, 3)), levels)
+    graph.outputs = [levels]
+    graph.tidy()
+    found = [task for task in propose(graph) if task.attention]
+    assert [task.output.dtype for task in found] == [DType.INT8, dtype]
+    assert all(task.attention.guarded == bool(guard) for task in found)
+    arrays = feeds_for(found[0].inputs, rng)
+    tactic, *_ = FAMILY.tactics(found[0], Binding({}))
+    (got,), (wanted,) = run_tactic(tactic, Binding({}), arrays), found[0].evaluate(arrays)
+    apart = np.abs(got.astype(int) - wanted)
+    assert apart.max() <= 1 and apart.mean() < 0.05 and np.abs(wanted).max() > 20
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 300), (33, 64), (50, 129)])

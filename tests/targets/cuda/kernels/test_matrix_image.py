@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
 
 from helpers.interpreted import check_interpreted
+from helpers.levels import Levels, conv_of_levels
 from helpers.products import (
     ALL,
     F16,
@@ -35,12 +36,14 @@ from planish.fusion.candidates import propose
 from planish.graph import DType
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast, ew
+from planish.ops.quantization import ConvInteger
 from planish.ops.shape import Transpose
 from planish.targets.base import Binding
 from planish.targets.cuda.kernels.matrix import (
     ImageFamily,
     MatrixTactic,
 )
+from planish.targets.cuda.kernels.matrix_tile import PERSISTENT
 from planish.targets.cuda.machine import H200
 
 
@@ -70,6 +73,22 @@ def test_bytes_of_an_image_are_normalized_on_the_way(turned, rng):
     copied = MatrixTactic(task, 32, 32, 32, 4, 2, 1, TAPS, channels=3, pixels=1)
     offered = [copied] if turned else [copied, MatrixTactic(task, 32, 32, 32, 4, 2, 1, FLAT)]
     check_interpreted(family, task, rng, tactics=offered, tolerance=2e-2, limit=None)
+
+
+def test_floats_of_an_image_become_levels_on_the_way(rng):
+    """From planes of float32 to the levels that the first convolution gives."""
+    b = Levels(rng)
+    turned = b.add(Transpose((0, 2, 3, 1)), b.input((2, 3, 10, 12), F32))
+    op = ConvInteger((2, 2), SAME, (1, 1), 1)
+    sums = b.add(op, b.quantized(turned), b.levels((3, 3, 3, 20)), *b.zeros())
+    task = b.task(b.requantized(sums, 27, False, DType.INT8))
+    assert task.image is not None and task.pattern == "image"
+    assert set(task.nodes) in [set(t.nodes) for t in propose(b.graph)]
+    offered = list(ImageFamily(H200).tactics(task, Binding({})))
+    assert {t.pixels for t in offered} >= {0, 1, 2}
+    assert all(len(t.launches(Binding({}))) == 2 for t in offered)
+    best = {t.pixels: t for t in reversed(offered)}
+    check_interpreted(ImageFamily(H200), task, rng, tactics=best.values(), limit=None)
 
 
 @pytest.mark.parametrize("prologue", [None, "cast", "sum"])
@@ -153,6 +172,20 @@ def test_rows_of_several_pixels_are_offered_for_few_filters(rng):
         return {t.pixels for t in FAMILY.tactics(task, Binding({}))}
 
     assert (offered(32), offered(16), offered(64)) == ({0, 2}, {0, 4}, {0})
+
+
+@pytest.mark.parametrize(("channels", "filters", "pixels"), [(16, 96, 2), (24, 144, 4), (8, 48, 4)])
+def test_pixels_of_few_bytes_are_multiplied_together(channels, filters, pixels, rng):
+    task = conv_of_levels(rng, (2, 6, 8, channels), filters, residual=True)
+    best = {t.pixels: t for t in reversed(list(FAMILY.tactics(task, Binding({}))))}
+    assert set(best) == {0, pixels}
+    small = MatrixTactic(task, 64, 64, 64, 4, 2, pixels=pixels)
+    many = MatrixTactic(task, 64, 64, 128, 4, 2, PERSISTENT, pixels=pixels)
+    offered = [*best.values(), small, many]
+    check_interpreted(FAMILY, task, rng, tactics=offered, limit=None)
+    odd = conv_of_levels(rng, (1, 5, 3, channels), filters)
+    assert {t.pixels for t in FAMILY.tactics(odd, Binding({}))} == {0}
+    assert not replace(small, task=odd).accepts(Binding({}))
 
 
 @pytest.mark.parametrize("dtype", [F16, F32], ids=str)

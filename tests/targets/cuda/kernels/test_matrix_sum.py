@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
 
 from helpers.interpreted import assembly, check_interpreted, compiled
-from helpers.sums import SumNet, sum_tasks
+from helpers.sums import SumNet, sum_of_levels, sum_tasks
 from helpers.tactics import row_padded
 from planish.errors import PlanError
 from planish.graph import DType
@@ -43,6 +43,38 @@ def test_sizes(shape, other, columns, more, dtype: DType, rng: np.random.Generat
     task, *_ = sum_tasks(SumNet(shape, other, columns, dtype=dtype, **more).graph)
     tactics = [MatrixSum(task, *tile) for tile in TILES]
     check_interpreted(FAMILY, task, rng, tactics=tactics, tolerance=TOLERANCES[dtype], limit=None)
+
+
+@pytest.mark.parametrize("to", [DType.INT8, None], ids=["levels", "halves"])
+@pytest.mark.parametrize(
+    ("shape", "other", "columns", "more"),
+    [
+        ((2, 5, 7, 32), (2, 5, 7, 48), 64, {}),
+        ((3, 4, 5, 16), (3, 7, 9, 33), 80, {"stride": 2}),
+        ((1, 6, 5, 24), (1, 6, 5, 8), 70, {"window": 3, "swapped": True}),
+    ],
+)
+def test_sums_of_levels_have_sums_of_their_own(shape, other, columns, more, to, rng) -> None:
+    graph = sum_of_levels(rng, shape, other, columns, to=to, **more)
+    task = sum_tasks(graph)[0]
+    assert len(task.nodes) == len(graph.nodes) and task.precision == "int8"
+    small = [(64, 64, 32, 4, 2), (32, 32, 64, 4, 3), (64, 128, 32, 4, 2)]
+    tactics = [MatrixSum(task, *tile) for tile in small]
+    if "window" not in more:
+        tactics.append(MatrixSum(task, 64, 64, 64, 4, 3, PERSISTENT, False, FEW))
+    tolerance = 0.0 if to else 2e-3
+    check_interpreted(FAMILY, task, rng, tactics=tactics, tolerance=tolerance, limit=None)
+    assert not replace(tactics[0], split=2).accepts(Binding({}))
+
+
+def test_sums_of_levels_are_offered(rng) -> None:
+    graph = sum_of_levels(rng, (128, 28, 28, 128), (128, 56, 56, 256), 512, stride=2)
+    task = sum_tasks(graph)[0]
+    tactics = list(FAMILY.tactics(task, Binding({})))
+    assert len(tactics) >= 6 and {t.split for t in tactics} <= {1, PERSISTENT}
+    assert "wgmma" in assembly(tactics[0], Binding({}))
+    (code,) = compiled(tactics[0], Binding({}))
+    assert code.shared <= H200.shared
 
 
 FEW = replace(H200, multiprocessors=1)

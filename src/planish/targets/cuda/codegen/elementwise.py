@@ -18,6 +18,7 @@ from planish.targets.cuda.codegen import floats, integers, quantization
 from planish.targets.cuda.codegen.casts import cast, round_half
 from planish.targets.cuda.codegen.literals import (
     HALVES,
+    INEXACT,
     UNKNOWN,
     Facts,
     Step,
@@ -27,7 +28,7 @@ from planish.targets.cuda.codegen.literals import (
 )
 from planish.targets.cuda.codegen.source import Source
 
-__all__ = ["UNKNOWN", "Facts", "compute_type", "constant", "emit", "storage_type"]
+__all__ = ["INEXACT", "UNKNOWN", "Facts", "compute_type", "constant", "emit", "storage_type"]
 
 _JUMPS = {
     *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"),
@@ -92,8 +93,8 @@ def emit(
         known = tuple(constants[i] if i < len(constants) else None for i in step.args)
         rules = floats.RULES if dtypes[-1].is_float else integers.RULES
         rule = quantization.RULES.get(name) or _OF_ANY_DTYPE.get(name) or rules[name]
-        if makes_levels and name == "mul" and dtypes[-1] is DType.FLOAT32:
-            rule = quantization.scaled
+        if makes_levels and dtypes[-1] is DType.FLOAT32:
+            rule = quantization.OF_LEVELS.get(name, rule)
         operands = [slots[i] for i in step.args]
         slots.append(k.let("v", rule(Step(k, step.op, dtypes, known, facts), *operands)))
         keeps = name in _KEEPS_ROUNDED and all(rounded[i] for i in step.args)

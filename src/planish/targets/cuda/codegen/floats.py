@@ -9,7 +9,7 @@ zero by functions. The compiler may fuse a product and a sum; `exact_product` fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from planish.targets.cuda.codegen.literals import Step
 
@@ -91,7 +91,7 @@ def _gelu(s: Step, x: str) -> str:
         inner = s.let(f"{x} * ({s.c(twice)} + {s.c(twice * 0.044715)} * {x} * {x})")
         return f"{x} * ({_sigmoid(s, inner)})"
     if s.is_half:
-        return _without_tail(s, x)
+        return without_tail(s, x, _TAIL)
     half = s.let(f"{x} * {s.c(0.5)}")
     return f"{half} * tl.erf({x} * {s.c(math.sqrt(0.5))}) + {half}"
 
@@ -106,14 +106,14 @@ times the tail from zero. Beyond it falls on.
 """
 
 
-def _without_tail(s: Step, x: str) -> str:
-    """GELU of halves, ``x`` times the normal distribution, as ``max(x, 0) - |x| tail(|x|)``: half
-    the instructions of erf, one of them slow, and as exact for large negative ``x``, where
-    ``1 + erf`` cancels.
+def without_tail(s: Step, x: str, terms: Sequence[float]) -> str:
+    """GELU, ``x`` times the normal distribution, as ``max(x, 0) - |x| tail(|x|)``: half the
+    instructions of erf, one of them slow, and as exact for large negative ``x``, where ``1 + erf``
+    cancels. The terms are those of the tail's binary logarithm.
     """
     far = s.let(f"tl.minimum(tl.abs({x}), {s.c(8)})")  # no infinity times zero
-    power = s.c(_TAIL[-1])
-    for term in _TAIL[-2::-1]:
+    power = s.c(terms[-1])
+    for term in terms[-2::-1]:
         power = s.let(f"{power} * {far} + {s.c(term)}")
     half = s.let(f"{x} * {s.c(0.5)}")  # of -inf the sum is NaN, as by erf
     return f"{half} + tl.abs({half}) - {far} * libdevice.exp2({power})"

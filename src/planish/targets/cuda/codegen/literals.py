@@ -72,15 +72,21 @@ class Facts:
         Whether what becomes levels is below 2**15.
     invertible : bool
         Whether a product with the inverse of each scale serves as well as a division.
+    inexact : bool
+        Whether what becomes levels is not rounded as the references round it, so that dividing it
+        by a scale need not be, either.
     """
 
     finite: bool = False
     small: bool = False
     invertible: bool = False
+    inexact: bool = False
 
 
 UNKNOWN = Facts()
 """Nothing is known."""
+INEXACT = Facts(inexact=True)
+"""For what is made of sums of floats, which are rounded in another order than the references'."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.attention import Place, Problem, problem_of
 from planish.targets.base import Binding, Family, Launch, Tactic
+from planish.targets.cuda.codegen.elementwise import INEXACT
 from planish.targets.cuda.kernels.attention_kernel import (
     PRECISIONS,
     AttentionKernel,
@@ -65,7 +66,7 @@ class AttentionTactic(AnchoredTactic):
             expression: Expression, places: tuple[Place | None, ...], *results: Place
         ) -> Work:
             leaves = tuple(None if p is None else access(p) for p in places)
-            return Work((-1,) * 4, expression, leaves, tuple(map(access, results)))
+            return Work((-1,) * 4, expression, leaves, tuple(map(access, results)), INEXACT)
 
         kernel = AttentionKernel(
             self.warps,

@@ -6,19 +6,23 @@ that elements are loaded once, 16 bytes at a time; see `patches`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+import numpy as np
 
 from planish.fusion.task import Task
 from planish.graph.dims import evaluate
 from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.quantization import ConvInteger
-from planish.targets.base import Binding, Family, Pointer
+from planish.targets.base import Binding, Constant, Family, Pointer
 from planish.targets.cuda.codegen.elementwise import compute_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer as Argument
+from planish.targets.cuda.kernels.depthwise_dots import DepthwiseDotKernel, packed, serves
 from planish.targets.cuda.kernels.fused import Access, Work, load, pointer_of
 from planish.targets.cuda.kernels.matrix_problem import zero_of
 from planish.targets.cuda.kernels.patch_family import PatchFamily
@@ -85,16 +89,33 @@ class Depthwise(PatchTactic):
 
     family: ClassVar[str] = "depthwise"
 
+    @property
+    def has_dots(self) -> bool:
+        """Whether four bytes are multiplied at once: signed ones, and level 0 stands for 0."""
+        op, (x, w) = self.anchor.op, self.anchor.inputs[:2]
+        if not (x.dtype is w.dtype is DType.INT8 and w.is_constant and zero_of(self.task) == 0):
+            return False
+        assert isinstance(op, ConvInteger)
+        if w.shape[-1] != op.groups:
+            return False
+        taps = w.type.bind({})[:-2]
+        return serves(Windows((), (), taps, op.strides, op.dilations, ()), self.tile(len(taps)))
+
     def windows(self, binding: Binding) -> Windows:
         return _windows(self.task, binding)
+
+    def constants(self) -> list[np.ndarray]:
+        if not self.has_dots:
+            return []
+        op, data = self.anchor.op, self.anchor.inputs[1].data
+        assert isinstance(op, ConvInteger) and data is not None
+        return [packed(data[..., 0, :], op.strides[-1], self.columns)]
 
     def kernel(
         self, source: Work, work: Work, windows: Windows, binding: Binding
     ) -> tuple[PatchKernel, tuple[Pointer, ...]]:
         x, filters = self.anchor.inputs[:2]
-        layout = binding.layout(filters)
-        strides = (*layout.strides[:-2], layout.strides[-1])
-        kernel = DepthwiseKernel(
+        common = (
             self.warps,
             1,
             source,
@@ -103,6 +124,16 @@ class Depthwise(PatchTactic):
             self.tile(len(windows.sizes)),
             self.patches,
             self.channels,
+        )
+        if self.has_dots:
+            shape = self.constants()[0].shape
+            strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+            taps = Access(Argument(DType.INT32), strides)
+            return DepthwiseDotKernel(*common, taps), (Constant(0),)
+        layout = binding.layout(filters)
+        strides = (*layout.strides[:-2], layout.strides[-1])
+        kernel = DepthwiseKernel(
+            *common,
             Access(pointer_of(filters, binding), strides),
             layout.shape[-1] // x.type.bind(binding.symbols)[-1],
             zero_of(self.task),

@@ -16,7 +16,7 @@ import numpy as np
 
 from planish.fusion.expression import Expression
 from planish.fusion.task import ACCUMULATOR, Fused, Task
-from planish.graph.graph import Value
+from planish.graph.graph import Node, Value
 from planish.graph.types import DType
 from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding, Layout
@@ -36,6 +36,9 @@ _FINITE = {
     *("sub", "gelu", "silu", "sigmoid", "tanh", "hard_sigmoid", "hard_swish"),
 }
 """Ops that give finite floats of finite ones, but for those that no sum of levels comes near."""
+
+_INEXACT = {"gelu", "silu", "sigmoid", "tanh"}
+"""Of these what is not rounded as the references are."""
 
 _SMALL = float((1 << 15) - 256)
 """What is below it still is when sums before it were rounded."""
@@ -200,12 +203,12 @@ def bind_work(
     extents, strides = merge(shape, [a.strides for a in accesses], groups)
     merged = iter(Access(a.pointer, s, a.wide) for a, s in zip(accesses, strides, strict=True))
     leaves = tuple(None if v is None else next(merged) for v in sources)
-    facts = _facts(fused, sources, task)
+    facts = facts_of(fused, sources, task)
     work = Work((-1, *extents[1:]), fused.expression, leaves, tuple(merged), facts)
     return work, extents, values
 
 
-def _facts(fused: Fused, sources: Sequence[Value | None], task: Task) -> Facts:
+def facts_of(fused: Fused, sources: Sequence[Value | None], task: Task) -> Facts:
     """What constants tell of an expression that makes levels."""
     expression = fused.expression
     if not any(step.op.name == "quantize" for step in expression.instructions):
@@ -215,6 +218,7 @@ def _facts(fused: Fused, sources: Sequence[Value | None], task: Task) -> Facts:
         finite=finite,
         small=finite and _most(expression, fused.sources, task) < _SMALL,
         invertible=_is_invertible(expression, sources),
+        inexact=any(step.op.name in _INEXACT for step in expression.instructions),
     )
 
 
@@ -245,11 +249,14 @@ def _is_finite(expression: Expression, sources: Sequence[Value | None]) -> bool:
 def _most(expression: Expression, places: Sequence[int | None], task: Task) -> float:
     """What nothing that becomes levels is beyond, either way; infinite where it is not known."""
     most: list[float] = []
+    least: list[float] = []
     for leaf, place in zip(expression.leaves, places, strict=True):
         value = None if place is None or place == ACCUMULATOR else task.inputs[place]
         known = leaf.constant if value is None else value.data
+        size = np.abs(np.asarray(0 if known is None else known, np.float64))
+        least.append(float(np.min(size, initial=math.inf)))
         if known is not None:
-            most.append(float(np.max(np.abs(np.asarray(known, np.float64)), initial=0)))
+            most.append(float(np.max(size, initial=0)))
         elif place == ACCUMULATOR:
             most.append(_most_sum(task))
         else:
@@ -261,10 +268,12 @@ def _most(expression: Expression, places: Sequence[int | None], task: Task) -> f
             most.append(math.prod(arguments))
         elif step.op.name == "add":
             most.append(sum(arguments))
-        elif step.op.name in ("cast", "relu"):
+        elif step.op.name == "dequantize":
+            most.append((arguments[0] + arguments[2]) * arguments[1])
+        elif step.op.name in ("cast", "relu", "gelu", "silu"):
             most.append(arguments[0])
-        elif step.op.name == "quantize" and arguments[1] == 1:
-            levels = max(levels, arguments[0])
+        elif step.op.name == "quantize" and step.args[1] < len(least) and least[step.args[1]]:
+            levels = max(levels, arguments[0] / least[step.args[1]])
             most.append(256.0)
         else:
             return math.inf
@@ -272,10 +281,12 @@ def _most(expression: Expression, places: Sequence[int | None], task: Task) -> f
 
 
 def _most_sum(task: Task) -> float:
-    """The same of a sum of products of bytes."""
-    anchor = task.anchor
-    if anchor is None or not isinstance(anchor.op, ConvInteger | MatMulInteger):
-        return math.inf
+    """The same of a sum of products of bytes: the largest, if there are two."""
+    anchors = [n for n in task.nodes if isinstance(n.op, ConvInteger | MatMulInteger)]
+    return max(map(_most_of, anchors), default=math.inf)
+
+
+def _most_of(anchor: Node) -> float:
     _, weights, *zeros = anchor.inputs
     depth = weights.type.elements
     columns = anchor.output.shape[-1]

@@ -46,6 +46,8 @@ _LIMITS = {0: 5, 1: 14, 3: 7}
 """Tactics offered, by `Tile.passes`."""
 FEW_COLUMNS = 32
 """Of so few a row may compute several pixels."""
+FEW_CHANNELS, WHOLE_COLUMNS = 32, 64
+"""Pixels of so few bytes are multiplied several at a time if their filters are then whole tiles."""
 
 
 @dataclass(frozen=True)
@@ -324,11 +326,17 @@ def _forms(problem: Problem) -> list[_Form]:
     """A problem as it is and in other forms worth trying.
 
     Images of few channels are copied, with their windows, and folded for one pixel and several; of
-    each copy the one with the fewest channels. Where filters are few, a row has several pixels.
+    each copy the one with the fewest channels. Where filters are few, a row has several pixels; so
+    it has where channels of bytes are few and the filters of one pixel no whole tiles.
     """
     shape = shape_of(problem)
     found = [_Form(problem)]
-    if shape.vector * shape.size < 16:
+    if problem.window is None and problem.dtype in BYTES and problem.channels <= FEW_CHANNELS:
+        even = (n for n in PIXELS if n * problem.columns % WHOLE_COLUMNS == 0)
+        pixels = next(even, 1)
+        merged = by_pixels(problem, pixels) if pixels > 1 else None
+        found += [_Form(merged, pixels=pixels)] if merged else []
+    elif shape.vector * shape.size < 16:
         for pixels in (0, *PIXELS):
             fold = problem.window.strides if problem.window and pixels else (1, 1)
             whole = problem.dtype in BYTES  # of which a load takes 16: four channels, folded

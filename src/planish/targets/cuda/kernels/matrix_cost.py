@@ -27,6 +27,8 @@ DEEPEST = 256
 """The depth of a step, at most, where programs keep the weights of all of it."""
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 STAGES = (2, 3, 4, 6)
+LIMIT_OF_WALKS = 12
+"""Where so many tactics are offered, every walk is among them."""
 TRANSPOSED_COLUMNS = (64, 128)
 """Of tiles whose columns' weights are multiplied by their rows."""
 VECTOR_ROWS = (1, 2, 4, 8)
@@ -129,7 +131,8 @@ class Shape:
 
     def exchanged(self, choice: Choice) -> bool:
         """Whether sums go through shared memory."""
-        return self.size == 1 and self.moved > 1 and not self.regrouped(choice)
+        turned = choice.tile.transposed or self.moved > 1
+        return self.size == 1 and turned and not self.regrouped(choice)
 
     def staged(self, tile: Tile, stages: int) -> int:
         """Bytes of shared memory that the pipeline takes."""
@@ -157,9 +160,9 @@ class Choice:
 
 def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list[Choice]:
     """The likely best, fastest first, but for the best of every way, which come before the rest: at
-    most three of one tile's rows and columns, two of one walk where there are several; where both
-    make sense, some that share tiles and some that do not. Beside `limit`, a third as many that
-    multiply the other way round.
+    most three of one tile's rows and columns, two of one walk where there are several; two at least
+    of those that share tiles and of those that do not, where both make sense, and, unless few are
+    wanted, of every walk. Beside `limit`, a third as many that multiply the other way round.
     """
     candidates = [*_tiles(shape, machine, passes), *_vector_tiles(shape, machine)]
     ranked = sorted((estimate(shape, c, machine), i) for i, c in enumerate(candidates))
@@ -184,13 +187,16 @@ def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list
             kept.append(candidates[i])
         else:
             rest.append(candidates[i])
-    for shared in (False, True):
-        here = [c for c in kept if (c.tile.split > 1) is shared]
-        others = [c for c in rest if (c.tile.split > 1) is shared]
-        missing = others[: max(0, 2 - len(here))]
-        if missing and len(kept) == limit:
-            del kept[limit - len(missing) :]
-        kept += missing
+    kinds: list[Callable[[Choice], object]] = [lambda c: c.tile.split > 1]
+    if limit >= LIMIT_OF_WALKS:
+        kinds.append(lambda c: c.tile.walk)
+    for kind in kinds:
+        for value in dict.fromkeys(map(kind, candidates)):
+            here = [c for c in kept if kind(c) == value]
+            missing = [c for c in rest if kind(c) == value][: max(0, 2 - len(here))]
+            if missing and len(kept) == limit:
+                del kept[limit - len(missing) :]
+            kept += missing
     kept += _transposed(shape, machine, passes, limit // 3)
     return varied(kept, lambda choice: way(choice.tile))
 

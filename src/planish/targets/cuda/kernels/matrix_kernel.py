@@ -145,8 +145,9 @@ class SumKernel(TritonKernel):
     first : MatrixKernel
         Its result is not looked at.
     second : MatrixKernel
-        The expression of its result has two accumulators, and adds them. Its weights are those of
-        both, one behind the other along the depth.
+        The expression of its result has two accumulators, and adds them; of bytes they are two, its
+        own and that of the first. Its weights are those of both, one behind the other along the
+        depth.
     """
 
     family = "matrix_sum"
@@ -165,6 +166,7 @@ class SumKernel(TritonKernel):
         return all(
             part.window is None
             and not part.is_left_computed
+            and part.dtype not in BYTES
             and part.channels % part.tile.depth == 0
             and all(leaf is not None and leaf.strides[-1] == 1 for leaf in part.left.leaves)
             for part in parts

@@ -106,7 +106,7 @@ def finish_pieces(
     work: Work,
     first: int,
     pieces: Sequence[Piece],
-    sums: Sequence[str],
+    sums: Sequence[Sequence[str]],
     groups: int,
     corrections: int | None,
 ) -> None:
@@ -119,7 +119,8 @@ def finish_pieces(
     first : int
         The number of the pointer of the epilogue's first leaf.
     pieces : sequence of Piece
-    sums : sequence of str
+    sums : sequence of sequence of str
+        For each piece; two of the same place where two products are added.
     groups : int
         Of columns.
     corrections : int or None
@@ -135,7 +136,7 @@ def finish_pieces(
         for piece in others:
             both = zip(top.loaded, piece.loaded, of_rows, strict=True)
             piece.loaded = [own if varies else shared for shared, own, varies in both]
-        for piece, part in zip((top, *others), sums[number::groups], strict=True):
+        for piece, parts in zip((top, *others), sums[number::groups], strict=True):
             if top.more:
-                part = k.let("sum", f"{part} - {top.more}[None, :]")
-            finish(k, work, first, piece.index, piece.masks, [part], piece.loaded)
+                parts = [k.let("sum", f"{part} - {top.more}[None, :]") for part in parts]
+            finish(k, work, first, piece.index, piece.masks, parts, piece.loaded)

@@ -15,18 +15,27 @@ from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic, Workspace, Zeroed
 from planish.targets.cuda.kernels import matrix_cost as cost
 from planish.targets.cuda.kernels.family import MachineFamily
-from planish.targets.cuda.kernels.fused import Work
+from planish.targets.cuda.kernels.fused import facts_of
 from planish.targets.cuda.kernels.matrix import shape_of
 from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel, SumKernel
-from planish.targets.cuda.kernels.matrix_problem import Problem, filters, pack, problem_of
+from planish.targets.cuda.kernels.matrix_problem import (
+    BYTES,
+    Problem,
+    filters,
+    neighbours,
+    pack,
+    problem_of,
+)
 from planish.targets.cuda.kernels.matrix_tile import PERSISTENT, Tile, ceil, segments
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.execution import ZEROED_BYTES
 from planish.targets.restoring import FLAG, checked_parameters, impossible
 
-DTYPES = (DType.FLOAT16, DType.BFLOAT16)
+DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.INT8)
 LIMIT = 14
 """Tactics offered that multiply as usual."""
+MOST_SUMS = 64
+"""Of a thread, of each product of bytes."""
 
 
 class Parts(NamedTuple):
@@ -50,15 +59,16 @@ def parts_of(task: Task, binding: Binding) -> Parts | None:
     if not _understood(task):
         return None
     first, second = (problem_of(part, binding) for part in tasks_of(task))
-    if first is None or second is None:
+    if first is None or second is None or first.zero or second.zero:
         return None
     given = tasks_of(task)[0].output
     at = second.result_values.index(given)
     leaves = list(second.result.leaves)
     read = [i for i, leaf in enumerate(leaves) if leaf is not None]
     leaves[read[at]] = None  # it is in the accumulators
-    result = Work(
-        second.result.shape, second.result.expression, tuple(leaves), second.result.outputs
+    sources = [task.inputs[s] if s is not None and s >= 0 else None for s in task.epilogue.sources]
+    result = replace(
+        second.result, leaves=tuple(leaves), facts=facts_of(task.epilogue, sources, task)
     )
     values = tuple(v for v in second.result_values if v is not given)
     return Parts(first, replace(second, result=result, result_values=values))
@@ -95,12 +105,14 @@ class MatrixSum(AnchoredTactic):
         parts = parts_of(self.task, binding)
         if parts is None or self.zeroed(binding) > ZEROED_BYTES:
             return False
+        if parts.first.dtype in BYTES and (self.tile.split > 1 or self.transposed):
+            return False
         if self.tile.is_persistent and max(part.depth for part in parts) > self.depth:
             return False
         return self.workspace(binding) <= cost.MOST_WORKSPACE
 
     def constants(self) -> list[np.ndarray]:
-        parts = [pack(filters(part), self.tile) for part in tasks_of(self.task)]
+        parts = [pack(filters(part), self.tile, self._neighbours) for part in tasks_of(self.task)]
         return [np.concatenate(parts, axis=1)]
 
     def launches(self, binding: Binding) -> list[Launch]:
@@ -134,7 +146,12 @@ class MatrixSum(AnchoredTactic):
             channels=problem.channels,
             columns=problem.columns,
             result=problem.result,
+            neighbours=self._neighbours,
         )
+
+    @property
+    def _neighbours(self) -> int:
+        return neighbours(self.task, self.tile, self.warps)
 
     def workspace(self, binding: Binding) -> int:
         if self.split <= 1:
@@ -165,12 +182,15 @@ class MatrixSumFamily(MachineFamily):
             return
         shape = _shape(parts)
         many = cost.programs_of_many_tiles(shape, self.machine)
-        for choice in dict.fromkeys([*cost.choices(shape, self.machine, 1, LIMIT), *many]):
+        limit = LIMIT if shape.size > 1 else 2 * LIMIT  # of which some share tiles
+        for choice in dict.fromkeys([*cost.choices(shape, self.machine, 1, limit), *many]):
             tile = choice.tile
             if tile.is_persistent:  # both depths are one step
                 deepest = max(part.depth for part in parts)
                 tile = replace(tile, depth=max(16, 1 << (deepest - 1).bit_length()))
             if tile.vector or _padding(parts, tile) > 2:
+                continue
+            if shape.size == 1 and not _has_room(choice):
                 continue
             if _shared_bytes(parts, choice) > self.machine.shared - 4096:
                 continue
@@ -216,6 +236,7 @@ def _shape(parts: Parts) -> cost.Shape:
         taps=(1, 1),
         channels=first.depth + second.depth,
         packed=True,
+        worked=second.size == 1,  # two sums take as many registers
         vector=min(first.vector, second.vector),
         dilated=False,
     )
@@ -228,6 +249,14 @@ def _shared_bytes(parts: Parts, choice: cost.Choice) -> int:
         return shape.kept(tile, choice.stages)
     single = sum(part.depth <= tile.depth for part in parts)
     return shape.staged(tile, choice.stages) + single * shape.staged(tile, 1)
+
+
+def _has_room(choice: cost.Choice) -> bool:
+    """Whether a tile has room for two sums of bytes, and is one that groups of warps multiply."""
+    tile = choice.tile
+    sums = tile.rows * tile.columns // (32 * choice.warps)
+    whole = tile.split <= 1 and not tile.transposed and min(tile.rows, tile.columns) >= 64
+    return whole and sums <= MOST_SUMS
 
 
 def _padding(parts: Parts, tile: Tile) -> float:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _NAMES = (
     *("pid", "part", "z", "place", "row_tiles", "row_tile", "column_tile", "first_tile", "inside"),
     *("height", "row", "column", "depth", "step", "total", "local", "arrived", "whole", "other"),
-    *("lane", "lanes"),
+    *("lane", "lanes", "early"),
 )
 """Variables that every kernel has."""
 
@@ -53,6 +53,9 @@ class MatrixWriter:
         self, kernel: MatrixKernel, k: Source, whole: SumKernel | None = None, inner: bool = False
     ) -> None:
         self.kernel, self.k, self.tile, self.whole = kernel, k, kernel.tile, whole
+        self.is_apart = whole is not None and kernel.dtype in BYTES
+        """Whether both products have sums of their own."""
+        self.total = "early" if inner and self.is_apart else "total"
         if not inner:
             for name in _NAMES:
                 k.name(name)
@@ -109,9 +112,10 @@ class MatrixWriter:
                 part._load_left(step, part._left_rows())
                 for part, step in zip(parts, steps, strict=True)
             ]
-            k.line(f"total = {self._nothing(tile.sides)}")
-            for a, b in zip(left, kept, strict=True):
-                k.line(f"total = {self._product(a, b)}")
+            for name in dict.fromkeys(part.total for part in parts):
+                k.line(f"{name} = {self._nothing(tile.sides)}")
+            for part, a, b in zip(parts, left, kept, strict=True):
+                k.line(f"{part.total} = {part._product(a, b)}")
             self._turn()
             self._finish("total", pieces)
 
@@ -131,6 +135,8 @@ class MatrixWriter:
         pieces = self._pieces()
         more = (tile.depth,) if tile.vector else ()
         k.line(f"total = {self._nothing((*tile.sides, *more))}")
+        if self.is_apart:
+            k.line(f"early = {self._nothing(tile.sides)}")
         if self.whole and self.whole.is_one_loop:
             self._sum_both()
         else:
@@ -158,9 +164,9 @@ class MatrixWriter:
             step = self._step(blocks)
             a = self._load_left(step, left)
             b = self._load_right(step, right)
-            k.line(f"total = {self._product(a, b)}")
+            k.line(f"{self.total} = {self._product(a, b)}")
             if not tile.vector and self.kernel.is_left_computed:
-                k.settle("total", storage_type(self.kernel.sums))
+                k.settle(self.total, storage_type(self.kernel.sums))
 
     def _share(self, steps: int) -> tuple[str, str]:
         """The first of a program's steps, and the one behind its last."""
@@ -430,7 +436,7 @@ class MatrixWriter:
             how = f', input_precision="{precision}"'
         if self.tile.transposed:
             a, b = f"tl.trans({b})", f"tl.trans({a})"
-        return f"tl.dot({a}, {b}, total{how})"
+        return f"tl.dot({a}, {b}, {self.total}{how})"
 
     def _pieces(self, kept: Sequence[Piece] = ()) -> list[Piece]:
         """The pieces of a tile of regrouped columns, what varies by row loaded; else none.
@@ -493,7 +499,12 @@ class MatrixWriter:
         """Applies the epilogue and stores the tile."""
         kernel = self.kernel
         if pieces:
-            sums = taken_apart(self.k, total, self.tile, kernel.warps, kernel.neighbours)
+            names = [total, "early"] if self.is_apart else [total]
+            apart = (
+                taken_apart(self.k, name, self.tile, kernel.warps, kernel.neighbours)
+                for name in names
+            )
+            sums = list(zip(*apart, strict=True))
             corrections = self.right_pointer + 1 if kernel.is_corrected else None
             groups = self.tile.columns // kernel.neighbours
             finish_pieces(
@@ -519,10 +530,16 @@ class MatrixWriter:
             self.result_pointer,
             [*index, *ends],
             [*masks, *([inside] * len(ends))],
-            [total, self.k.let("nothing", "tl.full([], 0.0, tl.float32)")]
-            if self.other
-            else [total],
+            [total, *self._beside()],
         )
+
+    def _beside(self) -> list[str]:
+        """What the expression is given beside the sums: another product's, or nothing if these are
+        among them.
+        """
+        if self.is_apart:
+            return ["early"]
+        return [self.k.let("nothing", "tl.full([], 0.0, tl.float32)")] if self.other else []
 
     def _add_up(self) -> None:
         """The program that is last at a tile sums the parts, in their order, and finishes.

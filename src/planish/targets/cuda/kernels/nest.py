@@ -20,6 +20,7 @@ from planish.fusion.task import ACCUMULATOR, Fused, Task
 from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.targets.base import Binding
+from planish.targets.cuda.codegen.elementwise import UNKNOWN, Facts
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer
 from planish.targets.cuda.kernels.fused import (
@@ -243,10 +244,12 @@ def values_of(*groups: Iterable[Operand | None]) -> tuple[Value, ...]:
     return tuple(o.value for group in groups for o in group if o is not None)
 
 
-def work_of(expression: Expression, leaves: Operands, outputs: Operands = ()) -> Work:
+def work_of(
+    expression: Expression, leaves: Operands, outputs: Operands = (), facts: Facts = UNKNOWN
+) -> Work:
     """The work of an expression over a space."""
     written = tuple(o.access() for o in outputs if o is not None)
-    return Work((), expression, bind(leaves), written)
+    return Work((), expression, bind(leaves), written, facts)
 
 
 def power_of_two(n: int) -> int:

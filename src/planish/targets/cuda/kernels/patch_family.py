@@ -43,7 +43,8 @@ class PatchFamily(MachineFamily):
         batch, *_, channels = task.output.type.bind(binding.symbols)
         size = task.inputs[0].dtype.size
         windows = self.windows(task, binding)
-        likely = likely_parameters(windows, batch, channels, size, self.machine, self.most)
+        most = self.most if size > 1 else 2 * self.most  # bytes differ by more
+        likely = likely_parameters(windows, batch, channels, size, self.machine, most)
         for parameters in likely:
             tactic = self.tactic(task, *parameters)
             if tactic.accepts(binding):

@@ -191,15 +191,7 @@ class PatchKernel(TritonKernel):
         inside: str | None,
         sums: dict[tuple[int, ...], str],
     ) -> None:
-        windows, tile = self.windows, self.tile
-        seen: list[list[tuple[int, str, str | None]]] = []
-        for axis, n in enumerate(tile):
-            origin = self._origin(k, axis, corner[axis])
-            places = []
-            for step in windows.reach(axis, n):
-                name = k.let("at", f"{origin} + {step}") if step else origin
-                places.append((step, name, self._is_inside(k, axis, step, name)))
-            seen.append(places)
+        windows, seen = self.windows, self._seen(k, corner)
         taps: dict[tuple[int, ...], str] = {}
         own = self.source_channel(k, channel)
         for choice in itertools.product(*seen):
@@ -219,6 +211,20 @@ class PatchKernel(TritonKernel):
                     if key not in taps:
                         taps[key] = self.tap(k, [str(t) for t in key], channel, inside)
                     k.line(f"{accumulator} = {self.step(accumulator, x, taps[key])}")
+
+    def _seen(self, k: Source, corner: Sequence[str]) -> list[list[tuple[int, str, str | None]]]:
+        """For each axis what a tile's windows see: the step from the first one's start, the name of
+        the place, and whether it lies in the image.
+        """
+        seen = []
+        for axis, n in enumerate(self.tile):
+            origin = self._origin(k, axis, corner[axis])
+            places = []
+            for step in self.windows.reach(axis, n):
+                name = k.let("at", f"{origin} + {step}") if step else origin
+                places.append((step, name, self._is_inside(k, axis, step, name)))
+            seen.append(places)
+        return seen
 
     def _is_inside(self, k: Source, axis: int, step: int, name: str) -> str | None:
         """Whether a place lies in the image; None where all tiles' do."""

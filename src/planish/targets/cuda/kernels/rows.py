@@ -23,6 +23,7 @@ from planish.ops.normalization import (
 )
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Family, Launch, Tactic, Workspace
+from planish.targets.cuda.codegen.elementwise import INEXACT
 from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.nest import (
     Space,
@@ -109,7 +110,7 @@ class RowsTactic(AnchoredTactic):
                 parameters=() if partial else tuple(o.access() for o in parameters if o),
                 after=work_of(identity(dtype), (None,))
                 if partial
-                else work_of(task.epilogue.expression, reads, outputs),
+                else work_of(task.epilogue.expression, reads, outputs, INEXACT),
             )
 
         programs = -(-count // self.rows) * chunks
