@@ -3,7 +3,7 @@
     python benchmarks/calibration.py ResNet50 --images 500 --batch 1
 
 Images are noise; nothing is tuned. Memory is that of the process above what it held after the same
-model was built in FP32 and let go, the model's own weights included twice: read, and packed.
+model was built in FP32 and let go.
 """
 
 from __future__ import annotations
