@@ -14,7 +14,7 @@ from planish.errors import InputError, PrecisionError, ShapeError, UnsupportedOp
 from planish.fusion.candidates import propose
 from planish.graph.graph import Graph
 from planish.graph.verify import verify
-from planish.ops import ConvInteger, MatMulInteger
+from planish.ops import ConvInteger, MatMulInteger, QuantizedSoftmax
 from planish.passes import optimize
 from planish.passes.counted import settle_counts
 from planish.plan.plan import Plan, PlanStep
@@ -24,6 +24,7 @@ from planish.precision.permissions import FP32, INT8, Permissions, parse_precisi
 from planish.precision.settle import settle_precision
 from planish.profile import settle_ranges, tuning_points
 from planish.progress import ProgressEvent, console_progress
+from planish.quantization.attention import quantizable_attentions
 from planish.quantization.budget import Kept
 from planish.quantization.calibration import calibrate
 from planish.quantization.choose import Attempt, Chooser, Outcome
@@ -274,15 +275,17 @@ def build_graph(
             chooser = Chooser(graph, found, use_scales, finish, guess)
             outcome = chooser.by_time()
         else:
-            found = candidates(graph, asked, strict=strict_types)
             with clock.stage("calibrate"):
                 ranges = calibrate(
                     graph, calibration, device=target.device, threads=threads, report=clock.report
                 )
+            scheme = scheme_of(target)
+            able = quantizable_attentions(graph, ranges, scheme)
+            found = candidates(graph, asked, strict=strict_types, attentions=able.keys())
             chooser = Chooser(
                 graph,
                 found,
-                lambda copy, layers: quantize_layers(copy, layers, ranges, scheme_of(target)),
+                lambda copy, layers: quantize_layers(copy, layers, ranges, scheme),
                 finish,
                 guess,
             )
@@ -298,7 +301,9 @@ def build_graph(
         attempt = finish(graph)
     plan = attempt.plan
     report.quantized = sorted(
-        node.name for node in plan.graph.nodes if isinstance(node.op, ConvInteger | MatMulInteger)
+        node.name
+        for node in plan.graph.nodes
+        if isinstance(node.op, ConvInteger | MatMulInteger | QuantizedSoftmax)
     )
     decision, report.tuning = attempt.notes
     report.lowered = len(decision.lowered)

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 
-from helpers.attentions import MASKS, Form, attention, attention_task, feeds_for
+from helpers.attentions import MASKS, STEP, Form, attention, attention_task, feeds_for
 from helpers.networks import feeds
 from planish.fusion.attention import attention_around, attention_of
 from planish.fusion.candidates import propose
@@ -20,6 +20,7 @@ from planish.graph.types import DType, TensorType
 from planish.ops.elementwise import ew
 from planish.ops.matmul import MatMul
 from planish.ops.normalization import Softmax
+from planish.ops.quantization import Dequantize
 from planish.ops.shape import Reshape, Slice, Transpose
 from planish.passes import optimize
 from planish.plan.views import insert_copies, place
@@ -139,6 +140,35 @@ def test_what_is_an_output_stays_visible(what: str) -> None:
         assert found.mix.output is value and found.axes[3] == (0, 1, 2, 3)
     else:
         assert found is None
+
+
+@pytest.mark.parametrize("levels", ["floats", "levels"])
+def test_levels_of_all_that_is_multiplied_belong_to_it(levels: str) -> None:
+    graph = attention(Form(levels=levels, mask="keys"))
+    task = attention_task(graph)
+    assert set(task.nodes) == set(graph.nodes)
+    assert task.attention is not None
+    assert task.attention.levels == 255
+    assert [task.inputs[i].dtype for i in task.attention.sources] == [DType.UINT8] * 3
+    assert [float(task.inputs[i].data) for i in task.attention.steps] == [np.float32(STEP)] * 3  # type: ignore[arg-type]
+    assert task.precision == "int8"
+    assert "levels=255" in task.key
+
+
+def test_other_zeros_than_kernels_know_are_none() -> None:
+    graph = attention(Form(levels="floats"))
+    node = next(n for n in graph.nodes if isinstance(n.op, Dequantize))
+    other = graph.constant(np.float32(3))
+    graph.set_inputs(node, (*node.inputs[:2], other))
+    assert attention_around(softmax_of(graph), (), graph.outputs) is None
+
+
+def test_levels_of_plain_weights_are_made_outside() -> None:
+    graph = attention(Form(levels="floats"))
+    softmax_of(graph).op = Softmax(3)
+    task = attention_task(graph)
+    assert task.attention is not None and task.attention.levels == 0
+    assert not any(isinstance(n.op, Dequantize) for n in task.nodes)
 
 
 def test_softmax_between_products_with_weights_is_none() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planish.fusion.attention import MIDDLE
 from planish.fusion.candidates import propose
 from planish.fusion.task import Task
 from planish.graph.dims import DimLike
@@ -14,7 +15,8 @@ from planish.graph.graph import Graph, Value
 from planish.graph.types import DType, TensorType
 from planish.ops.elementwise import Cast, Select, ew
 from planish.ops.matmul import MatMul
-from planish.ops.normalization import Softmax
+from planish.ops.normalization import QuantizedSoftmax, Softmax
+from planish.ops.quantization import Dequantize, Quantize
 from planish.ops.shape import Reshape, Slice, Transpose
 
 MASKS = ("none", "keys", "queries", "heads", "bool", "causal")
@@ -46,6 +48,9 @@ class Form:
         Whether weights are multiplied by a factor per head.
     wide : bool
         Whether softmax is in float32, between casts.
+    levels : str
+        Whether q, k and v are levels, and weights quantized: "" for floats; "floats" where the
+        result is one, "levels" where levels are made of it.
     """
 
     mask: str = "none"
@@ -57,7 +62,11 @@ class Form:
     guard: str = ""
     factor: bool = False
     wide: bool = False
+    levels: str = ""
 
+
+STEP = 0.03
+"""The distance of the levels of q, k and v in tests."""
 
 FORMS = (
     Form(heads_last=False, scaled="both"),
@@ -89,12 +98,18 @@ def attention(
         shape = (
             (batch, length, heads, columns) if form.heads_last else (batch, heads, length, columns)
         )
-        return graph.input(name, TensorType(shape, dtype))
+        given = graph.input(name, TensorType(shape, DType.UINT8 if form.levels else dtype))
+        return from_levels(given) if form.levels else given
+
+    def from_levels(x: Value) -> Value:
+        zero = graph.constant(np.float32(MIDDLE), "zero")
+        return add(Dequantize(), x, graph.constant(np.float32(STEP), "scale"), zero)
 
     if form.merged:
         assert form.heads_last and keys is queries and values == size
         width = heads * size
-        whole = graph.input("qkv", TensorType((batch, queries, 3 * width), dtype))
+        kind = DType.UINT8 if form.levels else dtype
+        whole = graph.input("qkv", TensorType((batch, queries, 3 * width), kind))
         q, k, v = (
             add(
                 Reshape((batch, queries, heads, size)),
@@ -102,6 +117,8 @@ def attention(
             )
             for i in range(3)
         )
+        if form.levels:
+            q, k, v = map(from_levels, (q, k, v))
     else:
         q, k = given("q", queries, size), given("k", keys, size)
         v = given("v", keys, values)
@@ -126,7 +143,7 @@ def attention(
         inner = DType.FLOAT32
         scores = add(Cast(inner), scores)
     scores = _masked(graph, form.mask, scores, inner)
-    weights = add(Softmax(3), scores)
+    weights = add(QuantizedSoftmax(3, 255) if form.levels else Softmax(3), scores)
     if form.guard == "nan":
         weights = add(Select(), add(ew.IsNan(), weights), number(0, inner), weights)
     elif form.guard == "rows":
@@ -141,6 +158,9 @@ def attention(
         result = add(Transpose((0, 3, 1, 2) if form.heads_last else (0, 1, 3, 2)), mixed)
     else:
         result = add(MatMul(), weights, v)
+        if form.levels == "levels":
+            one, zero = (graph.constant(np.float32(n)) for n in (1.0, MIDDLE))
+            result = add(Quantize(DType.UINT8, 0, 255), result, one, zero)
         if form.heads_last:
             result = add(Transpose((0, 2, 1, 3)), result)
     graph.mark_output(result, "y")
@@ -172,8 +192,7 @@ def _masked(graph: Graph, mask: str, scores: Value, dtype: DType) -> Value:
 
 def attention_task(graph: Graph) -> Task:
     """The candidate task that is the whole attention of a graph."""
-    (task,) = (task for task in propose(graph) if task.attention)
-    return task
+    return max((task for task in propose(graph) if task.attention), key=lambda t: len(t.nodes))
 
 
 def feeds_for(values: Sequence[Value], rng: np.random.Generator, **sizes: int) -> list[np.ndarray]:
@@ -185,6 +204,8 @@ def feeds_for(values: Sequence[Value], rng: np.random.Generator, **sizes: int) -
             arrays.append(value.data)
         elif value.dtype is DType.BOOL:
             arrays.append(rng.random(shape) < 0.7)
+        elif value.dtype is DType.UINT8:
+            arrays.append(np.clip(rng.normal(MIDDLE, 30, shape), 0, 255).astype(np.uint8))
         elif value.name == "mask":
             arrays.append(np.where(rng.random(shape) < 0.3, -30.0, 0.0).astype(value.dtype.numpy))
         else:

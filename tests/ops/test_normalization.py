@@ -6,7 +6,15 @@ import pytest
 from helpers.one_op import check, check_symbolic, infer, run, tensor
 from helpers.onnx_op import onnx_op
 from planish.errors import ShapeError
-from planish.ops import BatchNorm, InstanceNorm, LayerNorm, LogSoftmax, Lrn, Softmax
+from planish.ops import (
+    BatchNorm,
+    InstanceNorm,
+    LayerNorm,
+    LogSoftmax,
+    Lrn,
+    QuantizedSoftmax,
+    Softmax,
+)
 
 tf = pytest.importorskip("tensorflow")
 RNG = np.random.default_rng(0)
@@ -47,6 +55,18 @@ def test_instance_norm_like_onnx():
     )
     expected = np.moveaxis(expected[0], 1, -1)
     check(InstanceNorm(1e-3), [X, SCALE, OFFSET], expected, **CLOSE)
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_weights_of_a_quantized_softmax_are_whole_parts_of_the_greatest(axis):
+    large = X * 100  # must not overflow
+    for x in (X, large):
+        (found,) = run(QuantizedSoftmax(axis, 255), x)
+        np.testing.assert_allclose(found.sum(axis), 1, rtol=1e-5)
+        parts = found / found.max(axis, keepdims=True) * 255
+        np.testing.assert_allclose(parts, np.rint(parts), atol=1e-3)
+        exact = tf.nn.softmax(x, axis).numpy()
+        np.testing.assert_allclose(parts, exact / exact.max(axis, keepdims=True) * 255, atol=0.51)
 
 
 @pytest.mark.parametrize("axis", [0, 2, -1])

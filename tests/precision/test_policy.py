@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.attentions import Form, attention, attention_task
 from helpers.halves import BF16, F16, F32, deviation, lowered, masked_attention, named, normalized
 from helpers.networks import N, Net, feeds, residual_net
 from planish.graph.graph import Graph
@@ -99,6 +100,25 @@ def test_a_mask_keeps_the_softmax() -> None:
     given["mask"][0, 0, 2:] = 0
     ((error, scale),) = deviation(before, after, given)
     assert error < 1e-2 * scale, "rows that are masked altogether are not NaN"
+
+
+def test_attention_of_levels_stays_together() -> None:
+    """What is between levels and levels is one kernel's; its mask comes from halves."""
+    graph = attention(Form(levels="floats", mask="keys", scaled="q"))
+    mask = next(v for v in graph.inputs if v.name == "mask")
+    (reader,) = mask.users
+    (y,) = graph.outputs
+    net = Net()
+    net.graph = graph
+    scaled = graph.add(ew.Tanh(), mask, name="mask_of_halves")
+    inputs = tuple(scaled if v is mask else v for v in reader.inputs)
+    graph.set_inputs(reader, inputs)
+    after = graph.add(MatMul(), y, net.weights(16, 16), name="after")
+    graph.mark_output(after, "z")
+    decision = decide(graph, BF16)
+    inside = set(attention_task(graph).nodes)
+    assert not inside & decision.lowered.keys()
+    assert {"after"} <= {node.name for node in decision.lowered}
 
 
 def test_padding_with_the_least_float() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -37,5 +39,5 @@ def test_known_ranges() -> None:
 
 
 def test_targets_have_a_scheme() -> None:
-    assert scheme_of(cpu()) is UNSIGNED
-    assert scheme_of(object.__new__(CudaTarget)) is SYMMETRIC
+    assert scheme_of(cpu()) == replace(UNSIGNED, attention=cpu().attends_to_levels)
+    assert scheme_of(object.__new__(CudaTarget)) == SYMMETRIC

@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from helpers.attentions import STEP, Form, attention, attention_task
 from helpers.host_tactics import HostTactic
 from helpers.levels import Levels, conv_of_levels
 from helpers.networks import N, Net
@@ -244,6 +245,12 @@ class TestDifference:
         mean = b.add(ReduceMean((1,), True), b.input((4, 8), DType.FLOAT32))
         task = make_task([*b.nodes, b.quantized(mean).producer], b.nodes[0])
         assert slack(task, HostTactic(task)) == (1, HALF_WAY)
+
+    def test_weights_of_attention_may_be_the_next_levels(self) -> None:
+        floats, levels = (attention_task(attention(Form(levels=n))) for n in ("floats", "levels"))
+        step = float(np.float32(STEP))
+        assert slack(floats, HostTactic(floats)) == (2 * step, HALF_WAY)
+        assert slack(levels, HostTactic(levels)) == (1 + 2 * step, HALF_WAY)
 
     @pytest.mark.parametrize("step", [np.uint8(1), np.float32(0.7)])
     def test_levels_of_sums_may_be_the_next_ones(self, step) -> None:

@@ -8,7 +8,8 @@ The nodes become one candidate task, whose inputs are q, k and v as they lie bef
 A transpose or a scalar factor belongs to it where nothing else reads what it makes. What stands
 between softmax and the second product may only do the same to a whole row of weights (a factor per
 head, zero where everything is masked), so that it can be done to the result instead. Where levels
-are made of the result, as in quantized networks, that belongs to it, too.
+are made of the result, as in quantized networks, that belongs to it, too. So does what makes floats
+of levels of q, k and v, where the weights are quantized as well.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from planish.graph.graph import Node, Value
 from planish.graph.types import DType
 from planish.ops.elementwise import Cast, Elementwise, Select, ew
 from planish.ops.matmul import MatMul
-from planish.ops.normalization import Softmax
-from planish.ops.quantization import Quantize
+from planish.ops.normalization import QuantizedSoftmax, Softmax
+from planish.ops.quantization import Dequantize, Quantize
 from planish.ops.shape import Transpose
+
+MIDDLE = 128
+"""The level of 0 where q, k and v are levels."""
 
 LONGEST = 24
 """Most elementwise nodes between the first product and softmax."""
@@ -51,6 +55,11 @@ class Attention:
         them.
     guarded : bool
         Whether a query whose weights are NaN, as all its scores are -inf, gives 0.
+    steps : tuple of int
+        Where q, k and v are levels, unsigned ones with `MIDDLE` for 0: which of the task's inputs
+        are the distances of these, float32 numbers. Empty where q, k and v are floats.
+    levels : int
+        How many levels weights have (`planish.ops.QuantizedSoftmax`); 0: they are floats.
     """
 
     sources: tuple[int, int, int]
@@ -58,11 +67,14 @@ class Attention:
     scale: float
     scores: Fused
     guarded: bool
+    steps: tuple[int, ...] = ()
+    levels: int = 0
 
     def __str__(self) -> str:
         scores = f"{self.scores.expression} of {self.scores.sources}"
         guarded = ", guarded" if self.guarded else ""
-        return f"attention(axes={self.axes}, scale={self.scale!r}{guarded}) [{scores}]"
+        levels = f", levels={self.levels} of {self.steps}" if self.levels else ""
+        return f"attention(axes={self.axes}, scale={self.scale!r}{guarded}{levels}) [{scores}]"
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,8 @@ class Found:
         Transposes and scalar factors.
     after : tuple of Node
         What makes levels of the result.
+    steps : tuple of Value
+        Where q, k and v are levels, the distances of these.
     """
 
     operands: tuple[Value, Value, Value]
@@ -98,6 +112,7 @@ class Found:
     mix: Node
     moves: tuple[Node, ...]
     after: tuple[Node, ...]
+    steps: tuple[Value, ...] = ()
 
     @property
     def nodes(self) -> set[Node]:
@@ -186,8 +201,17 @@ def _find(softmax: Node, reach: _Reach) -> Found | None:
         moves.append(last)
         axes = tuple(last.op.perm.index(axis) for axis in axes)
     scale = seen[0][2] * seen[1][2]
+    operands = [value for value, _, _, _ in seen]
+    steps: list[Value] = []
+    if isinstance(op, QuantizedSoftmax):
+        read = [_dequantized(value, reach) for value in operands]
+        if not all(read):
+            return None
+        moves += read  # type: ignore[arg-type]
+        operands = [node.inputs[0] for node in read if node]
+        steps = [node.inputs[1] for node in read if node]
     return Found(
-        operands=(seen[0][0], seen[1][0], seen[2][0]),
+        operands=(operands[0], operands[1], operands[2]),
         axes=(seen[0][1], seen[1][1], seen[2][1], axes),
         scale=scale,
         guarded=bool(guard),
@@ -199,7 +223,19 @@ def _find(softmax: Node, reach: _Reach) -> Found | None:
         mix=mix,
         moves=tuple(moves),
         after=tuple(after),
+        steps=tuple(steps),
     )
+
+
+def _dequantized(value: Value, reach: _Reach) -> Node | None:
+    """What makes floats of the levels of q, k or v; None if these are not as kernels know them."""
+    node = reach.maker(value)
+    if node is None or not isinstance(node.op, Dequantize):
+        return None
+    levels, step, zero = node.inputs
+    if levels.dtype is not DType.UINT8 or step.data is None or step.data.size != 1:
+        return None
+    return node if zero.data is not None and (zero.data == MIDDLE).all() else None
 
 
 def _levels(value: Value, reach: _Reach) -> list[Node]:

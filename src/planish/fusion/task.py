@@ -31,6 +31,7 @@ from planish.graph.graph import Node, Value
 from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast
+from planish.ops.normalization import QuantizedSoftmax
 from planish.ops.quantization import ConvInteger, MatMulInteger
 
 __all__ = ["ACCUMULATOR", "PRECISIONS", "Fused", "Task", "make_task"]
@@ -139,6 +140,8 @@ class Task:
     def precision(self) -> str:
         """The precision it computes in, by its dtypes: "fp32", "fp16", "int8", "bool", …."""
         if self.anchor is not None and isinstance(self.anchor.op, ConvInteger | MatMulInteger):
+            return "int8"
+        if self.attention is not None and self.attention.levels:
             return "int8"
         for node in (self.anchor, *self.nodes):
             if node is None or (isinstance(node.op, Cast) and node is not self.nodes[-1]):
@@ -250,7 +253,9 @@ def _attention_task(nodes: tuple[Node, ...], found: Found) -> Task:
     epilogue = fuse(found.rows, (after,), operand, before, casts)
     if found.after:
         epilogue = fuse(found.after, (found.after[-1].output,), operand, found.mix.output)
-    attention = Attention((q, k, v), found.axes, found.scale, work, found.guarded)
+    steps = tuple(operand(value) for value in found.steps)
+    levels = op.levels if isinstance(op := found.softmax.op, QuantizedSoftmax) else 0
+    attention = Attention((q, k, v), found.axes, found.scale, work, found.guarded, steps, levels)
     outputs = nodes[-1].outputs
     return Task(nodes, found.mix, tuple(inputs), outputs, None, epilogue, attention)
 

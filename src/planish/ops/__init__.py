@@ -23,6 +23,7 @@ from planish.ops.normalization import (
     LayerNorm,
     LogSoftmax,
     Lrn,
+    QuantizedSoftmax,
     Softmax,
 )
 from planish.ops.onnx_fallback import OnnxFallback
@@ -119,6 +120,7 @@ __all__ = [
     "Op",
     "Pad",
     "Quantize",
+    "QuantizedSoftmax",
     "ReduceAll",
     "ReduceAny",
     "ReduceMax",

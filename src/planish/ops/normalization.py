@@ -115,6 +115,23 @@ class Softmax(Op):
 
 
 @dataclass(frozen=True)
+class QuantizedSoftmax(Softmax):
+    """Softmax whose weights are integers before they are divided by their sum.
+
+    ``w / sum(w)`` with ``w = round(exp(x - max(x)) * levels)`` along an axis: so it can multiply
+    integers, and a row's greatest weight has all the levels, however flat the row.
+    """
+
+    levels: int
+
+    @np.errstate(all="ignore")
+    def reference(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        w = np.rint(np.exp(_below_zero(widen(inputs[0]), self.axis)) * self.levels)
+        output = w / np.sum(w, self.axis, keepdims=True)
+        return [output.astype(inputs[0].dtype, copy=False)]
+
+
+@dataclass(frozen=True)
 class LogSoftmax(Op):
     """``x - log(sum(exp(x)))`` along an axis."""
 

@@ -54,6 +54,7 @@ from planish.ops import (
     Op,
     Pad,
     Quantize,
+    QuantizedSoftmax,
     ReduceAll,
     ReduceAny,
     ReduceMax,
@@ -145,6 +146,7 @@ KINDS: dict[type[Op], Kind] = {
             NonZero,
             OnnxFallback,
             Quantize,
+            QuantizedSoftmax,
             ReduceProd,
             ReduceSum,
             Rnn,
@@ -166,7 +168,8 @@ WHY_KEPT: dict[type[Op], str] = {
     **dict.fromkeys((CumSum, ReduceSum, ReduceProd), "sums and products may leave the range"),
     **dict.fromkeys((Rnn, Gru, Lstm), "the state of a recurrence adds up its errors"),
     **dict.fromkeys(
-        (Quantize, Dequantize, SnapToLevels, FakeQuant, ExactDiv), "levels are exact in float32"
+        (Quantize, QuantizedSoftmax, Dequantize, SnapToLevels, FakeQuant, ExactDiv),
+        "levels are exact in float32",
     ),
     DeformSample: "it takes sampling coordinates",
     OnnxFallback: "it is run as the model has it",

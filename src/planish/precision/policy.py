@@ -20,6 +20,7 @@ from planish.graph.types import DType
 from planish.ops import (
     Identity,
     LogSoftmax,
+    QuantizedSoftmax,
     ReduceMax,
     ReduceMean,
     ReduceMin,
@@ -27,6 +28,7 @@ from planish.ops import (
     Softmax,
 )
 from planish.ops.recurrent import Recurrent
+from planish.precision.attention import levelled_attention
 from planish.precision.kinds import (
     BOUNDED,
     COORDINATES,
@@ -139,6 +141,9 @@ class _Policy:
                 why = WHY_KEPT[type(node.op)]
             if why:
                 self._keep(node, why)
+            if isinstance(node.op, QuantizedSoftmax):
+                for near in levelled_attention(node):
+                    self._keep(near, "it multiplies levels")
 
     def _keep_before_detection(self) -> None:
         """Keeps what leads to detection and to places, back to the nearest product or norm."""

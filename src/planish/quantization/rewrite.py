@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from planish.fusion.attention import Found
 from planish.graph.graph import Graph, Node, Value
 from planish.graph.types import DType, TensorType
 from planish.graph.verify import verify
@@ -41,6 +42,7 @@ from planish.ops import (
     Transpose,
     ew,
 )
+from planish.quantization.attention import CENTRED, fold_steps, quantize_attentions
 from planish.quantization.ranges import Ranges
 from planish.quantization.requantize import fold_scales
 from planish.quantization.scheme import Levels, Scheme
@@ -170,6 +172,7 @@ def quantize(
     products: Iterable[Node],
     ranges: Ranges,
     scheme: Scheme,
+    attentions: Sequence[Found] = (),
 ) -> Quantized:
     """Quantizes products, in place.
 
@@ -183,15 +186,21 @@ def quantize(
         Of one tensor at least of each of `quantized_values`' groups: see `missing_ranges`.
     scheme : Scheme
         The target's.
+    attentions : sequence of Found
+        Of `planish.quantization.attention.quantizable_attentions`.
     """
     chosen = set(products)
     wanted = [node for node in graph.nodes if node in chosen]
-    if not wanted:
+    mixed = {found.mix for found in attentions}
+    if not wanted and not mixed:
         return Quantized((), {})
     levels: dict[Value, Levels] = {}
     for group in quantized_values(graph, wanted):
         known = [ranges.tensors[v.name] for v in group if v.name in ranges.tensors]
-        own = scheme.levels(min(low for low, _ in known), max(high for _, high in known))
+        centred = (
+            CENTRED if scheme.attention and any(v.producer in mixed for v in group) else scheme
+        )
+        own = centred.levels(min(low for low, _ in known), max(high for _, high in known))
         if scheme.by_channel and (found := channel_factors(group, wanted, ranges)):
             factors, least, greatest = found
             own = replace(scheme.levels(least, greatest), factors=tuple(map(float, factors)))
@@ -200,12 +209,15 @@ def quantize(
         if value.name in ranges.tensors:
             levels.setdefault(value, scheme.levels(*ranges.tensors[value.name]))
     named = {value.name: own for value, own in levels.items()}
+    named.update(quantize_attentions(graph, attentions, ranges))
     _Rewrite(graph, levels, ranges.means).run(wanted)
     graph.tidy()
     fold_scales(graph)
+    fold_steps(graph)
     graph.tidy()
     verify(graph, after="quantize")
-    return Quantized(tuple(node.name for node in wanted), named)
+    layers = (*wanted, *(found.softmax for found in attentions))
+    return Quantized(tuple(node.name for node in layers), named)
 
 
 def missing_ranges(graph: Graph, products: Iterable[Node], ranges: Ranges) -> list[Value]:

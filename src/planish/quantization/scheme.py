@@ -11,7 +11,7 @@ Inference", arXiv:2004.09602, section 3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -68,11 +68,14 @@ class Scheme:
         Whether 0 must be level 0 (or 128), with as much room on either side.
     by_channel : bool
         Whether channels may have factors (`planish.quantization.spread`).
+    attention : bool
+        Whether attention may read levels (`planish.quantization.attention`).
     """
 
     dtype: DType
     symmetric: bool
     by_channel: bool = False
+    attention: bool = False
 
     def levels(self, least: float, greatest: float) -> Levels:
         """The levels that hold a range, which is widened to hold 0; one level is exactly 0."""
@@ -95,7 +98,8 @@ SYMMETRIC = Scheme(DType.INT8, symmetric=True, by_channel=True)
 
 def scheme_of(target: Target) -> Scheme:
     """The scheme of a machine."""
-    return SYMMETRIC if target.symmetric_levels else UNSIGNED
+    own = SYMMETRIC if target.symmetric_levels else UNSIGNED
+    return replace(own, attention=target.attends_to_levels)
 
 
 def scale_of(extent: float, levels: int) -> float:

@@ -10,6 +10,7 @@ from planish.errors import PrecisionError
 from planish.graph.graph import Graph, Node
 from planish.precision.kinds import has_float32_work
 from planish.precision.permissions import INT8
+from planish.quantization.attention import quantizable_attentions
 from planish.quantization.given import check_complete
 from planish.quantization.ranges import Ranges
 from planish.quantization.rewrite import Quantized, is_product, missing_ranges, quantize
@@ -43,6 +44,7 @@ def candidates(
     *,
     strict: bool = False,
     possible: Callable[[Node], bool] = is_product,
+    attentions: Collection[Node] = (),
 ) -> Candidates:
     """What may become of the layers of an optimised float32 graph.
 
@@ -55,6 +57,8 @@ def candidates(
         Whether a layer that cannot be quantized though it was asked for is an error.
     possible : callable
         Whether a node can be quantized.
+    attentions : collection of Node
+        What can be quantized, too.
 
     Raises
     ------
@@ -64,7 +68,7 @@ def candidates(
     free, forced, kept = [], [], {}
     for node in graph.nodes:
         wanted = asked.get(node)
-        if possible(node):
+        if node in attentions or possible(node):
             if wanted == INT8:
                 forced.append(node.name)
             elif wanted is None:
@@ -75,7 +79,8 @@ def candidates(
             raise PrecisionError(
                 f"Layer {node.name!r} cannot compute in int8",
                 where=node.origin or node.name,
-                why="convolutions and matrix products by constant weights can; others follow them",
+                why="convolutions and matrix products by constant weights can, attention on some "
+                "devices; others follow them",
                 cure="leave it out of layer_precision=, or leave out strict_types=",
             )
     return Candidates(tuple(free), tuple(forced), kept)
@@ -94,4 +99,6 @@ def quantize_layers(
     wanted = set(layers)
     products = [node for node in graph.nodes if node.name in wanted and is_product(node)]
     check_complete(ranges, missing_ranges(graph, products, ranges))
-    return quantize(graph, products, ranges, scheme)
+    possible = quantizable_attentions(graph, ranges, scheme)
+    chosen = [found for softmax, found in possible.items() if softmax.name in wanted]
+    return quantize(graph, products, ranges, scheme, chosen)

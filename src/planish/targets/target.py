@@ -47,6 +47,9 @@ class Target(ABC):
     take unsigned ones with any zero point.
     """
 
+    attends_to_levels: bool = False
+    """Whether it has kernels of attention that multiply bytes."""
+
     @abstractmethod
     def families(self) -> Sequence[Family]:
         """The kernel families, in the order their tactics are offered."""

@@ -283,6 +283,8 @@ def _indexes_one(task: Task, binding: Binding) -> bool:
 
 def slack(task: Task, tactic: Tactic) -> tuple[float, float]:
     """How far off levels may be, and what share of them; of other results 0."""
+    if task.attention is not None and task.attention.levels:
+        return _step_of_weights(task), HALF_WAY
     step = _step(task)
     if step or not any(isinstance(v.op, Quantize) for v in task.outputs):
         return step, HALF_WAY
@@ -299,6 +301,16 @@ def _coarsest(task: Task, tactic: Tactic) -> str:
     """
     between = {PRECISIONS.get(v.dtype, "fp32") for n in task.nodes for v in n.outputs}
     return max({tactic.precision, *between}, key=lambda p: TOLERANCES.get(p, TOLERANCE))
+
+
+def _step_of_weights(task: Task) -> float:
+    """How far off results of quantized attention may be, where two weights are the next levels:
+    each is one part of 255 at least, by which values differ by 254 of their steps at most.
+    """
+    assert task.attention is not None
+    data = task.inputs[task.attention.steps[2]].data
+    step = 2 * (1.0 if data is None else float(data))
+    return step if task.output.dtype.is_float else 1.0 + step
 
 
 def _step(task: Task) -> float:

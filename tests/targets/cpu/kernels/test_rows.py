@@ -16,6 +16,7 @@ from planish.ops.normalization import (
     LayerNorm,
     LogSoftmax,
     Lrn,
+    QuantizedSoftmax,
     Softmax,
 )
 from planish.targets.base import Binding
@@ -55,6 +56,20 @@ def positive(task, rng):
 def test_softmax(op, shape, axis, machine, rng):
     task = task_of((op(axis), 1), inputs=[(shape, F32)])
     check_tactics(FAMILY, task, rng, tolerance=2e-6, machine=machine, limit=1)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3, 5, 70), -1), ((6, 1001), 1), ((4, 7), 0)])
+def test_quantized_softmax(shape, axis, machine, rng):
+    """Weights half-way between two levels are as many as digits of float32 leave."""
+    task = task_of((QuantizedSoftmax(axis, 255), 1), inputs=[(shape, F32)])
+    (x,) = positive(task, rng)
+    x *= 3
+    (wanted,) = task.evaluate([x])
+    for tactic in list(FAMILY.on(machine).tactics(task, Binding({})))[:1]:
+        (got,) = run_tactic(tactic, Binding({}), [x], machine)
+        off = np.abs(got - wanted)
+        assert off.max() < 1.5 / 255
+        assert np.mean(off > 1e-5) < 0.05
 
 
 @pytest.mark.parametrize("layouts", ["gaps", "any order"])

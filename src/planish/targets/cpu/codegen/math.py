@@ -221,11 +221,15 @@ def rough_gelu(f: Floats, x: ir.Value) -> ir.Value:
     return f.mul(x, below)
 
 
+def rough_power(f: Floats, z: ir.Value) -> ir.Value:
+    """``2 ** z`` to 12 bits, z within twice the range of exponents."""
+    n = f.rint(z)
+    return f.scale(f.poly(f.sub(z, n), _ROUGH_EXP2), n)
+
+
 def _rough_ratio(f: Floats, z: ir.Value) -> ir.Value:
     """``1 / (1 + 2 ** z)``."""
-    n = f.rint(z)
-    power = f.scale(f.poly(f.sub(z, n), _ROUGH_EXP2), n)
-    return f.rough_reciprocal(f.add(f.c(1.0), power))
+    return f.rough_reciprocal(f.add(f.c(1.0), rough_power(f, z)))
 
 
 def tanh(f: Floats, x: ir.Value) -> ir.Value:

@@ -3,6 +3,7 @@
 from planish.targets.base import Family
 from planish.targets.cpu.kernels import (
     attention,
+    attention_dots,
     bfloat_matrix,
     contraction,
     depthwise,
@@ -34,6 +35,7 @@ FAMILIES: tuple[Family, ...] = (
     *winograd.FAMILIES,
     *strassen.FAMILIES,
     *matrix.FAMILIES,
+    *attention_dots.FAMILIES,
     *attention.FAMILIES,
     *integer_matrix.FAMILIES,
     *bfloat_matrix.FAMILIES,

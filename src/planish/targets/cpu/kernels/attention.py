@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.targets.attention import Place, Problem, problem_of
 from planish.targets.base import Binding, Family, Launch, Tactic
-from planish.targets.cpu.kernels.attention_kernel import AttentionKernel, scratch_floats
+from planish.targets.cpu.kernels.attention_kernel import AttentionKernel
 from planish.targets.cpu.kernels.blocking import ceil
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.fused import Bound, bind_leaves
@@ -38,15 +38,15 @@ class AttentionTactic(Tactic):
     packed: bool
 
     def accepts(self, binding: Binding) -> bool:
-        return _readable(self.task, binding) is not None
+        return _understood(self.task) and readable(self.task, binding) is not None
 
     def launches(self, binding: Binding) -> list[Launch]:
         task, work = self.task, self.task.attention
-        problem = _readable(task, binding)
+        problem = readable(task, binding)
         assert work is not None and problem is not None
         operands = _bound(task, work.scores, problem.scores)
         last = _bound(task, task.epilogue, problem.rows)
-        kernel = AttentionKernel(
+        kernel = self._kernel(
             depth=problem.depth,
             values=problem.values,
             scale=work.scale,
@@ -60,7 +60,9 @@ class AttentionTactic(Tactic):
             after=task.epilogue.expression,
             last=last.accesses,
             guarded=work.guarded,
-            dtype=task.outputs[0].dtype,
+            dtype=problem.q.value.dtype,
+            written=problem.result.value.dtype,
+            levels=work.levels,
         )
         lanes = self.machine.lanes
         blocks = ceil(problem.queries, self.groups * self.vectors * lanes)
@@ -72,15 +74,19 @@ class AttentionTactic(Tactic):
                 kernel,
                 (
                     *(p.value for p in matrices[:3]),
+                    *(task.inputs[i] for i in work.steps),
                     *operands.pointers,
                     *last.pointers,
                     problem.result.value,
                 ),
                 (*sizes, *strides, *operands.params, *last.params),
                 problem.batches * problem.heads * blocks,
-                scratch=4 * scratch_floats(kernel, lanes),
+                scratch=4 * kernel.scratch_elements(lanes),
             )
         ]
+
+    def _kernel(self, **fields: Any) -> AttentionKernel:
+        return AttentionKernel(**fields)
 
 
 def _bound(task: Task, fused: Any, places: tuple[Place | None, ...]) -> Bound:
@@ -96,14 +102,21 @@ def _bound(task: Task, fused: Any, places: tuple[Place | None, ...]) -> Bound:
 def _understood(task: Task) -> bool:
     if task.attention is None:
         return False
+    if task.attention.levels:
+        return True
     factors = [task.inputs[i] for i in task.attention.sources]
     dtypes = {v.dtype for v in (*factors, *task.outputs)}
     return dtypes in ({DType.FLOAT32}, {DType.BFLOAT16})
 
 
-def _readable(task: Task, binding: Binding) -> Problem | None:
+def _packed(task: Task) -> Sequence[bool]:
+    """Whether keys and values may be copied, or must be: levels become floats so."""
+    return (True,) if task.attention and task.attention.levels else FLAG
+
+
+def readable(task: Task, binding: Binding) -> Problem | None:
     """The problem, if columns lie side by side and are not too many."""
-    problem = problem_of(task, binding) if _understood(task) else None
+    problem = problem_of(task, binding) if task.attention else None
     if problem is None or max(problem.depth, problem.values) > DEEPEST:
         return None
     matrices = (problem.q, problem.k, problem.v, problem.result)
@@ -121,27 +134,35 @@ class AttentionFamily(MachineFamily):
     pattern: ClassVar[str] = "attention"
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        problem = _readable(task, binding)
-        if problem is None:
-            return
-        machine = self.machine
-        ranked = sorted(_candidates(problem, machine), key=lambda c: estimate(problem, c, machine))
-        for candidate in ranked[:TRIED]:
-            yield AttentionTactic(task, machine, *candidate)
+        problem = readable(task, binding) if _understood(task) else None
+        if problem is not None:
+            for candidate in offered(problem, self.machine, _packed(task)):
+                yield AttentionTactic(task, self.machine, *candidate)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            _understood(task),
-            rows=range(1, MOST_ROWS + 1),
-            vectors=range(1, MOST_VECTORS + 1),
-            groups=GROUPS,
-            block=BLOCKS,
-            packed=FLAG,
-        )
+        values = restored_parameters(self.name, task, parameters, _understood(task), _packed(task))
         return AttentionTactic(task, self.machine, **values)
+
+
+def restored_parameters(
+    family: str,
+    task: Task,
+    parameters: Mapping[str, Any],
+    understood: bool,
+    packed: Sequence[bool] = FLAG,
+) -> dict[str, Any]:
+    """A plan's parameters of a tactic of attention, checked."""
+    return checked_parameters(
+        family,
+        task,
+        parameters,
+        understood,
+        rows=range(1, MOST_ROWS + 1),
+        vectors=range(1, MOST_VECTORS + 1),
+        groups=GROUPS,
+        block=BLOCKS,
+        packed=packed,
+    )
 
 
 Candidate = tuple[int, int, int, int, bool]
@@ -151,7 +172,14 @@ TRIED = 12
 """Candidates that are worth measuring."""
 
 
-def _candidates(problem: Problem, machine: Machine) -> Iterator[Candidate]:
+def offered(problem: Problem, machine: Machine, packed: Sequence[bool] = FLAG) -> list[Candidate]:
+    """The candidates that are worth measuring, the likeliest first."""
+    found = _candidates(problem, machine, packed)
+    ranked = sorted(found, key=lambda c: estimate(problem, c, machine))
+    return ranked[:TRIED]
+
+
+def _candidates(problem: Problem, machine: Machine, packed: Sequence[bool]) -> Iterator[Candidate]:
     tiles = (
         ((6, 2), (4, 2), (4, 3), (8, 1))
         if machine.registers == 16
@@ -165,8 +193,8 @@ def _candidates(problem: Problem, machine: Machine) -> Iterator[Candidate]:
             for block in BLOCKS:
                 if block > BLOCKS[0] and block // 2 >= problem.keys:
                     continue
-                for packed in (True, False):
-                    yield rows, vectors, groups, block, packed
+                for is_packed in packed:
+                    yield rows, vectors, groups, block, is_packed
 
 
 def estimate(problem: Problem, candidate: Candidate, machine: Machine) -> float:

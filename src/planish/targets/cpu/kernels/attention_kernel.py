@@ -22,12 +22,14 @@ from typing import Any, ClassVar
 
 import llvmlite.ir as ir
 
+from planish.fusion.attention import MIDDLE
 from planish.fusion.expression import Expression
 from planish.graph.types import DType
 from planish.targets.cpu.codegen.builder import KernelBuilder
+from planish.targets.cpu.codegen.casts import cast
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.codegen.math import exp_falling
-from planish.targets.cpu.codegen.types import I64
+from planish.targets.cpu.codegen.types import I32, I64
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, apply
 from planish.targets.cpu.kernels.transposition import transpose_registers
@@ -35,6 +37,9 @@ from planish.targets.cpu.kernels.transposition import transpose_registers
 F32 = DType.FLOAT32
 PARAMS = ("heads", "blocks", "queries", "keys")
 STRIDES = ("batch", "head", "row")
+Multiply = Callable[[ir.Value, ir.Value, ir.Value], ir.Value]
+"""Adds the product of the second and the third to the first."""
+
 UNROLL = 4
 """Steps of products that are written out; a power of two."""
 
@@ -43,7 +48,8 @@ UNROLL = 4
 class AttentionKernel(CpuKernel):
     """One specialisation; the numbers of batches, queries and keys, and strides, are parameters.
 
-    Pointers: q, k, v, the operands of `scores` and of `after`, the result. Parameters: `PARAMS`;
+    Pointers: q, k, v, with levels the distances of these, the operands of `scores` and of `after`,
+    the result. Parameters: `PARAMS`;
     `STRIDES` of q, k, v and the result; strides of batch, head, key and query of each operand.
 
     Attributes
@@ -66,8 +72,11 @@ class AttentionKernel(CpuKernel):
         What those read.
     guarded : bool
         Whether queries without any weight give 0.
-    dtype : DType
-        Of q, k, v and the result: FLOAT32 or BFLOAT16. All arithmetic is in float32.
+    dtype, written : DType
+        Of q, k and v (FLOAT32, BFLOAT16, UINT8), and of the result. All arithmetic is in float32.
+    levels : int
+        How many levels weights have where q, k and v are levels, with `MIDDLE` for 0; those are
+        `packed`. 0: they are floats.
     """
 
     family: ClassVar[str] = "attention"
@@ -86,20 +95,26 @@ class AttentionKernel(CpuKernel):
     last: Accesses
     guarded: bool
     dtype: DType = F32
+    written: DType = F32
+    levels: int = 0
+
+    @property
+    def factors(self) -> int:
+        """Pointers before those of operands."""
+        return 6 if self.levels else 3
+
+    def scratch_elements(self, lanes: int) -> int:
+        """Elements of scratch memory, of four bytes, that a thread needs."""
+        width = self.vectors * lanes
+        own = self.groups * width * (self.depth + self.values + 2) + self.block * width
+        return own + (self.block * (self.depth + self.values) if self.packed else 0)
 
     def write(self, k: KernelBuilder) -> None:
-        _Writer(self, k).write()
-
-
-def scratch_floats(kernel: AttentionKernel, lanes: int) -> int:
-    """Elements of scratch memory a thread needs."""
-    width = kernel.vectors * lanes
-    own = kernel.groups * width * (kernel.depth + kernel.values + 2) + kernel.block * width
-    return own + (kernel.block * (kernel.depth + kernel.values) if kernel.packed else 0)
+        AttentionWriter(self, k).write()
 
 
 @dataclass(frozen=True)
-class _Matrix:
+class Matrix:
     """Rows of a tensor: where the first one of a head starts, and the stride between them."""
 
     start: ir.Value
@@ -107,8 +122,10 @@ class _Matrix:
     dtype: DType
 
 
-class _Writer:
+class AttentionWriter:
     """Writes an `AttentionKernel`."""
+
+    kernel: AttentionKernel
 
     def __init__(self, kernel: AttentionKernel, k: KernelBuilder) -> None:
         self.kernel, self.k = kernel, k
@@ -121,26 +138,26 @@ class _Writer:
             [k.param(first + 3 * tensor + axis) for axis in range(3)] for tensor in range(4)
         ]
         first += 4 * len(STRIDES)
-        self.operands = Operands(k, kernel.operands, 3, first, 4)
+        self.operands = Operands(k, kernel.operands, kernel.factors, first, 4)
         self.last = Operands(
             k, kernel.last, self.operands.next_pointer, self.operands.next_param, 4
         )
         self.result = k.pointer(self.last.next_pointer)
-        scratch = k.scratch
-
-        def room(elements: int) -> ir.Value:
-            nonlocal scratch
-            here, scratch = scratch, k.offset(scratch, elements, F32)
-            return here
-
+        self.steps = [k.load(k.pointer(i), F32) for i in range(3, kernel.factors)]
+        self._free = k.scratch
         across = kernel.groups * self.width
-        self.q = room(across * kernel.depth)
-        self.o = room(across * kernel.values)
-        self.most, self.total = room(across), room(across)
-        self.p = room(kernel.block * self.width)
+        self.q = self._room(across * kernel.depth)
+        self.o = self._room(across * kernel.values)
+        self.most, self.total = self._room(across), self._room(across)
+        self.p = self._room(kernel.block * self.width)
         if kernel.packed:
-            self.packed_k = room(kernel.block * kernel.depth)
-            self.packed_v = room(kernel.block * kernel.values)
+            self.packed_k = self._room(kernel.block * kernel.depth)
+            self.packed_v = self._room(kernel.block * kernel.values)
+
+    def _room(self, elements: int) -> ir.Value:
+        """Scratch memory for so many elements of four bytes."""
+        here, self._free = self._free, self.k.offset(self._free, elements, F32)
+        return here
 
     def write(self) -> None:
         k, kernel = self.k, self.kernel
@@ -148,10 +165,10 @@ class _Writer:
         with k.loop(k.begin, k.end) as tasks:
             matrix, part = k.divmod(tasks.index, self.blocks)
             batch, head = k.divmod(matrix, self.heads)
-            q, keys, values, result = (
-                self._matrix(pointer, number, batch, head)
-                for number, pointer in enumerate((*map(k.pointer, range(3)), self.result))
+            q, keys, values = (
+                self._matrix(k.pointer(i), i, batch, head, kernel.dtype) for i in range(3)
             )
+            result = self._matrix(self.result, 3, batch, head, kernel.written)
             at = self.operands.at([batch, head]), self.last.at([batch, head])
             query = k.mul(part, across)
             left = k.min(k.sub(self.queries, query), across)
@@ -171,43 +188,20 @@ class _Writer:
                 here = k.add(query, k.mul(loop.index, self.width))
                 self._end(loop.index, result, here, at[1])
 
-    def _matrix(self, pointer: ir.Value, number: int, batch: Any, head: Any) -> _Matrix:
+    def _matrix(
+        self, pointer: ir.Value, number: int, batch: Any, head: Any, dtype: DType
+    ) -> Matrix:
         k = self.k
         by_batch, by_head, by_row = self.strides[number]
         start = k.add(k.mul(batch, by_batch), k.mul(head, by_head))
-        dtype = self.kernel.dtype
-        return _Matrix(k.offset(pointer, start, dtype), by_row, dtype)
+        return Matrix(k.offset(pointer, start, dtype), by_row, dtype)
 
     # ---- queries in, once a task ----------------------------------------------------------------
 
-    def _begin(self, group: ir.Value, q: _Matrix, query: ir.Value) -> None:
+    def _begin(self, group: ir.Value, q: Matrix, query: ir.Value) -> None:
         """Queries of a group, transposed; the beginnings of maxima, sums and result."""
         k, kernel, lanes = self.k, self.kernel, self.lanes
-        out = k.offset(self.q, k.mul(group, kernel.depth * self.width), F32)
-        scale = self.f.c(kernel.scale)
-        last = k.sub(self.queries, 1)
-        for v in range(kernel.vectors):
-            rows = [
-                k.offset(q.start, k.mul(k.min(k.add(query, v * lanes + i), last), q.row), q.dtype)
-                for i in range(lanes)
-            ]
-
-            def turn(column: Any, width: int, rows: Any = rows, v: int = v) -> None:
-                mask = k.tail_mask(width, lanes) if width < lanes else None
-                lines = [
-                    k.load(k.offset(r, column, q.dtype), q.dtype, lanes, mask=mask) for r in rows
-                ]
-                for i, line in enumerate(transpose_registers(k, lines)[:width]):
-                    if kernel.scale != 1.0:
-                        line = self.f.mul(line, scale)
-                    at = k.add(k.mul(k.add(column, i), self.width), v * lanes)
-                    k.store(line, k.offset(out, at, F32), F32, lanes)
-
-            whole = kernel.depth // lanes * lanes
-            with k.loop(0, whole, lanes) as loop:
-                turn(loop.index, lanes)
-            if kernel.depth > whole:
-                turn(whole, kernel.depth - whole)
+        self._turn_queries(group, q, query)
         zero = k.zero(F32, lanes)
         for v in range(kernel.vectors):
             at = k.add(k.mul(group, self.width), v * lanes)
@@ -217,11 +211,54 @@ class _Writer:
         with k.loop(0, kernel.values * self.width, lanes) as loop:
             k.store(zero, k.offset(o, loop.index, F32), F32, lanes)
 
+    def _turn_queries(self, group: ir.Value, q: Matrix, query: ir.Value) -> None:
+        """Writes the queries of a group as `_scores` reads them."""
+        k, kernel, lanes = self.k, self.kernel, self.lanes
+        out = k.offset(self.q, k.mul(group, kernel.depth * self.width), F32)
+        scale = self._score_scale()
+        last = k.sub(self.queries, 1)
+        for v in range(kernel.vectors):
+            rows = [
+                k.offset(q.start, k.mul(k.min(k.add(query, v * lanes + i), last), q.row), q.dtype)
+                for i in range(lanes)
+            ]
+
+            def turn(column: Any, width: int, rows: Any = rows, v: int = v) -> None:
+                mask = k.tail_mask(width, lanes) if width < lanes else None
+                lines = [self._line(r, column, q.dtype, mask) for r in rows]
+                for i, line in enumerate(transpose_registers(k, lines)[:width]):
+                    if scale is not None:
+                        line = self.f.mul(line, scale)
+                    at = k.add(k.mul(k.add(column, i), self.width), v * lanes)
+                    k.store(line, k.offset(out, at, F32), F32, lanes)
+
+            whole = kernel.depth // lanes * lanes
+            with k.loop(0, whole, lanes) as loop:
+                turn(loop.index, lanes)
+            if kernel.depth > whole:
+                turn(whole, kernel.depth - whole)
+
+    def _line(self, row: ir.Value, column: Any, dtype: DType, mask: ir.Value | None) -> ir.Value:
+        """Elements side by side, or what they are the levels of, by the distance of these."""
+        k, lanes = self.k, self.lanes
+        line = k.load(k.offset(row, column, dtype), dtype, lanes, mask=mask)
+        if not self.kernel.levels:
+            return line
+        return self.f.sub(cast(k, line, dtype, F32, lanes), self.f.c(MIDDLE))
+
+    def _score_scale(self) -> ir.Value | None:
+        """What products of queries and keys are multiplied by; None: by nothing."""
+        scale = self.f.c(self.kernel.scale)
+        if self.steps:
+            by_levels = self.f.mul(self.steps[0], self.steps[1])
+            return self.f.mul(scale, self.k.splat(by_levels, self.lanes))
+        return scale if self.kernel.scale != 1.0 else None
+
     # ---- a block of keys ------------------------------------------------------------------------
 
     def _block(
-        self, keys: _Matrix, values: _Matrix, key: ir.Value, count: ir.Value
-    ) -> tuple[_Matrix, _Matrix]:
+        self, keys: Matrix, values: Matrix, key: ir.Value, count: ir.Value
+    ) -> tuple[Matrix, Matrix]:
         """The keys and values of a block, copied if the kernel packs them."""
         k, kernel = self.k, self.kernel
         near = [
@@ -238,18 +275,17 @@ class _Writer:
                 for at in range(0, columns, self.lanes):
                     short = columns - at < self.lanes
                     mask = k.tail_mask(columns - at, self.lanes) if short else None
-                    line = k.load(k.offset(source, at, dtype), dtype, self.lanes, mask=mask)
+                    line = self._line(source, at, dtype, mask)
                     k.store(line, k.offset(target, at, F32), F32, self.lanes, mask=mask)
         packed = (self.packed_k, kernel.depth), (self.packed_v, kernel.values)
-        near_k, near_v = (_Matrix(room, columns, F32) for room, columns in packed)
+        near_k, near_v = (Matrix(room, columns, F32) for room, columns in packed)
         return near_k, near_v
 
     def _score(
-        self, group: ir.Value, keys: _Matrix, key: ir.Value, count: ir.Value, at: Any, query: Any
+        self, group: ir.Value, keys: Matrix, key: ir.Value, count: ir.Value, at: Any, query: Any
     ) -> list[ir.Value]:
         """The scores of a group and a block, written to `p`; gives their maxima."""
         k, kernel = self.k, self.kernel
-        q = k.offset(self.q, k.mul(group, kernel.depth * self.width), F32)
         spans = self._spans(query)
 
         def tile(rows: int, first: Any, most: list[ir.Value]) -> list[ir.Value]:
@@ -257,13 +293,7 @@ class _Writer:
                 k.offset(keys.start, k.mul(k.add(first, i), keys.row), keys.dtype)
                 for i in range(rows)
             ]
-            zeros = [k.zero(F32, self.lanes)] * (rows * kernel.vectors)
-            sums = self._products(
-                kernel.depth,
-                q,
-                lambda i, d: k.load(k.offset(starts[i], d, keys.dtype), keys.dtype),
-                zeros,
-            )
+            sums = self._scores(group, keys, starts)
             for i in range(rows):
                 number = k.add(first, i)
                 places = self.operands.move(at, 2, k.add(key, number))
@@ -277,6 +307,17 @@ class _Writer:
             return most
 
         return self._cover(count, tile, [self.f.c(-math.inf)] * kernel.vectors)
+
+    def _scores(self, group: ir.Value, keys: Matrix, starts: list[ir.Value]) -> list[ir.Value]:
+        """The products of some keys and the queries of a group, key by key."""
+        k, kernel = self.k, self.kernel
+        q = k.offset(self.q, k.mul(group, kernel.depth * self.width), F32)
+        return self._products(
+            kernel.depth,
+            q,
+            lambda i, d: k.load(k.offset(starts[i], d, keys.dtype), keys.dtype),
+            [k.zero(F32, self.lanes)] * (len(starts) * kernel.vectors),
+        )
 
     def _cover(
         self,
@@ -311,24 +352,27 @@ class _Writer:
         right: ir.Value,
         left: Callable[[int, Any], ir.Value],
         sums: Sequence[ir.Value],
+        element: DType = F32,
+        multiply: Multiply | None = None,
     ) -> list[ir.Value]:
         """Adds products over the depth: single elements ``left(row, depth)`` by the vectors of a
         group at `right`.
         """
         k, kernel = self.k, self.kernel
         rows = len(sums) // kernel.vectors
+        multiply = multiply or (lambda added, a, b: k.fma(a, b, added))
 
         def step(number: Any, sums: Sequence[ir.Value]) -> list[ir.Value]:
             at = k.mul(number, self.width)
             vectors = [
-                k.load(k.offset(right, k.add(at, v * self.lanes), F32), F32, self.lanes)
+                k.load(k.offset(right, k.add(at, v * self.lanes), element), element, self.lanes)
                 for v in range(kernel.vectors)
             ]
             added = []
             for i in range(rows):
                 spread = k.splat(left(i, number), self.lanes)
                 for v, vector in enumerate(vectors):
-                    added.append(k.fma(spread, vector, sums[i * kernel.vectors + v]))
+                    added.append(multiply(sums[i * kernel.vectors + v], spread, vector))
             return added
 
         def steps(first: Any, count: int, sums: Sequence[ir.Value]) -> list[ir.Value]:
@@ -363,33 +407,38 @@ class _Writer:
             safe = f.select(f.gt(now, f.c(-math.inf)), now, f.c(0.0))
             shift.append(f.select(f.is_nan(now), now, safe))
             faded.append(exp_falling(f, f.sub(before, shift[-1])))
-
-        def weigh(number: Any, sums: Sequence[ir.Value]) -> list[ir.Value]:
-            added = []
-            for v in range(len(most)):
-                at = k.add(k.mul(number, self.width), v * lanes)
-                place = k.offset(self.p, at, F32)
-                weight = exp_falling(f, f.sub(k.load(place, F32, lanes), shift[v]))
-                k.store(weight, place, F32, lanes)
-                added.append(f.add(sums[v], weight))
-            return added
-
-        end = k.b.and_(count, I64(-2))
-        zeros = [k.zero(F32, lanes)] * len(most)
-        with k.loop(0, end, 2, zeros) as loop:
-            loop.next = weigh(k.add(loop.index, 1), weigh(loop.index, loop.carried))
-        with k.loop(end, count, 1, loop.carried) as rest:
-            rest.next = weigh(rest.index, rest.carried)
-        for v, own in enumerate(rest.carried):
+        for v, own in enumerate(self._weights(shift, count)):
             at = k.add(k.mul(group, self.width), v * lanes)
             place = k.offset(self.total, at, F32)
             before = k.load(place, F32, lanes)
             k.store(f.fma(before, faded[v], own), place, F32, lanes)
         return faded
 
-    def _mix(
-        self, group: ir.Value, values: _Matrix, count: ir.Value, faded: list[ir.Value]
-    ) -> None:
+    def _weights(self, shift: list[ir.Value], count: ir.Value) -> list[ir.Value]:
+        """Writes the weights of a block in the place of scores; gives their sums."""
+        k, f, lanes = self.k, self.f, self.lanes
+
+        def weigh(number: Any, sums: Sequence[ir.Value]) -> list[ir.Value]:
+            added = []
+            for v in range(len(shift)):
+                at = k.add(k.mul(number, self.width), v * lanes)
+                place = k.offset(self.p, at, F32)
+                weight = exp_falling(f, f.sub(k.load(place, F32, lanes), shift[v]))
+                if self.kernel.levels:
+                    weight = f.rint(f.mul(weight, f.c(self.kernel.levels)))
+                k.store(weight, place, F32, lanes)
+                added.append(f.add(sums[v], weight))
+            return added
+
+        end = k.b.and_(count, I64(-2))
+        zeros = [k.zero(F32, lanes)] * len(shift)
+        with k.loop(0, end, 2, zeros) as loop:
+            loop.next = weigh(k.add(loop.index, 1), weigh(loop.index, loop.carried))
+        with k.loop(end, count, 1, loop.carried) as rest:
+            rest.next = weigh(rest.index, rest.carried)
+        return rest.carried
+
+    def _mix(self, group: ir.Value, values: Matrix, count: ir.Value, faded: list[ir.Value]) -> None:
         """Adds the weighted values of a block to the result."""
         k, kernel, lanes = self.k, self.kernel, self.lanes
         o = k.offset(self.o, k.mul(group, kernel.values * self.width), F32)
@@ -404,13 +453,8 @@ class _Writer:
                 self.f.mul(k.load(place, F32, lanes), faded[n % kernel.vectors])
                 for n, place in enumerate(places)
             ]
-            start = k.offset(values.start, first, values.dtype)
-
-            def left(i: int, key: Any) -> ir.Value:
-                place = k.offset(start, k.add(k.mul(key, values.row), i), values.dtype)
-                return k.load(place, values.dtype)
-
-            for value, place in zip(self._products(count, self.p, left, sums), places, strict=True):
+            mixed = self._weighted(values, first, count, sums)
+            for value, place in zip(mixed, places, strict=True):
                 k.store(value, place, F32, lanes)
 
         # tiles as even as can be: their number, and how many are one row higher
@@ -422,16 +466,29 @@ class _Writer:
                 with k.loop(begin, end, rows) as loop:
                     tile(rows, loop.index)
 
+    def _weighted(
+        self, values: Matrix, first: Any, count: ir.Value, sums: list[ir.Value]
+    ) -> list[ir.Value]:
+        """Adds to sums, of some columns of the result, the values of a block by their weights."""
+        k = self.k
+        start = k.offset(values.start, first, values.dtype)
+
+        def left(i: int, key: Any) -> ir.Value:
+            place = k.offset(start, k.add(k.mul(key, values.row), i), values.dtype)
+            return k.load(place, values.dtype)
+
+        return self._products(count, self.p, left, sums)
+
     # ---- the result out, once a task ------------------------------------------------------------
 
-    def _end(self, group: ir.Value, result: _Matrix, query: ir.Value, at: Any) -> None:
+    def _end(self, group: ir.Value, result: Matrix, query: ir.Value, at: Any) -> None:
         """Divides by the sums of weights and writes the result as it lies in memory."""
         k, kernel, f, lanes = self.k, self.kernel, self.f, self.lanes
         o = k.offset(self.o, k.mul(group, kernel.values * self.width), F32)
         for v, span in enumerate(self._spans(query)):
             place = k.offset(self.total, k.add(k.mul(group, self.width), v * lanes), F32)
             total = k.load(place, F32, lanes)
-            factor = f.div(f.c(1.0), total)
+            factor = f.div(self._value_step(), total)
             loaded = self.last.load(at, span)
             left = k.sub(self.queries, k.add(query, v * lanes))
 
@@ -453,7 +510,7 @@ class _Writer:
                         value = f.select(f.gt(total, f.c(0.0)), value, f.c(0.0))
                     lines += apply(k, kernel.after, loaded, [value], kernel.last, lanes)
                 mask = k.tail_mask(width, lanes) if width < lanes else None
-                for i, line in enumerate(transpose_registers(k, lines)):
+                for i, line in enumerate(self._turned(lines)):
                     with k.when(k.b.icmp_signed(">", k.i64(left), I64(i))):
                         number = k.add(query, v * lanes + i)
                         dtype = result.dtype
@@ -465,6 +522,18 @@ class _Writer:
                 turn(loop.index, lanes)
             if kernel.values > whole:
                 turn(whole, kernel.values - whole)
+
+    def _turned(self, lines: list[ir.Value]) -> list[ir.Value]:
+        """Results, transposed: short integers as wide ones, which is faster."""
+        k, kind = self.k, lines[0].type
+        if self.kernel.written.size > 1:
+            return transpose_registers(k, lines)
+        wide = [k.b.zext(line, ir.VectorType(I32, self.lanes)) for line in lines]
+        return [k.b.trunc(line, kind) for line in transpose_registers(k, wide)]
+
+    def _value_step(self) -> ir.Value:
+        """What the sums are multiplied by, beside the sum of weights."""
+        return self.k.splat(self.steps[2], self.lanes) if self.steps else self.f.c(1.0)
 
     def _spans(self, query: ir.Value) -> list[Span]:
         """The queries of a group as places of operands; past the last one it is read again."""

@@ -4,6 +4,7 @@ A program is a list of `Phase`s, each of which turns the elements into others an
 statistic, and a final map that uses the statistics and the op's parameters:
 
     softmax       m = max x;           e = exp(x - m), s = sum e;      e / s
+    quantized     as softmax, e rounded to levels
     log softmax   m = max x;           d = x - m, s = sum exp d;       d - log s
     layer and     m = sum x / count;   d = x - m, v = sum d² / count;
     instance norm                      d / sqrt(v + epsilon) * scale + offset
@@ -18,7 +19,14 @@ from dataclasses import dataclass
 import llvmlite.ir as ir
 
 from planish.ops.base import Op
-from planish.ops.normalization import BatchNorm, InstanceNorm, LayerNorm, LogSoftmax, Softmax
+from planish.ops.normalization import (
+    BatchNorm,
+    InstanceNorm,
+    LayerNorm,
+    LogSoftmax,
+    QuantizedSoftmax,
+    Softmax,
+)
 from planish.targets.cpu.codegen import math as functions
 from planish.targets.cpu.codegen.floats import Floats
 
@@ -81,9 +89,10 @@ def _standard_deviations(epsilon: float) -> tuple[Phase, Phase]:
     )
 
 
-def _softmax() -> Program:
+def _softmax(levels: int = 0) -> Program:
     def shifted(f: Floats, x: ir.Value, known: Statistics) -> ir.Value:
-        return functions.exp(f, f.sub(x, known[0]))
+        weight = functions.exp(f, f.sub(x, known[0]))
+        return f.rint(f.mul(weight, f.c(levels))) if levels else weight
 
     return Program(
         (
@@ -140,6 +149,8 @@ def _batch_norm(epsilon: float) -> Program:
 
 def program_of(op: Op) -> Program | None:
     """The program of an op; None for other ops."""
+    if isinstance(op, QuantizedSoftmax):
+        return _softmax(op.levels)
     if isinstance(op, Softmax):
         return _softmax()
     if isinstance(op, LogSoftmax):
