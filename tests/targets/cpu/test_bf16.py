@@ -15,6 +15,8 @@ from planish.runtime.engine import Engine
 from planish.targets.cpu.machine import generic, host
 from planish.targets.cpu.target import EMULATED_BF16, CpuTarget
 
+ATTENTION = "attention_dots" if host().has_bf16 else "attention"
+
 FP32, BF16 = frozenset({"fp32"}), frozenset({"fp32", "bf16"})
 
 
@@ -33,7 +35,7 @@ def build(graph: Graph, target: CpuTarget, precision: frozenset[str]) -> Engine:
     [
         (lambda: mobile_net(32), {"bfloat_matrix", "depthwise"}),
         (lambda: residual_net(), {"bfloat_matrix", "reduction"}),
-        (lambda: attention(Form(mask="keys"), queries=20, keys=20), {"attention"}),
+        (lambda: attention(Form(mask="keys"), queries=20, keys=20), {ATTENTION}),
     ],
     ids=["mobile", "residual", "attention"],
 )

@@ -420,7 +420,10 @@ class KernelBuilder:
         return raw
 
     def to_memory(self, value: ir.Value, dtype: DType, lanes: int = 1) -> ir.Value:
-        """The memory form of a register; half precisions round to nearest even."""
+        """The memory form of a register; half precisions round to nearest even.
+
+        Where a CPU rounds to bfloat16 itself, subnormal numbers become 0.
+        """
         if dtype is DType.BOOL:
             return self.b.zext(value, vector_type(I8, lanes))
         if dtype is DType.FLOAT16:
@@ -430,6 +433,10 @@ class KernelBuilder:
         return value
 
     def _round_bfloat16(self, value: ir.Value, lanes: int) -> ir.Value:
+        if self.machine.has_bf16 and lanes in (8, 16):
+            name = f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * lanes}"
+            return self.call(name, vector_type(I16, lanes), [value])
+
         def many(n: int) -> ir.Value:
             return self.splat(I32(n), lanes)
 
