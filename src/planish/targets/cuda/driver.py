@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from ctypes import c_int32
+from ctypes import c_int32, c_int64, c_void_p
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from planish.errors import DeviceError
 from planish.targets.cuda.buffers import DeviceMemory, HostMemory
 from planish.targets.cuda.codegen.compile import DeviceCode
+from planish.targets.cuda.codegen.tensor_map import BoxedArgument
 from planish.targets.cuda.machine import CudaMachine
 
 log = logging.getLogger("planish")
@@ -258,14 +259,81 @@ class Gpu:
     ) -> None:
         """Queues a kernel; with `overlap` right behind another one that may still run."""
         kernel, code = loaded
+        overlap = overlap and code.overlaps
+        if code.maps:
+            self._launch_mapped(kernel, code, programs, addresses, params, stream, overlap)
+            return
         config = self._core.LaunchConfig(
             grid=programs,
             block=32 * code.warps,
             shmem_size=code.shared,
-            programmatic_stream_serialization=overlap and code.overlaps,
+            programmatic_stream_serialization=overlap,
         )
         # the last two are memory that Triton's kernels may ask for; ours do not
         self._core.launch(stream, config, kernel, *addresses, *(c_int32(n) for n in params), 0, 0)
+
+    def _launch_mapped(
+        self,
+        kernel: Any,
+        code: DeviceCode,
+        programs: int,
+        addresses: Sequence[int],
+        params: Sequence[int],
+        stream: Any,
+        overlap: bool,
+    ) -> None:
+        """Queues a kernel with tensor maps among its arguments, which `cuda.core` makes only of
+        arrays: each is a map, then the tensor's shape and strides.
+        """
+        driver = self._driver
+        maps = {m.argument: m for m in code.maps}
+        given: list[tuple[Any, Any]] = []
+        for number, address in enumerate(addresses):
+            if number not in maps:
+                given.append((address, c_void_p))
+                continue
+            mapped = maps[number]
+            shape = mapped.extents(params)
+            given.append((self._tensor_map(address, mapped, shape), None))
+            given += [(n, c_int32) for n in shape] + [(n, c_int64) for n in mapped.strides]
+        given += [(n, c_int32) for n in params] + [(0, c_void_p)] * 2
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = programs, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = 32 * code.warps, 1, 1
+        config.sharedMemBytes = code.shared
+        config.hStream = self.handle(stream)
+        if overlap:
+            attribute = driver.CUlaunchAttribute()
+            attribute.id = (
+                driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+            )
+            attribute.value.programmaticStreamSerializationAllowed = 1
+            config.attrs, config.numAttrs = [attribute], 1
+        values, kinds = zip(*given, strict=True)
+        function = driver.CUfunction(int(kernel.handle))
+        self._call(driver.cuLaunchKernelEx, config, function, (values, kinds), 0)
+
+    def _tensor_map(self, address: int, mapped: BoxedArgument, shape: Sequence[int]) -> Any:
+        """The driver's tensor map of memory at an address."""
+        driver = self._driver
+        kinds, bits64, bits32 = driver.CUtensorMapDataType, driver.cuuint64_t, driver.cuuint32_t
+        half = mapped.dtype == "fp16"
+        return self._call(
+            driver.cuTensorMapEncodeTiled,
+            kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+            if half
+            else kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            len(shape),
+            address,
+            [bits64(n) for n in reversed(shape)],
+            [bits64(2 * n) for n in reversed(mapped.strides[:-1])],
+            [bits32(n) for n in reversed(mapped.box)],
+            [bits32(1)] * len(shape),
+            driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+            driver.CUtensorMapSwizzle(mapped.swizzle),
+            driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+            driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
 
     # ---- streams, graphs, time ------------------------------------------------------------
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from planish.graph.types import DType
 from planish.targets.base import Kernel
 from planish.targets.cuda.codegen.source import Source
+from planish.targets.cuda.codegen.tensor_map import TensorMap
 from planish.targets.cuda.machine import CudaMachine
 
 
@@ -22,6 +23,22 @@ class Pointer:
 
     dtype: DType
     aligned: bool = True
+
+    @property
+    def map(self) -> TensorMap | None:
+        """How boxes of the tensor are loaded, if they are: then it is no pointer to the kernel."""
+        return None
+
+
+@dataclass(frozen=True)
+class MappedPointer(Pointer):
+    """A pointer to a tensor of which a kernel loads boxes: ``p0.load([row, column])``."""
+
+    tensor: TensorMap = field(kw_only=True)
+
+    @property
+    def map(self) -> TensorMap:
+        return self.tensor
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from planish.targets.base import Binding, Constant, Launch, Layout, Tactic, Work
 from planish.targets.cuda.codegen.compile import DeviceCode, load_function, triton
 from planish.targets.cuda.driver import Gpu
 from planish.targets.cuda.interpreter import corrected_interpreter, libdevice
-from planish.targets.cuda.kernel import LibraryKernel, TritonKernel
+from planish.targets.cuda.kernel import LibraryKernel, Pointer, TritonKernel
 
 GUARD = 256
 """Poisoned bytes on both sides of every tensor that is written."""
@@ -123,8 +123,7 @@ def interpret(
         function: Any = load_function(kernel.source(), kernel.symbol)
         function.fn.__globals__["libdevice"] = libdevice()
         pointers = [
-            _Argument(a, p.dtype.numpy.name)
-            for a, p in zip(addresses, kernel.pointers, strict=True)
+            _argument(a, p, params) for a, p in zip(addresses, kernel.pointers, strict=True)
         ]
         assert len(params) == len(kernel.params)
 
@@ -152,6 +151,24 @@ class _Argument:
 
     def data_ptr(self) -> int:
         return self._address
+
+
+def _argument(address: int, pointer: Pointer, params: Sequence[int]) -> Any:
+    """A pointer, or the tensor map of what it points to, as the interpreter takes it."""
+    plain = _Argument(address, pointer.dtype.numpy.name)
+    mapped = pointer.map
+    if mapped is None:
+        return plain
+    from triton.runtime.interpreter import TensorDescriptor
+
+    class Mapped(TensorDescriptor):  # type: ignore[misc, valid-type]
+        """Asks nothing of an array."""
+
+        def __post_init__(self) -> None:
+            pass
+
+    shape = list(mapped.extents(params))
+    return Mapped(plain, shape, list(mapped.strides), list(mapped.block))
 
 
 class _Memory:

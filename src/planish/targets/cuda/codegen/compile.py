@@ -9,17 +9,18 @@ import hashlib
 import json
 import linecache
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from planish.errors import DeviceError, TuningError
 from planish.graph.types import DType
+from planish.targets.cuda.codegen.tensor_map import BoxedArgument
 from planish.targets.cuda.machine import CudaMachine
 
 if TYPE_CHECKING:
-    from planish.targets.cuda.kernel import TritonKernel
+    from planish.targets.cuda.kernel import Pointer, TritonKernel
 
 TYPES = {
     DType.FLOAT64: "fp64",
@@ -60,6 +61,8 @@ class DeviceCode:
     tensor_cores : bool
         Whether it has instructions of tensor cores.
     cubin : bytes
+    maps : tuple of BoxedArgument
+        The arguments that are tensor maps.
     """
 
     symbol: str
@@ -69,6 +72,7 @@ class DeviceCode:
     overlaps: bool
     tensor_cores: bool
     cubin: bytes
+    maps: tuple[BoxedArgument, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -78,6 +82,8 @@ class DeviceCode:
     def to_bytes(self) -> bytes:
         """As it is stored."""
         about = {k: v for k, v in asdict(self).items() if k != "cubin"}
+        if not self.maps:
+            del about["maps"]
         return json.dumps(about, sort_keys=True).encode() + b"\n" + self.cubin
 
     @staticmethod
@@ -97,7 +103,8 @@ class DeviceCode:
         if not newline or not isinstance(about, dict):
             raise ValueError("no description of device code")
         try:
-            code = DeviceCode(cubin=cubin, **about)
+            maps = tuple(BoxedArgument.of(m) for m in about.pop("maps", ()))
+            code = DeviceCode(cubin=cubin, maps=maps, **about)
         except TypeError as error:
             raise ValueError(f"it is described by {', '.join(about) or 'nothing'}") from error
         if not (isinstance(code.symbol, str) and isinstance(code.arch, str)):
@@ -158,9 +165,9 @@ def compile_kernel(kernel: TritonKernel, machine: CudaMachine) -> bytes:
     from triton.compiler import ASTSource
 
     pointers, params = kernel.pointers, kernel.params
-    signature = {f"p{i}": "*" + TYPES[p.dtype] for i, p in enumerate(pointers)}
+    signature = {f"p{i}": _type(p) for i, p in enumerate(pointers)}
     signature |= {f"n{i}": "i32" for i in range(len(params))}
-    divisible = [p.aligned for p in pointers] + list(params)
+    divisible = [p.aligned and p.map is None for p in pointers] + list(params)
     attributes = {(i,): [["tt.divisibility", 16]] for i, known in enumerate(divisible) if known}
     major, minor = machine.capability
     try:
@@ -194,5 +201,32 @@ def compile_kernel(kernel: TritonKernel, machine: CudaMachine) -> bytes:
         machine.overlaps,
         TENSOR_CORES.search(made.asm["ptx"]) is not None,
         made.asm["cubin"],
+        _boxed(pointers, made.metadata),
     )
     return code.to_bytes()
+
+
+def _type(pointer: Pointer) -> str:
+    """An argument in a signature."""
+    if pointer.map is not None:
+        return f"tensordesc<{TYPES[pointer.dtype]}{list(pointer.map.block)}>"
+    return "*" + TYPES[pointer.dtype]
+
+
+def _boxed(pointers: Sequence[Pointer], metadata: Any) -> tuple[BoxedArgument, ...]:
+    """The tensor maps of a kernel; how boxes lie in shared memory was the compiler's choice."""
+    mapped = [(i, p.dtype, p.map) for i, p in enumerate(pointers) if p.map is not None]
+    if not mapped:
+        return ()
+    return tuple(
+        BoxedArgument(
+            number,
+            TYPES[dtype],
+            wanted.shape,
+            wanted.strides,
+            wanted.each,
+            tuple(how["block_size"]),
+            how["swizzle"],
+        )
+        for (number, dtype, wanted), how in zip(mapped, metadata.tensordesc_meta, strict=True)
+    )
