@@ -14,7 +14,7 @@ from planish.fusion.task import Task
 from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.targets.base import Binding, Family, Layout, Tactic
-from planish.targets.cuda.codegen.compile import DeviceCode
+from planish.targets.cuda.codegen.compile import DeviceCode, compiled_by_triton
 from planish.targets.cuda.kernel import TritonKernel
 from planish.targets.cuda.machine import H200
 from planish.targets.cuda.run import is_on_gpu, run_tactic
@@ -72,30 +72,8 @@ def compiled(tactic: Tactic, binding: Binding) -> list[DeviceCode]:
 
 def assembly(tactic: Tactic, binding: Binding) -> str:
     """The PTX of a tactic's kernels for a described H200."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from planish.targets.cuda.codegen.compile import TYPES, load_function
-
     texts = []
     for launch in tactic.launches(binding):
-        kernel = launch.kernel
-        assert isinstance(kernel, TritonKernel)
-        pointers, params = kernel.pointers, kernel.params
-        signature = {f"p{i}": "*" + TYPES[p.dtype] for i, p in enumerate(pointers)}
-        signature |= {f"n{i}": "i32" for i in range(len(params))}
-        known = [p.aligned for p in pointers] + list(params)
-        attributes = {(i,): [["tt.divisibility", 16]] for i, yes in enumerate(known) if yes}
-        made = triton.compile(
-            ASTSource(
-                load_function(kernel.source(H200.overlaps), kernel.symbol),
-                signature,
-                {},
-                attributes,
-            ),
-            target=GPUTarget("cuda", 90, 32),
-            options={"num_warps": kernel.warps, "num_stages": kernel.stages},
-        )
-        texts.append(made.asm["ptx"])
+        assert isinstance(launch.kernel, TritonKernel)
+        texts.append(compiled_by_triton(launch.kernel, H200).asm["ptx"])
     return "\n".join(texts)

@@ -150,16 +150,8 @@ def load_function(source: str, symbol: str) -> Callable[..., Any]:
     return names[symbol]
 
 
-def compile_kernel(kernel: TritonKernel, machine: CudaMachine) -> bytes:
-    """A kernel's `DeviceCode` as bytes.
-
-    Raises
-    ------
-    TuningError
-        It does not compile for the machine: too much shared memory, or a bug of a generator.
-    DeviceError
-        Triton is not installed.
-    """
+def compiled_by_triton(kernel: TritonKernel, machine: CudaMachine) -> Any:
+    """A kernel as Triton compiles it, with the text of every stage; errors are Triton's."""
     module = triton()
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -170,13 +162,27 @@ def compile_kernel(kernel: TritonKernel, machine: CudaMachine) -> bytes:
     divisible = [p.aligned and p.map is None for p in pointers] + list(params)
     attributes = {(i,): [["tt.divisibility", 16]] for i, known in enumerate(divisible) if known}
     major, minor = machine.capability
+    function = load_function(kernel.source(machine.overlaps), kernel.symbol)
+    return module.compile(
+        ASTSource(function, signature, {}, attributes),
+        target=GPUTarget("cuda", 10 * major + minor, 32),
+        options={"num_warps": kernel.warps, "num_stages": kernel.stages},
+    )
+
+
+def compile_kernel(kernel: TritonKernel, machine: CudaMachine) -> bytes:
+    """A kernel's `DeviceCode` as bytes.
+
+    Raises
+    ------
+    TuningError
+        It does not compile for the machine: too much shared memory, or a bug of a generator.
+    DeviceError
+        Triton is not installed.
+    """
+    pointers = kernel.pointers
     try:
-        function = load_function(kernel.source(machine.overlaps), kernel.symbol)
-        made = module.compile(
-            ASTSource(function, signature, {}, attributes),
-            target=GPUTarget("cuda", 10 * major + minor, 32),
-            options={"num_warps": kernel.warps, "num_stages": kernel.stages},
-        )
+        made = compiled_by_triton(kernel, machine)
     except Exception as error:  # Triton raises errors of many kinds
         raise TuningError(
             "A generated kernel does not compile",

@@ -202,11 +202,20 @@ class MatrixWriter:
         if tile.split > 1:
             k.line(f"part = pid % {tile.split}")
             k.line(f"pid = pid // {tile.split}")
-        k.line(f"row_tiles = (n0 + {tile.rows - 1}) // {tile.rows}")
+        self._count_tiles()
         k.line("place = pid")
         if self.kernel.batched:
             k.line(f"z = pid // (row_tiles * {columns})")
             k.line(f"place = pid - z * (row_tiles * {columns})")
+        self._place_tile()
+
+    def _count_tiles(self) -> None:
+        """Names `row_tiles`."""
+        self.k.line(f"row_tiles = (n0 + {self.tile.rows - 1}) // {self.tile.rows}")
+
+    def _place_tile(self) -> None:
+        """Names `row_tile`, `column_tile`, `row`, `column` and `depth` of a `place`."""
+        k, tile, columns = self.k, self.tile, self.kernel.column_tiles
         if columns == 1:
             k.line("row_tile = place")
             k.line("column_tile = 0")
@@ -216,9 +225,13 @@ class MatrixWriter:
             k.line(f"height = tl.minimum(row_tiles - first_tile, {GROUP})")
             k.line("row_tile = first_tile + inside % height")
             k.line("column_tile = inside // height")
-        k.line(f"row = row_tile * {tile.rows} + tl.arange(0, {tile.rows})")
+        self._name_rows()
         k.line(f"column = column_tile * {tile.columns} + tl.arange(0, {tile.columns})")
         k.line(f"depth = tl.arange(0, {tile.depth})")
+
+    def _name_rows(self) -> None:
+        """Names `row`: the rows of a tile."""
+        self.k.line(f"row = row_tile * {self.tile.rows} + tl.arange(0, {self.tile.rows})")
 
     @property
     def _masked_columns(self) -> bool:
@@ -541,6 +554,12 @@ class MatrixWriter:
             return ["early"]
         return [self.k.let("nothing", "tl.full([], 0.0, tl.float32)")] if self.other else []
 
+    def _place_sums(self) -> None:
+        """Names `local`: where a tile's sums lie among what programs hand to one another."""
+        k, tile = self.k, self.tile
+        k.line(f"local = tl.arange(0, {tile.rows})[:, None] * {tile.columns}")
+        k.line(f"local = local + tl.arange(0, {tile.columns})[None, :]")
+
     def _add_up(self) -> None:
         """The program that is last at a tile sums the parts, in their order, and finishes.
 
@@ -548,8 +567,7 @@ class MatrixWriter:
         """
         k, tile = self.k, self.tile
         size = tile.rows * tile.columns
-        k.line(f"local = tl.arange(0, {tile.rows})[:, None] * {tile.columns}")
-        k.line(f"local = local + tl.arange(0, {tile.columns})[None, :]")
+        self._place_sums()
         parts = k.let("parts", f"p{self.shared_pointer} + pid * {tile.split * size} + local")
         k.line(f"tl.store({parts} + part * {size}, total)")
         k.line("tl.debug_barrier()")  # all of the block's stores come before the count

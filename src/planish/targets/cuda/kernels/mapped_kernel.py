@@ -1,0 +1,188 @@
+"""The matrix kernel with tensor maps: Hopper's copies of boxes instead of loads by every thread.
+
+A convolution's tile of rows is a box of pixels, `images` by `high` by `wide`: for each tap the box
+lies elsewhere, and what is outside the image is zero by itself. Nothing computes addresses or
+conditions, so that even small tiles keep the tensor cores' pipeline full. The image's box is the
+right factor of the tensor cores (Triton 3.6 would take it through registers as the left one), so
+that the columns' weights are multiplied by the rows.
+
+A matrix's tile is a box of rows. A program may also go through many tiles, so that the next one's
+boxes are on their way while one is finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planish.targets.cuda.codegen.source import Source
+from planish.targets.cuda.codegen.tensor_map import TensorMap
+from planish.targets.cuda.kernel import MappedPointer, Pointer
+from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel
+from planish.targets.cuda.kernels.matrix_writer import MatrixWriter
+
+EVEN = 8
+"""Elements of 16 bytes: strides are multiples of so many."""
+
+
+def whole_strides(strides: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides with those filled in that are 0, as axes of extent 1 have them."""
+    whole = list(strides)
+    for axis in reversed(range(len(whole) - 1)):
+        whole[axis] = whole[axis] or whole[axis + 1] * shape[axis + 1]
+    return tuple(whole)
+
+
+@dataclass(frozen=True)
+class MappedKernel(MatrixKernel):
+    """One specialisation. The left factor is one tensor, as it lies; the right one is packed.
+
+    Attributes
+    ----------
+    high, wide : int
+        Pixels of a tile; 0 where rows are no pixels.
+    """
+
+    family = "mapped"
+
+    high: int = 0
+    wide: int = 0
+
+    @property
+    def is_image(self) -> bool:
+        """Whether a tile's rows are a box of pixels."""
+        return self.window is not None
+
+    @property
+    def images(self) -> int:
+        """Images that a tile has pixels of."""
+        return self.tile.rows // (self.high * self.wide)
+
+    @property
+    def pixels_of_result(self) -> tuple[int, int]:
+        """Rows and columns of the result's images."""
+        return self.axes[1], self.axes[2]
+
+    @property
+    def pointers(self) -> tuple[Pointer, ...]:
+        left, right, *rest = super().pointers
+        return (
+            MappedPointer(left.dtype, left.aligned, tensor=self._left_map()),
+            MappedPointer(right.dtype, right.aligned, tensor=self._right_map()),
+            *rest,
+        )
+
+    def _left_map(self) -> TensorMap:
+        (leaf,) = self.left.leaves
+        assert leaf is not None
+        depth = self.tile.depth
+        if not self.is_image:
+            rows = 0, self.channels
+            strides = whole_strides(leaf.strides, rows)
+            return TensorMap(rows, strides, (self.tile.rows, depth), 1)
+        assert self.window is not None
+        high, wide = self.pixels_of_result
+        box = (self.images, self.high, self.wide, depth)
+        shape = (0, *self.window.size, self.channels)
+        return TensorMap(shape, whole_strides(leaf.strides, shape), box, high * wide)
+
+    def _right_map(self) -> TensorMap:
+        pitch = self.steps * self.tile.depth
+        shape = (self.column_tiles * self.tile.columns, pitch)
+        return TensorMap(shape, (pitch, 1), (self.tile.columns, self.tile.depth))
+
+    def write(self, k: Source) -> None:
+        MappedWriter(self, k).write()
+
+
+_NAMES = ("images", "left_side", "top", "image", "inner", "x", "y", "each", "exists")
+"""Variables that every kernel of pixels has."""
+
+
+class MappedWriter(MatrixWriter):
+    """Writes a `MappedKernel`: the matrix kernel, but for how it loads, and how rows lie."""
+
+    kernel: MappedKernel
+
+    def __init__(self, kernel: MappedKernel, k: Source) -> None:
+        super().__init__(kernel, k)
+        for name in _NAMES:
+            k.name(name)
+
+    def _write_persistent(self) -> None:
+        k, columns = self.k, self.kernel.column_tiles
+        self._count_tiles()
+        tiles = f"row_tiles * {columns}" if columns > 1 else "row_tiles"
+        loop = f"tl.range(tl.program_id(0), {tiles}, tl.num_programs(0), flatten=True)"
+        with k.block(f"for place in {loop}:"):
+            self._place_tile()
+            k.line(f"total = {self._nothing(self.tile.sides)}")
+            self._sum_up()
+            self._turn()
+            self._finish("total")
+
+    def _count_tiles(self) -> None:
+        kernel, k = self.kernel, self.k
+        if not kernel.is_image:
+            super()._count_tiles()
+            return
+        high, wide = kernel.pixels_of_result
+        k.line(f"images = n0 // {high * wide}")
+        of_image = -(-high // kernel.high) * -(-wide // kernel.wide)
+        k.line(f"row_tiles = (images + {kernel.images - 1}) // {kernel.images} * {of_image}")
+
+    def _name_rows(self) -> None:
+        kernel, k, rows = self.kernel, self.k, self.tile.rows
+        if not kernel.is_image:
+            super()._name_rows()
+            return
+        high, wide = kernel.pixels_of_result
+        down, across = -(-high // kernel.high), -(-wide // kernel.wide)
+        k.line(f"left_side = row_tile % {across} * {kernel.wide}")
+        k.line(f"top = row_tile // {across} % {down} * {kernel.high}")
+        k.line(f"image = row_tile // {across * down} * {kernel.images}")
+        k.line(f"inner = tl.arange(0, {rows})")
+        k.line(f"x = left_side + inner % {kernel.wide}")
+        k.line(f"y = top + inner // {kernel.wide} % {kernel.high}")
+        k.line(f"each = image + inner // {kernel.wide * kernel.high}")
+        k.line(f"exists = (x < {wide}) & (y < {high}) & (each < images)")
+        k.line(f"row = tl.where(exists, (each * {high} + y) * {wide} + x, n0)")
+
+    def _sum_up(self) -> None:
+        k, tile, kernel = self.k, self.tile, self.kernel
+        begin, end = self._share(kernel.steps)
+        with k.block(f"for step in range({begin}, {end}):"):
+            a = self._load_box(kernel.segments[2])
+            place = f"[column_tile * {tile.columns}, step * {tile.depth}]"
+            b = k.let("b", f"p1.load({place})")
+            first, second = (b, a) if tile.transposed else (a, b)
+            k.line(f"total = tl.dot({first}, tl.trans({second}), total)")
+
+    def _load_box(self, blocks: int) -> str:
+        """Loads a tile of the left factor, ``[rows, depth]``."""
+        k, tile, kernel = self.k, self.tile, self.kernel
+        if not kernel.is_image:
+            return k.let("a", f"p0.load([row_tile * {tile.rows}, step * {tile.depth}])")
+        window = kernel.window
+        assert window is not None
+        tap = "step" if blocks == 1 else k.let("tap", f"step // {blocks}")
+        channel = (
+            "0" if blocks == 1 else k.let("along", f"(step - {tap} * {blocks}) * {tile.depth}")
+        )
+        row, column = self._taps(tap, window.taps)
+        place = ["image"]
+        for start, at, spread, pad in zip(
+            ("top", "left_side"), (row, column), window.dilations, window.pads, strict=True
+        ):
+            shift = f" + {at} * {spread}" if at != "0" else ""
+            place.append(f"{start}{shift} - {pad}")
+        box = k.let("box", f"p0.load([{', '.join(place)}, {channel}])")
+        return k.let("a", f"tl.reshape({box}, ({tile.rows}, {tile.depth}))")
+
+    def _place_sums(self) -> None:
+        if not self.tile.transposed:
+            super()._place_sums()
+            return
+        self.k.line(f"local = tl.arange(0, {self.tile.rows})[:, None]")
+        across = f"tl.arange(0, {self.tile.columns})[None, :] * {self.tile.rows}"
+        self.k.line(f"local = local + {across}")
