@@ -42,7 +42,7 @@ class ConstantStore:
         native.renew_after_fork(self)
         self._pool = target.constant_pool()
         self._values: dict[Value, tuple[int, object]] = {}
-        self._tactics: dict[tuple[str, str], list[tuple[int, object]]] = {}
+        self._tactics: dict[tuple[str, str], list[tuple[int, object, int]]] = {}
         self.bytes = 0
         """Bytes of derived constants (packed weights)."""
 
@@ -58,15 +58,16 @@ class ConstantStore:
                 self._values[value] = self._pool.place(np.ascontiguousarray(value.data))
             return self._values[value][0]
 
-    def of(self, tactic: Tactic) -> list[int]:
-        """The addresses of a tactic's own constants."""
+    def of(self, tactic: Tactic) -> list[tuple[int, int]]:
+        """The addresses of a tactic's own constants, and their bytes."""
         key = (tactic.task.name, str(tactic))
         with self._lock:
             if key not in self._tactics:
                 arrays = tactic.constants()
-                self._tactics[key] = [self._pool.place(c) for c in arrays]
+                placed = [(self._pool.place(c), c.nbytes) for c in arrays]
+                self._tactics[key] = [(*place, nbytes) for place, nbytes in placed]
                 self.bytes += sum(c.nbytes for c in arrays)
-            return [address for address, _ in self._tactics[key]]
+            return [(address, nbytes) for address, _, nbytes in self._tactics[key]]
 
 
 @dataclass(frozen=True)
@@ -132,20 +133,22 @@ def bind(
         layouts: list[tuple[Layout, np.dtype] | None] = []
         touches: list[Range] = []
         for pointer in launch.pointers:
-            layout = None
+            layout, size = None, 0
             if isinstance(pointer, Value):
                 addresses.append(memory.address(pointer))
                 layout = binding.layout(pointer)
                 layouts.append((layout, pointer.dtype.numpy))
             else:
                 if isinstance(pointer, Constant):
-                    addresses.append(Address(ABSOLUTE, constants.of(tactic)[pointer.index]))
+                    start, size = constants.of(tactic)[pointer.index]
+                    addresses.append(Address(ABSOLUTE, start))
                 elif isinstance(pointer, Workspace):
                     addresses.append(memory.workspace(index, pointer.offset))
                 else:
                     addresses.append(memory.zeroed(index, pointer.offset))
                 layouts.append(None)
-            touches.append(_touched(pointer, addresses[-1], layout, tactic, memory.room(index)))
+            room = memory.room(index)
+            touches.append(_touched(pointer, addresses[-1], layout, tactic, room, size))
         where = tuple(addresses), tuple(layouts), tuple(touches)
         scheduled.append(ScheduledLaunch(launch, *where, tactic.task.name))
     schedule = Schedule(
@@ -173,18 +176,23 @@ def _bytes(value: Value, symbols: Mapping[str, int]) -> int:
 
 
 def _touched(
-    pointer: Pointer, address: Address, layout: Layout | None, tactic: Tactic, room: tuple[int, int]
+    pointer: Pointer,
+    address: Address,
+    layout: Layout | None,
+    tactic: Tactic,
+    room: tuple[int, int],
+    size: int,
 ) -> Range:
     """The bytes that a launch may touch through a pointer; `room` is that of its step's workspace
-    and zeroed memory.
+    and zeroed memory, `size` that of a tactic's constant.
     """
     if isinstance(pointer, Constant):
-        return Range(ABSOLUTE, address.offset, address.offset, False)
+        return Range(ABSOLUTE, address.offset, address.offset + size, False)
     if layout is None:
         workspace, zeroed = room
-        size = workspace if isinstance(pointer, Workspace) else zeroed
+        whole = workspace if isinstance(pointer, Workspace) else zeroed
         start = address.offset - pointer.offset  # type: ignore[union-attr]
-        return Range(address.base, start, start + size, True)
+        return Range(address.base, start, start + whole, True)
     assert isinstance(pointer, Value)
     strides = [s * (n - 1) for s, n in zip(layout.strides, layout.shape, strict=True)]
     before = sum(s for s in strides if s < 0)

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planish.targets.cuda.executable import CHUNK, CudaExecutable
+from planish.targets.base import Launch
+from planish.targets.cuda.executable import CHUNK, LEAST, MOST, CudaExecutable, _ahead
+from planish.targets.cuda.kernels.mapped_kernel import MappedKernel
 from planish.targets.cuda.memory import CudaArena
-from planish.targets.execution import Schedule
+from planish.targets.execution import ABSOLUTE, ARENA, Range, Schedule, ScheduledLaunch
 
 DEVICE = 1 << 60
 """Addresses from here on are the device's."""
@@ -124,3 +126,30 @@ def test_an_input_on_the_host_is_waited_for(gpu: FakeGpu) -> None:
     user = FakeStream(gpu.notes, "user")
     executable.run(arena, [x.ctypes.data], [DEVICE + 1024], 1, stream=user)
     assert gpu.notes[-1] == ("sync", "user")
+
+
+def reading(*ranges: tuple[int, int], kernel: object = None) -> ScheduledLaunch:
+    """A launch of a generated kernel that reads constants."""
+    made = kernel or object.__new__(MappedKernel)
+    touches = tuple(Range(ABSOLUTE, begin, end, False) for begin, end in ranges)
+    touches += (Range(ARENA, 0, 1 << 20, True),)
+    return ScheduledLaunch(Launch(made, ()), (), (), touches)
+
+
+def test_launches_ask_for_constants_of_those_behind_them() -> None:
+    first, second, third = 1 << 30, 2 << 30, 3 << 30
+    library = reading((second, second + 50_000), kernel=object())
+    launches = [
+        reading((0, 100)),
+        reading((first + 64, first + 64 + 100_000), (0, 100)),
+        reading((4 << 30, (4 << 30) + MOST + 1)),  # too much
+        library,
+        reading((third, third + 200_000)),
+        reading((third, third + 200_000)),
+        reading((0, LEAST - 1)),
+    ]
+    found = _ahead(launches)
+    assert found[0] == (first + 128, 100_000 - 64)  # at a multiple of 128 bytes
+    assert found[1] == (second, 50_000)  # the one behind it reads too much
+    assert found[2] == (third, 200_000)
+    assert found[3:] == [(0, 0)] * 4  # libraries ask for nothing; once is enough

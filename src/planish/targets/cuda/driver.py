@@ -20,6 +20,7 @@ import numpy as np
 from planish.errors import DeviceError
 from planish.targets.cuda.buffers import DeviceMemory, HostMemory
 from planish.targets.cuda.codegen.compile import DeviceCode
+from planish.targets.cuda.codegen.source import CHUNK
 from planish.targets.cuda.codegen.tensor_map import BoxedArgument
 from planish.targets.cuda.machine import CudaMachine
 
@@ -256,12 +257,17 @@ class Gpu:
         params: Sequence[int],
         stream: Any,
         overlap: bool = False,
+        ahead: tuple[int, int] = (0, 0),
     ) -> None:
-        """Queues a kernel; with `overlap` right behind another one that may still run."""
+        """Queues a kernel; with `overlap` right behind another one that may still run.
+
+        It has the second-level cache fetch what lies `ahead`: an address, and bytes.
+        """
         kernel, code = loaded
+        more = (ahead[0], c_int32(ahead[1] // CHUNK)) if code.overlaps else ()
         overlap = overlap and code.overlaps
         if code.maps:
-            self._launch_mapped(kernel, code, programs, addresses, params, stream, overlap)
+            self._launch_mapped(kernel, code, programs, addresses, params, more, stream, overlap)
             return
         config = self._core.LaunchConfig(
             grid=programs,
@@ -270,7 +276,8 @@ class Gpu:
             programmatic_stream_serialization=overlap,
         )
         # the last two are memory that Triton's kernels may ask for; ours do not
-        self._core.launch(stream, config, kernel, *addresses, *(c_int32(n) for n in params), 0, 0)
+        numbers = (c_int32(n) for n in params)
+        self._core.launch(stream, config, kernel, *addresses, *numbers, *more, 0, 0)
 
     def _launch_mapped(
         self,
@@ -279,6 +286,7 @@ class Gpu:
         programs: int,
         addresses: Sequence[int],
         params: Sequence[int],
+        more: Sequence[Any],
         stream: Any,
         overlap: bool,
     ) -> None:
@@ -296,7 +304,8 @@ class Gpu:
             shape = mapped.extents(params)
             given.append((self._tensor_map(address, mapped, shape), None))
             given += [(n, c_int32) for n in shape] + [(n, c_int64) for n in mapped.strides]
-        given += [(n, c_int32) for n in params] + [(0, c_void_p)] * 2
+        given += [(n, c_int32) for n in params]
+        given += [(n, c_void_p if isinstance(n, int) else c_int32) for n in (*more, 0, 0)]
         config = driver.CUlaunchConfig()
         config.gridDimX, config.gridDimY, config.gridDimZ = programs, 1, 1
         config.blockDimX, config.blockDimY, config.blockDimZ = 32 * code.warps, 1, 1

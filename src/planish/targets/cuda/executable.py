@@ -22,7 +22,7 @@ import numpy as np
 from planish import native
 from planish.targets.base import Kernel
 from planish.targets.cuda.driver import CapturedGraph, Gpu
-from planish.targets.cuda.kernel import LibraryKernel
+from planish.targets.cuda.kernel import LibraryKernel, TritonKernel
 from planish.targets.cuda.memory import CudaArena
 from planish.targets.cuda.ranges import layer_range
 from planish.targets.cuda.streams import place
@@ -46,6 +46,15 @@ COPIES = 20
 
 SHORT = 4
 """Launches of a short schedule."""
+
+FURTHEST = 2
+"""A launch asks for what one so many behind it reads, at most."""
+
+LINE = 128
+"""Bytes of the second-level cache that are asked for at least; addresses are multiples of them."""
+
+LEAST, MOST = 1 << 14, 1 << 24
+"""Bytes of what is asked for: less comes soon enough, more would push out what else is needed."""
 
 
 class Staged(NamedTuple):
@@ -76,6 +85,7 @@ class CudaExecutable(Executable):
             members = list(part)  # every host step is a part of its own
             self._parts += [(True, [m]) for m in members] if host else [(False, members)]
         self._whole = not any(host for host, _ in self._parts)
+        self._ahead = _ahead(launches)
         self._placed = [
             None if host else place([s.touches for _, s in part]) for host, part in self._parts
         ]
@@ -238,8 +248,8 @@ class CudaExecutable(Executable):
         if isinstance(launch.kernel, LibraryKernel):
             self._loaded[number].queue(addresses, launch.params, stream)
         else:
-            loaded, params = self._loaded[number], launch.params
-            self._gpu.launch(loaded, launch.tasks, addresses, params, stream, overlap)
+            loaded, params, ahead = self._loaded[number], launch.params, self._ahead[number]
+            self._gpu.launch(loaded, launch.tasks, addresses, params, stream, overlap, ahead)
 
     def _addresses(
         self,
@@ -380,6 +390,30 @@ class CudaExecutable(Executable):
             queue.record(end)
         gpu.wait(queue)
         return np.array([gpu.seconds(start, end) / copies for start, end in events])
+
+
+def _ahead(launches: Sequence[ScheduledLaunch]) -> list[tuple[int, int]]:
+    """For each launch what a later one reads of constants that no other asks for: an address and
+    bytes. Kernels of libraries ask for nothing.
+    """
+    largest = [
+        max(
+            ((r.end - r.begin, r.begin) for r in s.touches if r.base == ABSOLUTE and not r.written),
+            default=(0, 0),
+        )
+        for s in launches
+    ]
+    asked = {r for r in largest if not LEAST <= r[0] <= MOST}
+    found = []
+    for number, scheduled in enumerate(launches):
+        size, begin = 0, 0
+        if isinstance(scheduled.launch.kernel, TritonKernel):
+            later = largest[number + 1 : number + 1 + FURTHEST]
+            size, begin = next((r for r in later if r not in asked), (0, 0))
+            asked.add((size, begin))
+        start = -(-begin // LINE) * LINE
+        found.append((start, max(0, begin + size - start)))
+    return found
 
 
 def _is_host(scheduled: ScheduledLaunch) -> bool:

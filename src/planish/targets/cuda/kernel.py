@@ -74,7 +74,8 @@ class TritonKernel(Kernel):
         """The kernel as Triton text; see `Source.finish`."""
         k = Source()
         self.write(k)
-        return k.finish(self.symbol, len(self.pointers), len(self.params), overlaps)
+        threads = 32 * self.warps if overlaps else 0
+        return k.finish(self.symbol, len(self.pointers), len(self.params), threads)
 
     def compile(self, machine: CudaMachine) -> bytes:
         from planish.targets.cuda.codegen.compile import compile_kernel

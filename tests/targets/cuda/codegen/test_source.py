@@ -37,10 +37,19 @@ def test_sums_are_settled_where_kernels_overlap() -> None:
         k.line("total = tl.dot(a, b, total)")
         k.settle("total")
         k.settle("levels", "tl.int32")
-    plain, compiled = k.finish("f", 0, 0), k.finish("f", 0, 0, overlaps=True)
+    plain, compiled = k.finish("f", 0, 0), k.finish("f", 0, 0, threads=128)
     assert "inline_asm" not in plain
-    line, other = [line for line in compiled.splitlines() if "inline_asm" in line]
+    lines = [line for line in compiled.splitlines() if "= tl.inline_asm" in line]
+    line, other = lines
     assert '"=f,0", [total], dtype=tl.float32' in line
     assert '"=r,0", [levels], dtype=tl.int32' in other
     assert line.startswith("        total = tl.inline_asm_elementwise(")
     assert "[total]" in line
+
+
+def test_kernels_that_overlap_ask_for_what_later_ones_read() -> None:
+    text = Source().finish("f", 1, 1, threads=64)
+    assert "def f(p0, n0, _ahead, _chunks):" in text
+    assert "tl.arange(0, 64)" in text and "prefetch.L2" in text
+    assert text.index("prefetch") < text.index("gdc_wait")
+    assert "_ahead" not in Source().finish("f", 1, 1)

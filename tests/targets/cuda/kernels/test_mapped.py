@@ -76,6 +76,39 @@ def test_products(dtype, rng):
     check(task, rng, tactics)
 
 
+PAIRS = [
+    dict(shape=(2, 8, 12, 64), filters=24, window=(3, 3), padding=SAME),
+    dict(shape=(3, 6, 4, 128), filters=70, window=(3, 3), padding=((0, 1), (1, 0)), residual=True),
+    dict(shape=(1, 10, 8, 64), filters=8, window=(5, 2), padding=((2, 2), (0, 0)), dtype=BF16),
+    dict(shape=(2, 12, 8, 64), filters=8, window=(2, 3), padding=((3, 1), (2, 2)), dilation=2),
+]
+
+
+@pytest.mark.parametrize("case", PAIRS, ids=str)
+def test_convolutions_by_steps_of_two(case, rng):
+    task = conv_task(rng, stride=2, **case)
+    boxes = [(16, 64, 64, 4, 3, 1, True, 2, 4), (32, 64, 64, 4, 3, 3, True, 4, 2)]
+    tactics = [MappedTactic(task, *box) for box in boxes]
+    check(task, rng, tactics)
+    if case["shape"][-1] == 128:
+        deep = replace(tactics[0], depth=128)
+        check(task, rng, [deep])
+        text = assembly(deep, Binding({}))
+        assert "cp.async.bulk.tensor.5d" in text and "wgmma" in text
+
+
+def test_images_of_pairs_with_gaps(rng):
+    task = conv_task(rng, (2, 6, 8, 64), 16, (3, 3), padding=SAME, stride=2)
+
+    def layout(value):
+        shape = value.type.bind({})
+        if value.is_constant or len(shape) != 4:
+            return Layout(shape, dense_strides(shape))
+        return Layout(shape, dense_strides((*shape[:-1], shape[-1] + 8)), 16)
+
+    check(task, rng, [MappedTactic(task, 16, 64, 64, 4, 3, 1, True, 2, 4)], layout)
+
+
 def test_products_by_transposed_matrices(rng):
     task = matmul_task(rng, (9, 32), (20, 32), op=MatMul(transpose_b=True), constant=True)
     check(task, rng, [MappedTactic(task, 16, 64, 64, 4, 4)])
@@ -112,7 +145,9 @@ def test_what_is_declined(rng):
     for task in (
         conv_task(rng, (2, 5, 6, 12), 24, (3, 3), padding=SAME),  # rows of 24 bytes
         conv_task(rng, (2, 5, 6, 16), 24, (3, 3), padding=SAME, dtype=F32),
-        conv_task(rng, (2, 5, 6, 16), 24, (3, 3), padding=SAME, stride=2),
+        conv_task(rng, (2, 5, 6, 64), 24, (3, 3), padding=SAME, stride=2),  # an odd row
+        conv_task(rng, (2, 6, 6, 16), 24, (3, 3), padding=SAME, stride=2),  # few channels
+        conv_task(rng, (2, 9, 9, 64), 24, (3, 3), padding=SAME, stride=3),
         conv_task(rng, (2, 6, 6, 16), 24, stride=2),
         conv_task(rng, (2, 5, 6, 16), 24, prologue="sum"),
         matmul_task(rng, (20, 32), (32, 32)),

@@ -57,7 +57,8 @@ class DeviceCode:
         Warps of a block, and bytes of its shared memory.
     arch : str
     overlaps : bool
-        Whether it waits by itself for the kernel before it.
+        Whether it waits by itself for the kernel before it, and asks for what a later one reads:
+        then its last two arguments say of what.
     tensor_cores : bool
         Whether it has instructions of tensor cores.
     cubin : bytes
@@ -160,6 +161,9 @@ def compiled_by_triton(kernel: TritonKernel, machine: CudaMachine) -> Any:
     signature = {f"p{i}": _type(p) for i, p in enumerate(pointers)}
     signature |= {f"n{i}": "i32" for i in range(len(params))}
     divisible = [p.aligned and p.map is None for p in pointers] + list(params)
+    if machine.overlaps:
+        signature |= {"_ahead": "*i8", "_chunks": "i32"}
+        divisible += [True, False]
     attributes = {(i,): [["tt.divisibility", 16]] for i, known in enumerate(divisible) if known}
     major, minor = machine.capability
     function = load_function(kernel.source(machine.overlaps), kernel.symbol)

@@ -24,6 +24,26 @@ before it end, and wait here, so that memory is never read too early, nor writte
 read. Letting the next kernel in even earlier (`gdc_launch_dependents`) was slower at every batch.
 """
 
+CHUNK = 1024
+"""Bytes that a thread asks for at once, of what the next kernel reads."""
+
+_PREFETCH = (
+    "{ .reg .pred %p; setp.lt.s32 %p, $2, $3; "
+    f"@%p cp.async.bulk.prefetch.L2.global [$1], {CHUNK}; mov.b32 $0, 0; }}"
+)
+
+AHEAD = f"""\
+    for _chunk in range(tl.program_id(0) * LANES, _chunks, tl.num_programs(0) * LANES):
+        _lane = _chunk + tl.arange(0, LANES)
+        _there = (_ahead + _lane.to(tl.int64) * {CHUNK}).to(tl.int64)
+        tl.inline_asm_elementwise(
+            {_PREFETCH!r}, "=r,l,r,r", [_there, _lane, _chunks], tl.int32, False, 1
+        )
+"""
+"""Has the second-level cache fetch what a later kernel reads of constants (`_ahead`, so many
+`_chunks`), while memory is idle: in small batches each kernel waits for its weights else.
+"""
+
 
 SETTLE = "# settle "
 """What a line begins with that only a compiled kernel has; see `Source.settle`."""
@@ -92,16 +112,20 @@ class Source:
         yield
         self._depth -= 1
 
-    def finish(self, symbol: str, pointers: int, params: int, overlaps: bool = False) -> str:
+    def finish(self, symbol: str, pointers: int, params: int, threads: int = 0) -> str:
         """The whole module, with the kernel under its symbol.
 
-        With `overlaps` the kernel may be launched before the one before it has ended.
+        With a number of `threads`, those of a program, the kernel may be launched before the one
+        before it has ended, and asks for what a later one reads; see `AHEAD`.
         """
+        overlaps = threads > 0
         arguments = [f"p{i}" for i in range(pointers)] + [f"n{i}" for i in range(params)]
+        arguments += ["_ahead", "_chunks"] * overlaps
         head = f"\n\n@triton.jit\ndef {symbol}({', '.join(arguments)}):\n"
         lines = [_compiled(line) if overlaps else line for line in self._lines]
         body = "\n".join(lines or ["    pass"]) + "\n"
-        return HEADER + head + (OVERLAP if overlaps else "") + body
+        early = AHEAD.replace("LANES", str(threads)) + OVERLAP if overlaps else ""
+        return HEADER + head + early + body
 
 
 def _compiled(line: str) -> str:

@@ -15,7 +15,13 @@ from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic, Workspace, Zeroed
 from planish.targets.cuda.kernels import matrix_cost as cost
 from planish.targets.cuda.kernels.family import MachineFamily
-from planish.targets.cuda.kernels.mapped_kernel import EVEN, MappedKernel, whole_strides
+from planish.targets.cuda.kernels.mapped_kernel import (
+    EVEN,
+    PAIRS,
+    MappedKernel,
+    paired,
+    whole_strides,
+)
 from planish.targets.cuda.kernels.matrix import shape_of
 from planish.targets.cuda.kernels.matrix_problem import (
     Problem,
@@ -74,12 +80,16 @@ def mapped_problem(task: Task, binding: Binding) -> Problem | None:
         if len(leaf.strides) != 2 or problem.rows < FEWEST:
             return None
         extents: tuple[int, ...] = (problem.rows,)
-    elif problem.window.strides == (1, 1):
+    else:
         high, wide = problem.axes[1:]
         extents = (problem.rows // (high * wide), *problem.window.size)
-    else:
-        return None
+        if problem.window.strides not in ((1, 1), PAIRS):
+            return None
+        if problem.window.strides == PAIRS and any(n % 2 for n in problem.window.size):
+            return None
     strides = whole_strides(leaf.strides, (*extents, problem.channels))
+    if problem.window is not None and problem.window.strides == PAIRS:
+        strides = paired(strides)
     broadcast = any(s == 0 and n > 1 for s, n in zip(leaf.strides, extents, strict=False))
     uneven = any(s % EVEN for s in strides[:-1])
     uneven = uneven or any(a % b for a, b in pairwise(strides))
@@ -113,6 +123,8 @@ class MappedTactic(AnchoredTactic):
             return False
         problem = mapped_problem(self.task, binding)
         if problem is None or (problem.window is None) != (self.wide == 0):
+            return False
+        if not _fits(problem, self.tile):
             return False
         if self.workspace(binding) > cost.MOST_WORKSPACE or self.zeroed(binding) > ZEROED_BYTES:
             return False
@@ -173,6 +185,12 @@ def _row_tiles(problem: Problem, box: Box) -> int:
     high, wide = problem.axes[1:]
     images = ceil(problem.rows // (high * wide), box.rows // (box.high * box.wide))
     return images * ceil(high, box.high) * ceil(wide, box.wide)
+
+
+def _fits(problem: Problem, tile: Tile) -> bool:
+    """Whether a step stays in the channels of a pixel, where another's are behind them."""
+    paired = problem.window is not None and problem.window.strides == PAIRS
+    return not paired or problem.channels % tile.depth == 0
 
 
 def _at_once(tile: Tile, stages: int) -> int:
@@ -285,6 +303,8 @@ def _variants(
             continue
         for turned in (True,) if box.wide else (True, False):
             tile = Tile(box.rows, columns, depth, transposed=turned)
+            if not _fits(problem, tile):
+                continue
             if tile.sides[0] < 64 or (turned and columns > 128 and box.rows > 64):
                 continue
             for warps in (4, 8):

@@ -6,6 +6,9 @@ conditions, so that even small tiles keep the tensor cores' pipeline full. The i
 right factor of the tensor cores (Triton 3.6 would take it through registers as the left one), so
 that the columns' weights are multiplied by the rows.
 
+A convolution by steps of two sees the image as pairs of rows and of columns, the pixels of a pair
+of columns as channels behind one another, so that the pixels of a tap are neighbours as well.
+
 A matrix's tile is a box of rows. A program may also go through many tiles, so that the next one's
 boxes are on their way while one is finished.
 """
@@ -21,6 +24,8 @@ from planish.targets.cuda.kernel import MappedPointer, Pointer
 from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel
 from planish.targets.cuda.kernels.matrix_writer import MatrixWriter
 
+PAIRS = 2, 2
+"""Steps of a convolution whose image is seen as pairs."""
 EVEN = 8
 """Elements of 16 bytes: strides are multiples of so many."""
 
@@ -31,6 +36,12 @@ def whole_strides(strides: Sequence[int], shape: Sequence[int]) -> tuple[int, ..
     for axis in reversed(range(len(whole) - 1)):
         whole[axis] = whole[axis] or whole[axis + 1] * shape[axis + 1]
     return tuple(whole)
+
+
+def paired(strides: Sequence[int]) -> tuple[int, ...]:
+    """Strides of images, rows and columns as those of images, pairs of rows, rows, and pairs."""
+    image, row, column, _ = strides
+    return image, 2 * row, row, 2 * column, 1
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,11 @@ class MappedKernel(MatrixKernel):
     def is_image(self) -> bool:
         """Whether a tile's rows are a box of pixels."""
         return self.window is not None
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether rows and columns of the image are taken two by two."""
+        return self.window is not None and self.window.strides == PAIRS
 
     @property
     def images(self) -> int:
@@ -83,8 +99,12 @@ class MappedKernel(MatrixKernel):
         assert self.window is not None
         high, wide = self.pixels_of_result
         box = (self.images, self.high, self.wide, depth)
-        shape = (0, *self.window.size, self.channels)
-        return TensorMap(shape, whole_strides(leaf.strides, shape), box, high * wide)
+        down, across = self.window.size
+        strides = whole_strides(leaf.strides, (0, down, across, self.channels))
+        if not self.is_paired:
+            return TensorMap((0, down, across, self.channels), strides, box, high * wide)
+        pixels = 0, down // 2, 2, across // 2, strides[2] + self.channels
+        return TensorMap(pixels, paired(strides), (*box[:2], 1, *box[2:]), high * wide)
 
     def _right_map(self) -> TensorMap:
         pitch = self.steps * self.tile.depth
@@ -170,12 +190,22 @@ class MappedWriter(MatrixWriter):
             "0" if blocks == 1 else k.let("along", f"(step - {tap} * {blocks}) * {tile.depth}")
         )
         row, column = self._taps(tap, window.taps)
-        place = ["image"]
-        for start, at, spread, pad in zip(
-            ("top", "left_side"), (row, column), window.dilations, window.pads, strict=True
-        ):
-            shift = f" + {at} * {spread}" if at != "0" else ""
-            place.append(f"{start}{shift} - {pad}")
+        shifts = []
+        for at, spread, pad in zip((row, column), window.dilations, window.pads, strict=True):
+            shifts.append(k.let("shift", f"{at} * {spread} - {pad}"))
+        if kernel.is_paired:
+            (leaf,) = kernel.left.leaves
+            assert leaf is not None
+            strides = whole_strides(leaf.strides, (0, *window.size, kernel.channels))
+            down, across = shifts
+            # a shift by two is one pair; of an odd one the second of a pair, also before the image
+            place = [f"top + ({down} >> 1)", f"{down} & 1", f"left_side + ({across} >> 1)"]
+            channel = f"({across} & 1) * {strides[2]} + {channel}"
+        else:
+            place = [
+                f"{start} + {by}" for start, by in zip(("top", "left_side"), shifts, strict=True)
+            ]
+        place.insert(0, "image")
         box = k.let("box", f"p0.load([{', '.join(place)}, {channel}])")
         return k.let("a", f"tl.reshape({box}, ({tile.rows}, {tile.depth}))")
 
