@@ -120,11 +120,13 @@ def test_pointwise_convolutions_are_products(rng):
     assert not MappedTactic(task, 32, 64, 64, 4, 3, 1, True, 4, 4).accepts(Binding({}))
 
 
-def test_programs_go_through_many_tiles(rng):
-    task = matmul_task(rng, (700, 72), (72, 300), constant=True, more=[(300,)])
+@pytest.mark.parametrize(("columns", "boxes"), [(300, False), (304, True)])
+def test_programs_go_through_many_tiles(columns, boxes, rng):
+    shapes = [(columns,), (700, columns)]
+    task = matmul_task(rng, (700, 72), (72, columns), constant=True, more=shapes)
     tactic = MappedTactic(task, 128, 128, 64, 8, 3, PERSISTENT, False, machine=FEW)
     (launch,) = tactic.launches(Binding({}))
-    assert launch.tasks < 3 * 6
+    assert launch.tasks < 3 * 6 and launch.kernel.stores_boxes is boxes
     check(task, rng, [tactic])
 
 

@@ -18,9 +18,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from planish.targets.cuda.codegen.elementwise import storage_type
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.codegen.tensor_map import TensorMap
 from planish.targets.cuda.kernel import MappedPointer, Pointer
+from planish.targets.cuda.kernels.fused import apply
 from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel
 from planish.targets.cuda.kernels.matrix_writer import MatrixWriter
 
@@ -82,11 +84,29 @@ class MappedKernel(MatrixKernel):
     @property
     def pointers(self) -> tuple[Pointer, ...]:
         left, right, *rest = super().pointers
+        if self.stores_boxes:
+            result = rest.pop()
+            rest.append(MappedPointer(result.dtype, result.aligned, tensor=self._result_map()))
         return (
             MappedPointer(left.dtype, left.aligned, tensor=self._left_map()),
             MappedPointer(right.dtype, right.aligned, tensor=self._right_map()),
             *rest,
         )
+
+    @property
+    def stores_boxes(self) -> bool:
+        """Whether the result is stored as boxes, too: programs of many tiles go on meanwhile."""
+        if not self.tile.is_persistent or len(self.result.outputs) != 1:
+            return False
+        (item,) = self.result.outputs
+        even = item.pointer.aligned and item.strides[-1] == 1 and item.strides[0] % EVEN == 0
+        whole = len(self.result.shape) == 2 and item.strides[0] >= self.columns
+        return even and whole and item.pointer.dtype is self.dtype
+
+    def _result_map(self) -> TensorMap:
+        (item,) = self.result.outputs
+        half = self.tile.columns // 2
+        return TensorMap((0, self.columns), item.strides, (self.tile.rows, half), 1)
 
     def _left_map(self) -> TensorMap:
         (leaf,) = self.left.leaves
@@ -138,8 +158,30 @@ class MappedWriter(MatrixWriter):
             self._place_tile()
             k.line(f"total = {self._nothing(self.tile.sides)}")
             self._sum_up()
-            self._turn()
-            self._finish("total")
+            if self.kernel.stores_boxes:
+                self._finish_boxes()
+            else:
+                self._finish("total")
+
+    def _finish_boxes(self) -> None:
+        """Applies the epilogue to a half of the tile's columns at a time, and stores it."""
+        k, tile, kernel = self.k, self.tile, self.kernel
+        half = tile.columns // 2
+        turned = f"tl.permute(tl.reshape(total, ({tile.rows}, 2, {half})), (0, 2, 1))"
+        parts = [k.name("half"), k.name("half")]
+        k.line(f"{', '.join(parts)} = tl.split({turned})")
+        exists = k.let("exists", "(row < n0)[:, None]")
+        result = self.result_pointer + len(kernel.result.pointers) - 1
+        for number, part in enumerate(parts):
+            start = k.let("start", f"column_tile * {tile.columns} + {number * half}")
+            column = k.let("columns", f"{start} + tl.arange(0, {half})")
+            inside = None
+            if self._masked_columns:
+                inside = k.let("exists", f"({column} < {kernel.columns})[None, :]")
+            index, masks = ["row[:, None]", f"{column}[None, :]"], [exists, inside]
+            (value,) = apply(k, kernel.result, self.result_pointer, index, masks, [part])
+            halves = f"({value}).to({storage_type(kernel.dtype)})"
+            k.line(f"p{result}.store([row_tile * {tile.rows}, {start}], {halves})")
 
     def _count_tiles(self) -> None:
         kernel, k = self.kernel, self.k
