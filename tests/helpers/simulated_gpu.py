@@ -118,6 +118,7 @@ class SimulatedGpu:
         params: Sequence[int],
         stream: Any,
         overlap: bool = False,
+        ahead: tuple[int, int] = (0, 0),
     ) -> None:
         kernel, pointers, numbers = self.kernels[loaded[0]], list(addresses), tuple(params)
         self._queue(lambda: interpret(kernel, pointers, numbers, programs))
