@@ -198,8 +198,8 @@ def _row_tiles(problem: Problem, box: Box) -> int:
 
 def _fits(problem: Problem, tile: Tile) -> bool:
     """Whether a step stays in the channels of a pixel, where another's are behind them."""
-    paired = problem.window is not None and problem.window.strides == PAIRS
-    return not paired or problem.channels % tile.depth == 0
+    by_pairs = problem.window is not None and problem.window.strides == PAIRS
+    return not by_pairs or problem.channels % tile.depth == 0
 
 
 def _at_once(tile: Tile, stages: int) -> int:
@@ -224,7 +224,9 @@ class MappedFamily(MachineFamily):
         kept = 0
         for _, box, (tile, warps, stages) in found:
             size = tile.rows, tile.columns, tile.transposed, tile.split > 1, tile.is_persistent
-            if sizes.get(size, 0) == OF_SIZE or kept == LIMIT:
+            if kept == LIMIT:
+                return
+            if sizes.get(size, 0) == OF_SIZE:
                 continue
             tactic = MappedTactic(
                 task,
