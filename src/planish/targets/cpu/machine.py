@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
+import sys
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from planish.errors import DeviceError
+
+log = logging.getLogger("planish")
 
 _LANES = {"avx512": 16, "avx2": 8, "neon": 4}
 _ARCHITECTURES = {"avx512": "x86_64", "avx2": "x86_64", "neon": "aarch64"}
@@ -73,6 +78,16 @@ class Machine:
         return self.isa == "avx512" and "+avx512bf16" in self.features
 
     @property
+    def has_bf16_tiles(self) -> bool:
+        """Whether it multiplies tiles of bfloat16 (``tdpbf16ps``)."""
+        return self.isa == "avx512" and {"+amx-tile", "+amx-bf16"} <= set(self.features)
+
+    @property
+    def has_byte_tiles(self) -> bool:
+        """Whether it multiplies tiles of bytes (``tdpbusd``)."""
+        return self.isa == "avx512" and {"+amx-tile", "+amx-int8"} <= set(self.features)
+
+    @property
     def architecture(self) -> str:
         """The first part of the triple: "x86_64" or "aarch64"."""
         return self.triple.split("-")[0]
@@ -85,7 +100,13 @@ class Machine:
     @property
     def timing_key(self) -> str:
         """What measured times depend on."""
-        return f"{self.model} {self.isa} {self.cores} cores"
+        tiles = " amx" if self.has_bf16_tiles or self.has_byte_tiles else ""
+        return f"{self.model} {self.isa}{tiles} {self.cores} cores"
+
+    def without_tiles(self) -> Machine:
+        """The same machine as if it had no tiles (AMX)."""
+        kept = tuple(f for f in self.features if not f.startswith("+amx"))
+        return replace(self, features=kept)
 
     def restricted(self, isa: str) -> Machine:
         """The same machine as if it had only the given instruction set ("avx2")."""
@@ -134,6 +155,9 @@ def generic(isa: str) -> Machine:
 def host() -> Machine:
     """The machine this process runs on; ``PLANISH_CPU_ISA=avx2`` restricts it.
 
+    Linux gives tiles (AMX) only to processes that ask for them; where it refuses, the machine is
+    described without.
+
     Raises
     ------
     DeviceError
@@ -169,7 +193,29 @@ def host() -> Machine:
         l3=_cache_bytes(3, 0),
     )
     wanted = os.environ.get("PLANISH_CPU_ISA")
-    return machine.restricted(wanted) if wanted else machine
+    machine = machine.restricted(wanted) if wanted else machine
+    if "+amx-tile" in machine.features and not may_use_tiles():
+        return machine.without_tiles()
+    return machine
+
+
+_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
+"""Of Linux on x86-64 (Documentation/arch/x86/xstate.rst)."""
+
+
+def may_use_tiles() -> bool:
+    """Asks Linux to let all threads of this process use tiles; where it refuses, the log says so.
+
+    Children inherit the answer; a signal stack that is too small for tiles is a reason to refuse.
+    """
+    if sys.platform != "linux":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0:
+        return True
+    why = os.strerror(ctypes.get_errno())
+    log.info("AMX is not used: the system does not let this process use tiles (%s)", why)
+    return False
 
 
 def _cache_bytes(level: int, default: int) -> int:

@@ -37,6 +37,11 @@ class Dot:
         """What products are added up in."""
         return DType.FLOAT32 if self.left.is_float else DType.INT32
 
+    @property
+    def is_of_bytes(self) -> bool:
+        """Whether bytes are multiplied as they are, and the zero point is taken out of the sums."""
+        return self.left.size == 1
+
     def add(self, k: KernelBuilder, sums: ir.Value, left: ir.Value, right: ir.Value) -> ir.Value:
         """``sums[i] + left[i, 0] * right[i, 0] + left[i, 1] * right[i, 1] + …``.
 
@@ -69,6 +74,8 @@ PAIRS = Dot(2, DType.INT16, DType.INT16)
 BYTES = Dot(4, DType.UINT8, DType.INT8)
 """Four products of bytes (``vpdpbusd``): x86 with VNNI."""
 
+SIGNED_BYTES = Dot(4, DType.INT8, DType.INT8)
+"""Four products of signed bytes: of tiles only (`codegen.tiles`)."""
 
 HALVES = Dot(2, DType.BFLOAT16, DType.BFLOAT16)
 """Two products of bfloat16 in float32: ``vdpbf16ps`` where there is AVX-512 BF16, else two

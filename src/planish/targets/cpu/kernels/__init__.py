@@ -27,6 +27,7 @@ from planish.targets.cpu.kernels import (
     selection,
     strassen,
     strips,
+    tile_matrix,
     unique,
     winograd,
 )
@@ -37,6 +38,7 @@ FAMILIES: tuple[Family, ...] = (
     *matrix.FAMILIES,
     *attention_dots.FAMILIES,
     *attention.FAMILIES,
+    *tile_matrix.FAMILIES,
     *integer_matrix.FAMILIES,
     *bfloat_matrix.FAMILIES,
     *depthwise.FAMILIES,

@@ -42,7 +42,8 @@ class BfloatMatrixTactic(DotMatrixTactic):
         return [self._packed_weights(taps, window, op.dilations, op.groups)]
 
 
-def _understood(task: Task) -> bool:
+def understood(task: Task) -> bool:
+    """Whether a task is of the kernel's kind; shapes and layouts decide the rest."""
     anchor = task.anchor
     if anchor is None or not isinstance(anchor.op, Conv | MatMul):
         return False
@@ -61,7 +62,7 @@ class BfloatMatrixFamily(MachineFamily):
     name: ClassVar[str] = "bfloat_matrix"
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        g = geometry(task, binding) if _understood(task) else None
+        g = geometry(task, binding) if understood(task) else None
         if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
             return
         machine = self.machine
@@ -72,7 +73,7 @@ class BfloatMatrixFamily(MachineFamily):
                 yield tactic
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        tile = checked_tile(self.name, task, parameters, _understood(task))
+        tile = checked_tile(self.name, task, parameters, understood(task))
         return BfloatMatrixTactic(task, self.machine, **tile)
 
 

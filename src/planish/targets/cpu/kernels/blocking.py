@@ -26,10 +26,12 @@ class Blocking:
     channel_tasks: int
 
 
-def choose_blocking(g: Geometry, pixels: int, vectors: int, machine: Machine) -> Blocking:
+def choose_blocking(
+    g: Geometry, pixels: int, vectors: int, machine: Machine, smallest: int = SMALLEST_TASK
+) -> Blocking:
     """Cuts so that threads are busy, a task's activations stay in the second-level cache, and the
     bytes moved are few: each cut along pixels reads the weights once more, each cut along channels
-    the activations.
+    the activations. No task of less than `smallest` multiply-adds is split further.
     """
     lanes = machine.lanes
     blocks = ceil(g.channels, vectors * lanes)
@@ -39,7 +41,7 @@ def choose_blocking(g: Geometry, pixels: int, vectors: int, machine: Machine) ->
     outer = g.batch * g.groups
     source_bytes = 4 * outer * g.height * g.width * g.depth
     work = g.operations // 2
-    wanted = max(1, min(machine.cores * TASKS_PER_THREAD, work // SMALLEST_TASK))
+    wanted = max(1, min(machine.cores * TASKS_PER_THREAD, work // smallest))
 
     best: tuple[float, Blocking] | None = None
     for channel_tasks in _splits(blocks, wanted):

@@ -22,7 +22,7 @@ from planish.fusion.expression import Expression
 from planish.graph.types import DType
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.casts import cast
-from planish.targets.cpu.codegen.dot import BYTES, HALVES, PAIRS, Dot
+from planish.targets.cpu.codegen.dot import HALVES, PAIRS, Dot
 from planish.targets.cpu.codegen.elementwise import emit
 from planish.targets.cpu.codegen.types import I16, I32, register_type
 from planish.targets.cpu.kernels.epilogue import Arguments
@@ -57,10 +57,12 @@ class DotGemmKernel(GemmKernel):
 
     def write(self, k: KernelBuilder) -> None:
         """As `GemmKernel`; packers of bytes take one more parameter, the zero point."""
-        _Writer(self, k).write()
+        DotGemmWriter(self, k).write()
 
 
-class _Writer(GemmWriter):
+class DotGemmWriter(GemmWriter):
+    """Writes a `DotGemmKernel`."""
+
     kernel: DotGemmKernel
 
     def __init__(self, kernel: DotGemmKernel, k: KernelBuilder) -> None:
@@ -90,7 +92,7 @@ class _Writer(GemmWriter):
 
     def _begin(self, tile: RegisterTile, weights: ir.Value) -> tuple[list[ir.Value], ir.Value]:
         k = self.k
-        if self.dot != BYTES:
+        if not self.dot.is_of_bytes:
             return tile.zeros(k), weights
         width = tile.vectors * k.lanes
         first = [
@@ -188,8 +190,9 @@ class DotTile(RegisterTile):
 class FactorPacker(RowPacker):
     """Packs rows of short numbers as the inner loop reads them.
 
-    Pairs are numbers of 16 bits, 0 where there is no input, and so are halves. Bytes are unsigned:
-    signed ones have 128 added, and the zero point stands where there is no input.
+    Pairs are numbers of 16 bits, 0 where there is no input, and so are halves. Where there is no
+    byte of input the zero point stands; signed bytes that are multiplied as unsigned ones have 128
+    added.
     """
 
     def __init__(
@@ -208,7 +211,7 @@ class FactorPacker(RowPacker):
         k = self.k
 
         def store(at: Any, lanes: int) -> None:
-            if self._dot == BYTES:
+            if self._dot.is_of_bytes:
                 zero = k.b.trunc(self.p["zero"], register_type(self.element))
                 fill = k.splat(zero, lanes)
             else:
@@ -252,11 +255,10 @@ class FactorPacker(RowPacker):
 
     def _as_factor(self, value: ir.Value, lanes: int) -> ir.Value:
         k = self.k
-        if self._dot == HALVES:
+        if self._source is self._dot.left:
             return value
-        if self._dot == BYTES:
-            flip = k.constant(128, self._source, lanes)
-            return k.b.xor(value, flip) if self._source is DType.INT8 else value
+        if self._dot.is_of_bytes:
+            return k.b.xor(value, k.constant(128, self._source, lanes))
         wide = cast(k, value, self._source, self.element, lanes)
         zero = k.splat(k.b.trunc(self.p["zero"], register_type(self.element)), lanes)
         return k.b.sub(wide, zero)

@@ -39,7 +39,8 @@ class IntegerMatrixTactic(DotMatrixTactic):
     def _zero(self) -> int:
         """The zero point of the activations, as the kernel is to take it."""
         zero = _zero_points(self.task)[0]
-        return zero + 128 if self._dot == BYTES and self._source is DType.INT8 else zero
+        flipped = self._dot.is_of_bytes and self._source is not self._dot.left
+        return zero + 128 if flipped else zero
 
     def constants(self) -> list[np.ndarray]:
         """Per block of channels the packed weights; for bytes, before them the first sums."""
@@ -54,18 +55,18 @@ class IntegerMatrixTactic(DotMatrixTactic):
             window = (1,) * (2 - len(op.strides)) + data.shape[:-2]
             packed = self._packed_weights(weights, window, op.dilations, op.groups)
         short = packed.astype(self._dot.right.numpy)
-        if self._dot != BYTES:
+        if not self._dot.is_of_bytes:
             return [short]
         first = packed.sum(axis=(2, 3, 5), dtype=np.int32) * np.int32(-self._zero)
         raw = first.view(np.int8)
         return [np.concatenate([raw, short.reshape(*raw.shape[:2], -1)], axis=-1)]
 
     def _reads_in_place(self, g: Geometry) -> bool:
-        as_bytes = self._dot == BYTES and self._source is DType.UINT8 and g.depth % 4 == 0
-        return as_bytes and super()._reads_in_place(g)
+        as_it_lies = self._source is self._dot.left and g.depth % self._dot.group == 0
+        return as_it_lies and super()._reads_in_place(g)
 
     def _block(self, weights: int) -> int:
-        first = 4 * self.vectors * self.machine.lanes if self._dot == BYTES else 0
+        first = 4 * self.vectors * self.machine.lanes if self._dot.is_of_bytes else 0
         return weights + first
 
     def _packing(self, g: Geometry, cut: Any, binding: Binding) -> tuple:
@@ -97,16 +98,18 @@ def _dot_for(task: Task, machine: Machine) -> Dot:
     points, are bytes.
     """
     dot = dot_of(machine, DType.UINT8)
-    return dot if dot != BYTES or _are_bytes(task) else PAIRS
+    return dot if dot != BYTES or are_bytes(task) else PAIRS
 
 
-def _are_bytes(task: Task) -> bool:
+def are_bytes(task: Task) -> bool:
+    """Whether the weights, less their zero points, are signed bytes."""
     assert task.anchor is not None
     plain = task.anchor.inputs[1].dtype is DType.INT8 and not _zero_points(task)[1].any()
     return plain or bool(np.all(np.abs(_centred_weights(task) + 0.5) < 128))
 
 
-def _understood(task: Task) -> bool:
+def understood(task: Task) -> bool:
+    """Whether a task is of the kernel's kind; shapes and layouts decide the rest."""
     anchor = task.anchor
     if anchor is None or not isinstance(anchor.op, ConvInteger | MatMulInteger):
         return False
@@ -128,7 +131,7 @@ class IntegerMatrixFamily(MachineFamily):
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         machine = self.machine
-        if not _understood(task):
+        if not understood(task):
             return
         g = geometry(task, binding)
         if g is None or g.depth == g.channels == 1 < g.groups:
@@ -140,8 +143,7 @@ class IntegerMatrixFamily(MachineFamily):
                 yield tactic
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task)
-        tile = checked_tile(self.name, task, parameters, understood)
+        tile = checked_tile(self.name, task, parameters, understood(task))
         return IntegerMatrixTactic(task, self.machine, **tile)
 
 

@@ -139,7 +139,7 @@ class MatrixTactic(Tactic):
 
     def _main_launch(self, g: Geometry, binding: Binding) -> Launch:
         task, lanes = self.task, self.machine.lanes
-        cut = choose_blocking(g, self.pixels, self.vectors, self.machine)
+        cut = self._blocking(g)
         window, dilations = g.window, g.dilations
         pack, scratch, pack_params = None, 0, ()
         if self.packed:
@@ -207,6 +207,10 @@ class MatrixTactic(Tactic):
             tasks = 0
         pointers = (task.inputs[0], weights, *values)
         return Launch(kernel, pointers, (*params, *places), tasks, scratch=scratch)
+
+    def _blocking(self, g: Geometry) -> Blocking:
+        """How the work is cut into tasks."""
+        return choose_blocking(g, self.pixels, self.vectors, self.machine)
 
     def _tiles(self, g: Geometry, cut: Blocking) -> int:
         """Over how many tiles the weights of the next block are asked for."""
