@@ -301,7 +301,7 @@ class TileMatrixFamily(MachineFamily):
         if kind is None or not _runs_on(self.machine, kind):
             return
         g = geometry(task, binding)
-        if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
+        if g is None or not g.depth or g.depth == g.channels == 1 < g.groups:  # empty, depthwise
             return
         offered = [kind(task, self.machine, *tile) for tile in _candidates(g, self.machine)]
         possible = [t for t in offered if t.accepts(binding) and t.is_worth_it(g)]
