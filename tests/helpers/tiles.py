@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterable, Sequence
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +22,7 @@ from planish.targets.cpu.codegen.compile import compile_assembly
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.machine import Machine, generic, host
 from planish.targets.cpu.run import load_kernels, run_tactic
+from planish.targets.cpu.target import CpuTarget
 
 FEATURES = ("+amx-bf16", "+amx-int8", "+amx-tile", "+avx512bf16", "+avx512vnni")
 
@@ -149,18 +153,19 @@ def _flushed(x: np.ndarray) -> np.ndarray:
 
 # ---- kernels -------------------------------------------------------------------------------------
 
-TILES = Tiles()
+_of_threads: defaultdict[int, Tiles] = defaultdict(Tiles)
 
 
 def _bridge(name: str) -> tuple[object, int]:
-    function = getattr(TILES, name)
+    function = getattr(Tiles, name)
     arguments = [ctypes.c_int64] * (function.__code__.co_argcount - 1)
 
     def call(*values: int) -> None:
+        tiles = _of_threads[threading.get_ident()]
         try:
-            function(*values)
+            function(tiles, *values)
         except Exception as error:  # an error cannot cross the kernel
-            TILES.faults.append(repr(error))
+            tiles.faults.append(repr(error))
 
     bridge = ctypes.CFUNCTYPE(None, *arguments)(call)
     return bridge, ctypes.cast(bridge, ctypes.c_void_p).value or 0
@@ -189,25 +194,41 @@ def emulated(assembly: str) -> str:
     return re.sub(rf'@"llvm\.x86\.({names})"', r'@"emulated.\1"', defined)
 
 
-def load_emulated(kernels: Iterable[Kernel], machine: Machine) -> None:
-    """Lets `run_tactic` run kernels for a machine with tiles on this one."""
+def compile_emulated(kernel: Kernel, machine: Machine) -> bytes:
+    """Object code of a kernel for a machine with tiles, for this one."""
+    assert isinstance(kernel, CpuKernel)
+    return compile_assembly(emulated(kernel.assembly(machine)), host())
 
-    def code(kernel: Kernel) -> bytes:
-        assert isinstance(kernel, CpuKernel)
-        return compile_assembly(emulated(kernel.assembly(machine)), host())
 
-    load_kernels(kernels, machine, code)
+@contextmanager
+def watched() -> Iterator[None]:
+    """No instruction may fault inside, some have to be products, and all tiles are given back."""
+    _of_threads.clear()
+    yield
+    faults = [fault for tiles in _of_threads.values() for fault in tiles.faults]
+    assert not faults, faults[:3]
+    assert not any(tiles.configured for tiles in _of_threads.values())
+    assert any(tiles.products for tiles in _of_threads.values())
 
 
 def run_emulated(
     tactic: Tactic, binding: Binding, arrays: Sequence[np.ndarray], machine: Machine
 ) -> list[np.ndarray]:
-    """The task's outputs, as `run_tactic`; no instruction may fault, and tiles are given back."""
-    load_emulated([x.kernel for x in tactic.launches(binding)], machine)
-    before = TILES.products
-    results = run_tactic(tactic, binding, arrays, machine)
-    faults, TILES.faults = TILES.faults, []
-    assert not faults, f"{tactic}: {faults[:3]}"
-    assert not TILES.configured, f"{tactic} keeps tiles"
-    assert TILES.products > before
-    return results
+    """The task's outputs, as `run_tactic`, watched."""
+    kernels = [x.kernel for x in tactic.launches(binding)]
+    load_kernels(kernels, machine, lambda kernel: compile_emulated(kernel, machine))
+    with watched():
+        return run_tactic(tactic, binding, arrays, machine)
+
+
+class EmulatingTarget(CpuTarget):
+    """This machine as a target with tiles."""
+
+    def __init__(self) -> None:
+        super().__init__(with_tiles(host()))
+
+    def prepare(self, kernels: object, progress: object = None) -> None:
+        """Nothing is compiled ahead."""
+
+    def _code(self, kernel: Kernel) -> bytes:
+        return compile_emulated(kernel, self.machine)
