@@ -62,11 +62,12 @@ def test_graph(seed: int, checker: Checker) -> None:
 
 
 def test_every_family_is_offered() -> None:
-    """The graphs of all ops together hold at least three tasks for every family."""
+    """The graphs of all ops together hold at least three tasks for every family but that of x86."""
+    anywhere = [family.name for family in FAMILIES if family.name != "tile_matrix"]
     target = CpuTarget(emulator.NEON)
     counts: Counter[str] = Counter()
     for seed in range(40):
-        if all(counts[family.name] >= 3 for family in FAMILIES):
+        if all(counts[name] >= 3 for name in anywhere):
             break
         for name in ("add", *(n for n in NAMES if not issubclass(OPS[n], Elementwise))):
             try:
@@ -74,7 +75,7 @@ def test_every_family_is_offered() -> None:
             except Skip:
                 continue
             counts.update({t.family for t, _ in offered(target, recipe, seed)})
-    assert {f.name: counts[f.name] for f in FAMILIES if counts[f.name] < 3} == {}
+    assert {name: counts[name] for name in anywhere if counts[name] < 3} == {}
 
 
 def test_code_is_for_the_other_machine() -> None:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -57,10 +58,15 @@ SECTIONS {{
 PROGRAM = os.environ.get("PLANISH_BOCHS", "bochs")
 
 
+@cache
 def missing() -> str:
     """Why nothing can be emulated here; empty where it can."""
     lacking = [tool for tool in (PROGRAM, "as", "ld", "nm", "objcopy") if not shutil.which(tool)]
-    return f"no {', '.join(lacking)}: Debian 13's packages {' '.join(PACKAGES)}" if lacking else ""
+    if lacking:
+        return f"no {', '.join(lacking)}: Debian 13's packages {' '.join(PACKAGES)}"
+    models = subprocess.run([PROGRAM, "--help", "cpu"], capture_output=True, text=True)
+    known = "sapphire_rapids" in models.stdout + models.stderr
+    return "" if known else "this Bochs is older than 3.0 and knows no tiles"
 
 
 class Bochs:

@@ -45,6 +45,28 @@ def test_networks_in_bfloat16(make) -> None:
 
 
 @needs_avx512
+def test_a_network_in_int8(tmp_path) -> None:
+    """Sums of integers are exact, so that vectors give the same."""
+    arrays = feeds(mobile_net(32), 3)
+
+    def built(target: CpuTarget) -> Engine:
+        return build_graph(
+            mobile_net(32),
+            target,
+            tuning_seconds=0,
+            precision=frozenset({"fp32", "int8"}),
+            calibration=arrays,
+            timing_cache=tmp_path / "timing",
+        )
+
+    with watched():
+        engine = built(EmulatingTarget())
+        result = engine(arrays)
+    assert "tile_matrix" in families(engine)
+    np.testing.assert_array_equal(result, built(CpuTarget())(arrays))
+
+
+@needs_avx512
 def test_a_plan_is_used_without_tiles_where_there_are_none(tmp_path, caplog) -> None:
     arrays = feeds(residual_net(), 2)
     engine = build_graph(residual_net(), EmulatingTarget(), tuning_seconds=0, precision=BF16)

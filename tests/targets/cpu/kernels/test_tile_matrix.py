@@ -141,6 +141,22 @@ def test_random_matrix_products(seed) -> None:
         check_bfloat(bfloat_tasks.matmul_task(rng, (rows, depth), (depth, columns)), rng, most=1)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("pixels", "vectors"),
+    [(16, 1), (12, 2), (16, 3), (7, 4), (32, 1), (29, 2), (48, 1), (41, 1)],
+)
+def test_every_block_of_tiles(pixels: int, vectors: int, packed: bool) -> None:
+    rng = np.random.default_rng(12)
+    tile = dict(pixels=pixels, vectors=vectors, tail=0, pixels_outer=packed, packed=packed)
+    task = byte_tasks.matmul_task(rng, (51, 40), (40, 70), source=I8)
+    arrays = byte_tasks.arrays_of(task, rng)
+    tactic = FAMILY.restore(task, tile)
+    assert tactic.accepts(Binding({}))
+    (have,) = run_emulated(tactic, Binding({}), arrays, SAPPHIRE_RAPIDS)
+    np.testing.assert_array_equal(have, task.evaluate(arrays)[0])
+
+
 def test_dynamic_batch() -> None:
     rng = np.random.default_rng(5)
     task = bfloat_tasks.conv_task(rng, shape=(symbol("N"), 6, 6, 16), filters=16, window=1)
@@ -234,7 +250,8 @@ def test_offered_only_where_there_are_tiles(machine, offered) -> None:
 def test_instructions(name) -> None:
     """For four tiles of sums and a step of depth: four loads of factors and four products."""
     task = tasks()[name]
-    tactic = next(t for t in FAMILY.tactics(task, Binding({})) if (t.pixels, t.vectors) == (28, 2))
+    tile = {"pixels": 28, "vectors": 2, "tail": 0, "pixels_outer": False, "packed": False}
+    tactic = FAMILY.restore(task, tile)
     (launch,) = tactic.launches(Binding({}))
     text = emit_text(launch.kernel.assembly(SAPPHIRE_RAPIDS), SAPPHIRE_RAPIDS)
     counts = {w: text.count(f"{w}\t") for w in ("ldtilecfg", "tileloadd", "tilestored", name)}

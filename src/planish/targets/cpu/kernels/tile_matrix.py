@@ -53,6 +53,9 @@ LEAST_WORK = 64
 """Rows times groups of depth of a product from which tiles are offered: with less, a product of
 tiles does no more in its 16 cycles than vectors do."""
 
+OFFERED = 6
+"""Tactics of a task: tuning measures twice as many, and vectors are to be among them."""
+
 SPEED_UP = 8
 """How much faster than a product of float32, roughly: tasks are to take as long as others."""
 
@@ -305,7 +308,7 @@ class TileMatrixFamily(MachineFamily):
             return
         offered = [kind(task, self.machine, *tile) for tile in _candidates(g, self.machine)]
         possible = [t for t in offered if t.accepts(binding) and t.is_worth_it(g)]
-        yield from sorted(possible, key=lambda tactic: tactic.cycles(g))
+        yield from sorted(possible, key=lambda tactic: tactic.cycles(g))[:OFFERED]
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         kind = _tactic_of(task)
