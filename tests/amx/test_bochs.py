@@ -15,13 +15,13 @@ import pytest
 from helpers import bfloat_tasks, byte_tasks
 from helpers.bochs import Bochs, missing
 from helpers.byte_tasks import I8, U8
-from helpers.tiles import SAPPHIRE_RAPIDS
+from helpers.tiles import PLAIN
 from planish.fusion.task import Task
 from planish.targets.base import Binding
 from planish.targets.cpu import run
 from planish.targets.cpu.kernels.tile_matrix import TileMatrixFamily, groups_of_step
 
-FAMILY = TileMatrixFamily().on(SAPPHIRE_RAPIDS)
+FAMILY = TileMatrixFamily().on(PLAIN)
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "-")
 
@@ -39,7 +39,7 @@ def results(task: Task, arrays: list[np.ndarray]) -> Iterator[np.ndarray]:
     tactics = list(FAMILY.tactics(task, Binding({})))
     assert tactics
     for tactic in {(t.pixels, t.vectors, t.packed): t for t in tactics}.values():
-        (have,) = run.run_tactic(tactic, Binding({}), arrays, SAPPHIRE_RAPIDS)
+        (have,) = run.run_tactic(tactic, Binding({}), arrays, PLAIN)
         run.forget_kernels()
         yield have
 

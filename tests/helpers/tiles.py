@@ -24,7 +24,7 @@ from planish.targets.cpu.machine import Machine, generic, host
 from planish.targets.cpu.run import load_kernels, run_tactic
 from planish.targets.cpu.target import CpuTarget
 
-FEATURES = ("+amx-bf16", "+amx-int8", "+amx-tile", "+avx512bf16", "+avx512vnni")
+FEATURES = ("+amx-bf16", "+amx-int8", "+amx-tile")
 
 
 def with_tiles(machine: Machine, *features: str) -> Machine:
@@ -33,7 +33,8 @@ def with_tiles(machine: Machine, *features: str) -> Machine:
     return replace(machine, features=tuple(sorted(set(had))))
 
 
-SAPPHIRE_RAPIDS = with_tiles(generic("avx512"))
+PLAIN = with_tiles(generic("avx512"))
+"""Nothing but AVX-512 and tiles, so that what is not emulated runs on most CPUs."""
 
 
 class Tiles:

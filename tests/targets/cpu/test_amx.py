@@ -16,7 +16,7 @@ from planish.builder import build_graph
 from planish.runtime.engine import Engine
 from planish.targets.cpu import machine
 from planish.targets.cpu.machine import host
-from planish.targets.cpu.target import CpuTarget
+from planish.targets.cpu.target import EMULATED_BF16, CpuTarget
 
 BF16 = frozenset({"fp32", "bf16"})
 
@@ -27,6 +27,12 @@ needs_avx512 = pytest.mark.skipif(
 
 def families(engine: Engine) -> list[str]:
     return [str(row["tactic"]).split("(")[0] for row in engine.layers()]
+
+
+@pytest.fixture(autouse=True)
+def _bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors of this machine may have no products of bfloat16."""
+    monkeypatch.setenv(EMULATED_BF16, "1")
 
 
 @needs_avx512

@@ -7,7 +7,7 @@ import pytest
 
 from helpers import bfloat_tasks, byte_tasks
 from helpers.byte_tasks import I8, U8
-from helpers.tiles import SAPPHIRE_RAPIDS, run_emulated, with_tiles
+from helpers.tiles import PLAIN, run_emulated, with_tiles
 from planish.errors import PlanError
 from planish.fusion.task import Task
 from planish.graph.dims import symbol
@@ -16,7 +16,7 @@ from planish.targets.cpu.codegen.compile import emit_text
 from planish.targets.cpu.kernels.tile_matrix import TileMatrixFamily, groups_of_step
 from planish.targets.cpu.machine import generic
 
-FAMILY = TileMatrixFamily().on(SAPPHIRE_RAPIDS)
+FAMILY = TileMatrixFamily().on(PLAIN)
 
 
 def some(task: Task, binding: Binding, most: int) -> list:
@@ -38,7 +38,7 @@ def check_bfloat(task: Task, rng, *, binding: Binding | None = None, most: int =
     scale = float(np.abs(expected).max(initial=0)) * 2**-8
     atol = scale if len(task.nodes) > 1 else scale / 64  # as for vectors
     for tactic in some(task, binding, most):
-        (have,) = run_emulated(tactic, binding, arrays, SAPPHIRE_RAPIDS)
+        (have,) = run_emulated(tactic, binding, arrays, PLAIN)
         have = have.astype(np.float64)
         np.testing.assert_allclose(have, expected, rtol=2**-7, atol=atol, err_msg=str(tactic))
 
@@ -48,7 +48,7 @@ def check_bytes(task: Task, rng, *, binding: Binding | None = None, most: int = 
     arrays = byte_tasks.arrays_of(task, rng)
     (expected,) = task.evaluate(arrays)
     for tactic in some(task, binding, most):
-        (have,) = run_emulated(tactic, binding, arrays, SAPPHIRE_RAPIDS)
+        (have,) = run_emulated(tactic, binding, arrays, PLAIN)
         np.testing.assert_array_equal(have, expected, err_msg=str(tactic))
 
 
@@ -153,7 +153,7 @@ def test_every_block_of_tiles(pixels: int, vectors: int, packed: bool) -> None:
     arrays = byte_tasks.arrays_of(task, rng)
     tactic = FAMILY.restore(task, tile)
     assert tactic.accepts(Binding({}))
-    (have,) = run_emulated(tactic, Binding({}), arrays, SAPPHIRE_RAPIDS)
+    (have,) = run_emulated(tactic, Binding({}), arrays, PLAIN)
     np.testing.assert_array_equal(have, task.evaluate(arrays)[0])
 
 
@@ -189,7 +189,7 @@ def test_infinities_stay_in_their_rows() -> None:
     x = bfloat_tasks.draw(rng, 32, 48)
     x[1::2] = np.inf
     for tactic in list(FAMILY.tactics(task, Binding({})))[::4]:
-        (have,) = run_emulated(tactic, Binding({}), [x, task.inputs[1].data], SAPPHIRE_RAPIDS)
+        (have,) = run_emulated(tactic, Binding({}), [x, task.inputs[1].data], PLAIN)
         assert np.isfinite(have[::2].astype(np.float32)).all()
         assert not np.isfinite(have[1::2].astype(np.float32)).any()
 
@@ -231,12 +231,12 @@ def tasks() -> dict[str, Task]:
         (generic("avx512"), set()),
         (generic("avx2"), set()),
         (generic("neon"), set()),
-        (SAPPHIRE_RAPIDS.restricted("avx2"), set()),
-        (SAPPHIRE_RAPIDS.without_tiles(), set()),
+        (PLAIN.restricted("avx2"), set()),
+        (PLAIN.without_tiles(), set()),
         (with_tiles(generic("avx512"), "+amx-tile"), set()),
         (with_tiles(generic("avx512"), "+amx-tile", "+amx-bf16"), {"tdpbf16ps"}),
         (with_tiles(generic("avx512"), "+amx-tile", "+amx-int8"), {"tdpbusd", "tdpbssd"}),
-        (SAPPHIRE_RAPIDS, {"tdpbf16ps", "tdpbusd", "tdpbssd"}),
+        (PLAIN, {"tdpbf16ps", "tdpbusd", "tdpbssd"}),
     ],
     ids=["avx512", "avx2", "neon", "narrow", "without", "tile", "bf16", "int8", "all"],
 )
@@ -253,13 +253,13 @@ def test_instructions(name) -> None:
     tile = {"pixels": 28, "vectors": 2, "tail": 0, "pixels_outer": False, "packed": False}
     tactic = FAMILY.restore(task, tile)
     (launch,) = tactic.launches(Binding({}))
-    text = emit_text(launch.kernel.assembly(SAPPHIRE_RAPIDS), SAPPHIRE_RAPIDS)
+    text = emit_text(launch.kernel.assembly(PLAIN), PLAIN)
     counts = {w: text.count(f"{w}\t") for w in ("ldtilecfg", "tileloadd", "tilestored", name)}
     loads = 4 if name == "tdpbf16ps" else 8  # bytes begin with sums that are not zero
     assert counts == {"ldtilecfg": 1, "tileloadd": loads, "tilestored": 4, name: 4}
     assert text.count("tilezero") == (4 if name == "tdpbf16ps" else 0)
     assert text.count("tilerelease") == 1
-    assert launch.kernel.compile(SAPPHIRE_RAPIDS)
+    assert launch.kernel.compile(PLAIN)
 
 
 def test_plans_of_machines_with_tiles() -> None:
