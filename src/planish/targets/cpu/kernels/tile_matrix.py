@@ -240,9 +240,8 @@ class _InTiles(DotMatrixTactic):
         down, along = ceil(self.pixels, tiles.ROWS), self.vectors
         groups = groups_of(self._run(g), self._dot)
         taps = g.window[0] * g.window[1] * g.depth // self._run(g)
-        step = max(
-            PRODUCT_CYCLES * down * along, LOAD_CYCLES * (down + along), CHAIN_CYCLES
-        )  # fewer sums wait for each other
+        loads = LOAD_CYCLES * (down + along)
+        step = max(PRODUCT_CYCLES * down * along, loads, CHAIN_CYCLES)
         blocks = g.batch * g.rows * g.groups * ceil(g.columns, self.pixels)
         blocks *= ceil(g.channels, along * self.machine.lanes)
         finish = 40 + 16 * down * along + 3 * self.pixels * along
