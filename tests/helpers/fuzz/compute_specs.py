@@ -286,11 +286,13 @@ def _instance_norm(d: Draft) -> Choice:
     return ops.InstanceNorm(1e-2), (x, _vector(d, x), _vector(d, x))
 
 
-@spec("softmax", "log_softmax")
+@spec("softmax", "log_softmax", "quantized_softmax")
 def _softmax(d: Draft) -> Choice:
     x = d.pick(FLOATS, (1, 5))
-    kind = d.one_of([ops.Softmax, ops.LogSoftmax])
-    return kind(axis_of(d, d.value(x).type.rank)), (x,)
+    axis = axis_of(d, d.value(x).type.rank)
+    if d.chance(0.2):
+        return ops.QuantizedSoftmax(axis, d.one_of([15, 255])), (x,)
+    return d.one_of([ops.Softmax, ops.LogSoftmax])(axis), (x,)
 
 
 @spec("lrn")

@@ -18,6 +18,7 @@ from planish.ops.normalization import (
     LayerNorm,
     LogSoftmax,
     Lrn,
+    QuantizedSoftmax,
     Softmax,
 )
 from planish.ops.reduce import ReduceSum
@@ -78,6 +79,15 @@ def test_families():
 def test_ops_and_dtypes(op, dtype, rng):
     task = of_op(op, (2, 5, 13), dtype)
     check_interpreted(ROWS, task, rng, arrays=arrays_for(task, rng), tolerance=CLOSE[dtype])
+
+
+@pytest.mark.parametrize("columns", [64, 8])
+def test_quantized_softmax(columns, rng):
+    """Weights are quantized by the greatest of the whole row, in registers or read anew."""
+    task = of_op(QuantizedSoftmax(1, 255), (5, 61), F32)
+    tactics = [RowsTactic(task, 2, columns, split, 1) for split in (1, 4)]
+    check_interpreted(ROWS, task, rng, tactics=tactics, tolerance=2e-5)
+    assert all(t.split == 1 for t in ROWS.on(H200).tactics(task, Binding({})))
 
 
 @pytest.mark.parametrize(

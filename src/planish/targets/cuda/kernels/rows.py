@@ -19,6 +19,7 @@ from planish.ops.normalization import (
     LayerNorm,
     LogSoftmax,
     Lrn,
+    QuantizedSoftmax,
     Softmax,
 )
 from planish.targets.anchored import AnchoredTactic
@@ -51,6 +52,7 @@ from planish.targets.restoring import checked_parameters
 
 PROGRAMS: dict[type, str] = {
     Softmax: "softmax",
+    QuantizedSoftmax: "softmax",
     LogSoftmax: "log_softmax",
     LayerNorm: "standardize",
     InstanceNorm: "standardize",
@@ -111,6 +113,7 @@ class RowsTactic(AnchoredTactic):
                 after=work_of(identity(dtype), (None,))
                 if partial
                 else work_of(task.epilogue.expression, reads, outputs, INEXACT),
+                levels=getattr(op, "levels", 0),
             )
 
         programs = -(-count // self.rows) * chunks
@@ -126,7 +129,9 @@ class RowsTactic(AnchoredTactic):
     def _chunk(self, space: Space, kept: int) -> int:
         """Elements of a row that a program does: whole blocks, or all."""
         length = math.prod(space.extents[kept:])
-        if self.split == 1 or PROGRAMS[type(self.anchor.op)] == "affine":
+        op = self.anchor.op
+        # weights are quantized by the greatest of the whole row
+        if self.split == 1 or isinstance(op, QuantizedSoftmax) or PROGRAMS[type(op)] == "affine":
             return length
         return -(-length // (self.split * self.columns)) * self.columns
 
@@ -192,7 +197,8 @@ class RowsFamily(MachineFamily):
             return
         shape = Rows.of(*rows_space(task, binding))
         for tile in tile_choices(shape, self.machine):
-            yield RowsTactic(task, *tile)
+            if tile[2] == 1 or not isinstance(task.anchor.op, QuantizedSoftmax):  # type: ignore[union-attr]
+                yield RowsTactic(task, *tile)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         return RowsTactic(

@@ -6,6 +6,7 @@ of each chunk in the workspace, in a second one each program puts those of its r
 writes its chunk. The passes, per row:
 
     softmax        m = max x;           s = sum exp(x - m);       exp(x - m) / s
+                                        (quantized: exp(x - m) times levels, rounded)
     log softmax    m = max x;           s = sum exp(x - m);       x - m - log s
     standardize    m = sum x / count;   v = sum (x - m)² / count;
                                         (x - m) / sqrt(v + epsilon) * scale + offset
@@ -93,6 +94,8 @@ class RowsKernel(TritonKernel):
     parameters : tuple of Access
         The op's inputs after the first.
     after : Work
+    levels : int
+        Of the weights of a quantized softmax, whose rows are whole; 0: they are floats.
 
     Parameter: the rows.
     """
@@ -111,6 +114,7 @@ class RowsKernel(TritonKernel):
     before: Work
     parameters: tuple[Access, ...]
     after: Work
+    levels: int = 0
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
@@ -235,7 +239,12 @@ class _Writer:
         base = top
         if self.kernel.stage == "partial":  # a chunk of nothing but -inf adds nothing
             base = k.let("base", f"tl.where({top} == float('-inf'), {self.f.c(0)}, {top})")
-        return top, self._summed(tile, x, lambda v: k.let("e", self.f.exp(f"{v} - {base}")))
+        return top, self._summed(tile, x, lambda v: k.let("e", self._weight(v, base)))
+
+    def _weight(self, x: str, top: str) -> str:
+        """What an element counts in a softmax."""
+        weight, levels = self.f.exp(f"{x} - {top}"), self.kernel.levels
+        return f"libdevice.rint({weight} * {self.f.c(levels)})" if levels else weight
 
     def _moments(self, tile: Tile | None, x: str | None) -> tuple[str, str]:
         """The mean, and the sum of squares around it."""
@@ -304,7 +313,7 @@ class _Writer:
             values.append(k.let("parameter", f"{value}.to({f.kind})"))
             first += 1
         if program == "softmax":
-            y = k.let("y", f"{f.exp(f'{x} - {facts[0]}')} * {facts[1]}")
+            y = k.let("y", f"{self._weight(x, facts[0])} * {facts[1]}")
         elif program == "log_softmax":
             y = k.let("y", f"{x} - {facts[0]} - {facts[1]}")
         elif program == "standardize":
