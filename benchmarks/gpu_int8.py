@@ -1,12 +1,13 @@
-"""INT8 beside FP16 on a GPU: both built by Planish, checked, and timed in turns.
+"""INT8 and FP8 beside FP16 on a GPU: all built by Planish, checked, and timed in turns.
 
     python benchmarks/gpu_int8.py --models resnet50,bert --batches 1,8,128
 
 The models are those of `gpu.py`, with random weights; their ranges are calibrated on random inputs,
 on the CPU, once per model, or made up (``--made-up``: for speed). INT8 is what
 ``precision={"int8", "fp16"}`` gives: each layer in what is faster, conversions counted.
-``--all-int8`` adds ``precision="int8"`` (INT8 and FP32) beside it. Outputs are compared with
-FP16's: how well INT8 does on trained networks is another question (`gpu_accuracy.py`). Writes
+``--all-int8`` adds ``precision="int8"`` (INT8 and FP32) beside it, ``--fp8``
+``precision={"fp8", "fp16"}``. Outputs are compared with FP16's: how well the others do on trained
+networks is another question (`gpu_accuracy.py`, `gpu_sentences.py`). Writes
 ``NAME.json`` and ``NAME.md`` after each model and batch.
 """
 
@@ -40,7 +41,12 @@ SETS = gpu_one.SETS
 CALIBRATION = 8
 """Random inputs that ranges are from."""
 
-PRECISIONS: dict[str, Any] = {"fp16": "fp16", "int8": {"int8", "fp16"}, "int8 or fp32": "int8"}
+PRECISIONS: dict[str, Any] = {
+    "fp16": "fp16",
+    "int8": {"int8", "fp16"},
+    "int8 or fp32": "int8",
+    "fp8": {"fp8", "fp16"},
+}
 
 
 def ranges_of(name: str, onnx: Path) -> Any:
@@ -76,7 +82,7 @@ def built(job: argparse.Namespace, name: str, onnx: Path, batch: int, how: str, 
         "kept": engine.report.kept_in_fp32 if how != "fp16" else {},
         "families": Counter(row["tactic"].split("(")[0] for row in rows),
         "int8_families": Counter(
-            row["tactic"].split("(")[0] for row in rows if row["precision"] == "int8"
+            row["tactic"].split("(")[0] for row in rows if row["precision"] in ("int8", "fp8")
         ),
         "sum_ms": sum(row["microseconds"] or 0 for row in rows) / 1e3,
         "unmeasured": sum(row["microseconds"] is None for row in rows),
@@ -184,13 +190,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="of timing")
     parser.add_argument("--tuning-seconds", type=float, default=20.0, help="of FP16, and of INT8")
     parser.add_argument("--all-int8", action="store_true", help="also without FP16")
+    parser.add_argument("--fp8", action="store_true", help="also FP8 with FP16")
     parser.add_argument("--made-up", action="store_true", help="ranges that nobody measured")
     parser.add_argument("--budget", type=float, default=540.0, help="seconds for everything")
     parser.add_argument("--least", type=float, default=60.0, help="to begin with another")
     parser.add_argument("--work", type=Path, help="folder of the models' files; None: temporary")
     parser.add_argument("-o", "--output", type=Path, help="results, without a suffix")
     job = parser.parse_args()
-    job.precisions = ["fp16", "int8", *(["int8 or fp32"] if job.all_int8 else [])]
+    more = {"int8 or fp32": job.all_int8, "fp8": job.fp8}
+    job.precisions = ["fp16", "int8", *(name for name, asked in more.items() if asked)]
     today = datetime.date.today().isoformat()
     folder = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
     output = job.output or folder / f"cuda_int8_{today}"

@@ -14,13 +14,20 @@ from planish.errors import InputError, PrecisionError, ShapeError, UnsupportedOp
 from planish.fusion.candidates import propose
 from planish.graph.graph import Graph
 from planish.graph.verify import verify
-from planish.ops import ConvInteger, MatMulInteger, QuantizedSoftmax
+from planish.ops import ConvInteger, MatMulFloat8, MatMulInteger, QuantizedSoftmax
 from planish.passes import optimize
 from planish.passes.counted import settle_counts
 from planish.plan.plan import Plan, PlanStep
 from planish.plan.views import insert_copies, place
 from planish.precision.layers import all_names, check_layer_precision, match_layers
-from planish.precision.permissions import FP32, INT8, Permissions, parse_precision
+from planish.precision.permissions import (
+    FP8,
+    FP32,
+    INT8,
+    QUANTIZED,
+    Permissions,
+    parse_precision,
+)
 from planish.precision.settle import settle_precision
 from planish.profile import settle_ranges, tuning_points
 from planish.progress import ProgressEvent, console_progress
@@ -33,7 +40,7 @@ from planish.quantization.explicit_products import explicit_candidates, use_scal
 from planish.quantization.level_moves import move_levels
 from planish.quantization.policy import tensors_between
 from planish.quantization.scheme import scheme_of
-from planish.quantization.settle import candidates, quantize_layers
+from planish.quantization.settle import candidates, quantize_layers, ways
 from planish.runtime.engine import Engine
 from planish.targets.base import Binding
 from planish.targets.devices import find_target
@@ -62,12 +69,12 @@ class BuildReport:
     lowered : int
         Nodes that compute in a lower precision than FP32.
     quantized : list of str
-        The layers that compute in INT8.
+        The layers that compute in INT8 or FP8.
     kept_in_fp32 : dict
         Where lower precisions are permitted, the nodes that stay in FP32, with the reason.
     accuracy : dict
-        The metric of ``evaluate=`` in "fp32", with every layer in INT8 that is faster so ("int8"),
-        and as "chosen" within the budget.
+        The metric of ``evaluate=`` in "fp32", with every layer quantized that is faster so
+        ("int8", also of FP8), and as "chosen" within the budget.
     bought : list of Kept
         The layers that the accuracy budget keeps in FP32: what each costs, and what it gains.
     fallbacks : dict
@@ -123,23 +130,24 @@ def build(
     device : str
         "cpu", or a GPU: "cuda:0".
     precision : str or set
-        Permitted precisions: "fp32", "tf32", "fp16", "bf16", "int8", or "best" for all that the
-        device has. FP32 is always permitted, and stands in where the device lacks another; a line
-        in the log says so. INT8 needs `calibration`, or a model that brings its own scales; "best"
-        leaves it out without.
+        Permitted precisions: "fp32", "tf32", "fp16", "bf16", "int8", "fp8", or "best" for all that
+        the device has. FP32 is always permitted, and stands in where the device lacks another; a
+        line in the log says so. INT8 needs `calibration`, or a model that brings its own scales;
+        FP8, of matrix products alone, needs `calibration`; "best" leaves both out without.
     layer_precision : mapping of str to str, optional
         Precisions by the names of layers, or patterns of them ("head/*"), in place of what Planish
         chooses; of those that `precision` permits.
     strict_types : bool
         Whether a layer that cannot have the precision asked for is an error.
     calibration : optional
-        For INT8: representative inputs, a calibrator, or a calibration cache; see
+        For INT8 and FP8: representative inputs, a calibrator, or a calibration cache; see
         `planish.quantization.calibrate`. None for models that bring their own scales (fake
         quantization, QuantizeLinear and DequantizeLinear): these are obeyed.
     evaluate : callable, optional
         From an engine to its accuracy, a number, larger is better: its value is reported.
     accuracy_budget : float, optional
-        What INT8 may cost, in the unit of `evaluate`: as many layers stay in FP32 as it takes.
+        What INT8 and FP8 may cost, in the unit of `evaluate`: as many layers stay in FP32 as it
+        takes.
     allow_fallback : bool
         Whether an op without a kernel may run by its NumPy reference; False makes it an error.
     max_workspace_size : int, optional
@@ -180,9 +188,9 @@ def build(
             allow_fallback=allow_fallback,
         )
         warn_of_nan(graph)
-        by_chance = calibration is None and INT8 in asked and not _names(precision, INT8)
-        if by_chance and not settle_scales(graph):  # "best" is what can be had
-            asked -= {INT8}
+        by_chance = {name for name in QUANTIZED if name in asked and not _names(precision, name)}
+        if calibration is None and by_chance:  # "best" is what can be had
+            asked -= {FP8} & by_chance if settle_scales(graph) else by_chance
             check_layer_precision(layer_precision or None, strict_types, asked)
             _refuse_unused(asked, calibration, evaluate, accuracy_budget)
     return build_graph(
@@ -235,8 +243,9 @@ def build_graph(
             move_levels(graph)
         report.nodes_optimized = len(graph.nodes)
 
-    # in INT8 the network is tuned twice, and then what was measured is put together
-    split = tuning_seconds is not None and INT8 in precision
+    # for INT8 or FP8 the network is tuned twice, and then what was measured is put together
+    quantizing = not precision.isdisjoint(QUANTIZED)
+    split = tuning_seconds is not None and quantizing
     budget = tuning_seconds / 2 if split and tuning_seconds else tuning_seconds
 
     def finish(graph: Graph) -> Attempt:
@@ -268,24 +277,27 @@ def build_graph(
         binding = Binding(tuning_points(graph)[0])
         return estimate(step.task, binding, target.rates)
 
-    if INT8 in precision:
+    if quantizing:
         asked = match_layers(graph, layer_precision or {}, strict=strict_types, before=before)
         if explicit:  # levels lie between layers in any case: there is nothing to convert
             found = explicit_candidates(graph, asked, strict=strict_types)
             chooser = Chooser(graph, found, use_scales, finish, guess)
             outcome = chooser.by_time()
         else:
+            each = ways(graph, precision, asked)
+            float8 = {node.name for node, way in each.items() if way == FP8}
             with clock.stage("calibrate"):
                 ranges = calibrate(
                     graph, calibration, device=target.device, threads=threads, report=clock.report
                 )
             scheme = scheme_of(target)
-            able = quantizable_attentions(graph, ranges, scheme)
-            found = candidates(graph, asked, strict=strict_types, attentions=able.keys())
+            able = quantizable_attentions(graph, ranges, scheme) if INT8 in precision else {}
+            possible = {*each, *able}
+            found = candidates(graph, asked, strict=strict_types, possible=possible.__contains__)
             chooser = Chooser(
                 graph,
                 found,
-                lambda copy, layers: quantize_layers(copy, layers, ranges, scheme),
+                lambda copy, layers: quantize_layers(copy, layers, ranges, scheme, float8),
                 finish,
                 guess,
             )
@@ -300,11 +312,8 @@ def build_graph(
     else:
         attempt = finish(graph)
     plan = attempt.plan
-    report.quantized = sorted(
-        node.name
-        for node in plan.graph.nodes
-        if isinstance(node.op, ConvInteger | MatMulInteger | QuantizedSoftmax)
-    )
+    of_bytes = ConvInteger | MatMulFloat8 | MatMulInteger | QuantizedSoftmax
+    report.quantized = sorted(n.name for n in plan.graph.nodes if isinstance(n.op, of_bytes))
     decision, report.tuning = attempt.notes
     report.lowered = len(decision.lowered)
     report.kept_in_fp32.update({node.name: why for node, why in decision.kept.items()})
@@ -408,11 +417,11 @@ def _refuse_unused(asked: frozenset[str], calibration: Any, evaluate: Any, budge
         ("evaluate", evaluate),
         ("accuracy_budget", budget),
     ):
-        if given is not None and INT8 not in asked:
+        if given is not None and asked.isdisjoint(QUANTIZED):
             raise PrecisionError(
                 f"{name}= has no effect",
                 where=f"{name}=",
-                why="it steers INT8, which is not permitted",
+                why="it steers INT8 and FP8, which are not permitted",
                 cure='leave it out, or pass precision="int8"',
             )
     if budget is not None and not (isinstance(budget, int | float) and budget >= 0):

@@ -12,7 +12,15 @@ from planish.fusion.task import Task
 from planish.graph.graph import Graph, Value
 from planish.graph.interpret import bind, interpret
 from planish.graph.types import DType
-from planish.ops import Dequantize, MatMulInteger, Quantize, ew
+from planish.ops import (
+    DecodeFloat8,
+    Dequantize,
+    EncodeFloat8,
+    MatMulFloat8,
+    MatMulInteger,
+    Quantize,
+    ew,
+)
 from planish.plan.check import check_nodes, check_steps
 from planish.plan.views import Placements
 
@@ -126,6 +134,18 @@ def test_sums_of_levels_are_read_by_nothing_but_elementwise_work() -> None:
     tasks = propose(b.graph)
     assert {t.anchor for t in tasks if sums in t.inputs} == {None}
     assert any(t.output is levels and t.anchor is sums.producer for t in tasks)
+
+
+def test_sums_of_codes_are_read_by_nothing_but_elementwise_work() -> None:
+    b = Levels(np.random.default_rng(2))
+    sums = b.add(MatMulFloat8(), b.input((4, 8)), b.graph.constant(np.ones((8, 8), np.int8)))
+    one = b.graph.constant(np.float32(1))
+    codes = b.add(EncodeFloat8(), b.add(DecodeFloat8(), sums, one), one)
+    more = b.add(MatMulFloat8(), codes, b.graph.constant(np.ones((8, 6), np.int8)))
+    b.graph.mark_output(b.add(DecodeFloat8(), more, one), "y")
+    tasks = propose(b.graph)
+    assert {t.anchor for t in tasks if sums in t.inputs} == {None}
+    assert any(t.output is codes and t.anchor is sums.producer for t in tasks)
 
 
 @pytest.mark.parametrize("make", [residual_net, mobile_net])

@@ -128,7 +128,7 @@ def cast_rounds_to_nearest(patch: Patch) -> None:
 # ---- before and behind them ----------------------------------------------------------------
 
 
-@bug(WHOLE, 30, 60)
+@bug(WHOLE, 60, 60)
 def pass_drops_a_residual(patch: Patch) -> None:
     """A pass takes an addition of two equal shapes for one of a zero."""
 

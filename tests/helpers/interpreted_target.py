@@ -111,7 +111,7 @@ class InterpretedTarget(Target):
 
     device = "cuda:0"
     has_own_memory = True
-    precisions = frozenset({"fp32", "tf32", "fp16", "bf16", "int8"})
+    precisions = H200.precisions
     symmetric_levels = True
     threads = 1
     timing_key = "interpreted"

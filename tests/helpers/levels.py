@@ -9,7 +9,18 @@ import numpy as np
 from planish.fusion.task import Task, make_task
 from planish.graph.graph import Graph, Node, Value
 from planish.graph.types import DType, TensorType
-from planish.ops import Cast, ConvInteger, MatMulInteger, Quantize, ew
+from planish.ops import (
+    Cast,
+    ConvInteger,
+    DecodeFloat8,
+    EncodeFloat8,
+    Gelu,
+    MatMulFloat8,
+    MatMulInteger,
+    Quantize,
+    ew,
+)
+from planish.ops.float8 import encode
 
 
 class Levels:
@@ -76,7 +87,8 @@ class Levels:
     def task(self, *outputs: Value) -> Task:
         for i, output in enumerate(outputs):
             self.graph.mark_output(output, f"y{i}")
-        anchor = next(n for n in self.nodes if isinstance(n.op, ConvInteger | MatMulInteger))
+        of_bytes = ConvInteger | MatMulFloat8 | MatMulInteger
+        anchor = next(n for n in self.nodes if isinstance(n.op, of_bytes))
         return make_task(self.nodes, anchor)
 
 
@@ -138,3 +150,37 @@ def _weight_zero(b: Levels, zero: int | None, columns: int, dtype: DType) -> Val
     if zero is not None:
         return b.zero(zero, dtype)
     return b.graph.constant(b.rng.integers(-3, 4, columns).astype(dtype.numpy))
+
+
+def product_of_codes(
+    rng: np.random.Generator,
+    left: Sequence[int],
+    right: Sequence[int],
+    to: DType = DType.INT8,
+    residual: bool = False,
+    gelu: bool = False,
+    quantize: bool = False,
+    transpose_b: bool = False,
+    constant: bool = True,
+) -> Task:
+    """A product of codes of FP8 with a bias, as codes or floats; `quantize`: of floats."""
+    b = Levels(rng)
+    x = b.input(left, DType.FLOAT32 if quantize else DType.INT8)
+    half = b.graph.constant(np.float32(0.5))
+    if quantize:
+        x = b.add(EncodeFloat8(), x, half)
+    w = b.graph.constant(encode(rng.standard_normal(tuple(right)))) if constant else b.input(right)
+    sums = b.add(MatMulFloat8(False, transpose_b), x, w)
+    channels = sums.shape[-1]
+    scales = rng.uniform(0.5, 1.5, channels) / left[-1] ** 0.5
+    y = b.add(DecodeFloat8(), sums, b.graph.constant(scales.astype(np.float32)))
+    y = b.add(ew.Add(), y, b.floats((channels,), 0.5))
+    if residual:
+        y = b.add(ew.Add(), y, b.input(sums.shape, DType.FLOAT32))
+    if gelu:
+        y = b.add(Gelu(), y)
+    if to is DType.INT8:
+        y = b.add(EncodeFloat8(), y, half)
+    elif to is not DType.FLOAT32:
+        y = b.add(Cast(to), y)
+    return b.task(y)

@@ -17,12 +17,15 @@ from planish.ops import (
     ConvInteger,
     Dequantize,
     MatMul,
+    MatMulFloat8,
     MatMulInteger,
     MaxPool,
     Pad,
     Quantize,
     ReduceMean,
+    Reshape,
     Slice,
+    Transpose,
     ew,
 )
 from planish.passes import optimize
@@ -35,7 +38,7 @@ from planish.quantization.rewrite import (
     quantized_values,
     summands,
 )
-from planish.quantization.scheme import SYMMETRIC, UNSIGNED, Scheme
+from planish.quantization.scheme import FLOAT8, SYMMETRIC, UNSIGNED, Scheme
 from planish.targets.cpu.target import cpu
 
 
@@ -94,6 +97,31 @@ def test_results_stay_near(scheme: Scheme) -> None:
     assert not any(isinstance(node.op, Conv | MatMul) for node in graph.nodes)
     (have,) = interpret(graph, {"x": x})
     assert noise(exact, have) < -30
+
+
+def test_float8() -> None:
+    """Products of matrices; what only moves codes moves them, what compares does not."""
+    n = Net("codes", 3)
+    x = n.input(4, 6, 6, 8)
+    first = n.bias(n.dense(x, 16))
+    pooled = n.graph.add(MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), first)
+    turned = n.graph.add(Transpose((0, 2, 1, 3)), n.relu(pooled))
+    last = n.bias(n.dense(n.reshape(n.add(turned, turned), 36, 16), 24))
+    n.graph.mark_output(last, "y")
+    graph, x = n.graph, np.random.default_rng(2).standard_normal((4, 6, 6, 8)).astype(np.float32)
+    ranges = observed(graph, x)
+    (exact,) = interpret(graph, {"x": x})
+    products = [m for m in graph.nodes if is_product(m)]
+    made = quantize(graph, products, ranges, FLOAT8)
+    assert len(made.layers) == 2
+    assert sum(isinstance(m.op, MatMulFloat8) for m in graph.nodes) == 2
+    assert next(m for m in graph.nodes if isinstance(m.op, MaxPool)).output.dtype is DType.FLOAT32
+    assert next(m for m in graph.nodes if isinstance(m.op, Reshape)).output.dtype is DType.INT8
+    assert all(np.log2(levels.scale) % 1 == 0 for levels in made.levels.values())
+    # what quantizing weights shifts goes into the bias that there is
+    assert sum(isinstance(m.op, ew.Add) for m in graph.nodes) == 3
+    (have,) = interpret(graph, {"x": x})
+    assert noise(exact, have) < -25
 
 
 def test_only_bytes_lie_between_quantized_layers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,6 +64,14 @@ def test_a_precision_without_kernels():
     parameters.check_params(params)
     with pytest.raises(PrecisionError, match="no kernels"):
         parameters.settle_precision(params, "cpu")
+
+
+def test_float8_is_not_for_tensorflow(monkeypatch):
+    gpu = SimpleNamespace(device="cuda:0", precisions={"fp32", "fp8"})
+    monkeypatch.setattr(parameters, "find_target", lambda device: gpu)
+    params = trt.DEFAULT_TRT_CONVERSION_PARAMS._replace(precision_mode="FP8")
+    with pytest.raises(PrecisionError, match=r"planish\.build has it"):
+        parameters.settle_precision(params, "cuda:0")
 
 
 @pytest.mark.parametrize("mode", ["INT8", "int8"])

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.attentions import STEP, Form, attention, attention_task
 from helpers.host_tactics import HostTactic
-from helpers.levels import Levels, conv_of_levels
+from helpers.levels import Levels, conv_of_levels, product_of_codes
 from helpers.networks import N, Net
 from planish.fusion.candidates import propose
 from planish.fusion.task import Task, make_task
@@ -30,11 +30,20 @@ from planish.ops import (
     Softmax,
     ew,
 )
-from planish.targets.base import Binding, Kernel, Layout
+from planish.targets.base import Binding, Kernel, Launch, Layout
 from planish.targets.cpu.target import CpuExecutable, cpu
 from planish.tuning import measure
 from planish.tuning.estimate import estimate, operations
-from planish.tuning.measure import HALF_WAY, PATIENCE, RARE, Bench, _difference, kernels_of, slack
+from planish.tuning.measure import (
+    HALF_WAY,
+    PATIENCE,
+    RARE,
+    Bench,
+    Measurement,
+    _difference,
+    kernels_of,
+    slack,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -218,6 +227,42 @@ class TestBench:
         graph.mark_output(graph.add(op, x, graph.input("y", x.type)), "z")
         (task,) = propose(graph)
         assert bench(task).measure(HostTactic(task)).seconds is not None
+
+
+class TestCodes:
+    """Of FP8: the order of a sum decides which is the nearest."""
+
+    def measured(self, change) -> Measurement:
+        """A product of codes whose results are changed, in place."""
+        task = product_of_codes(np.random.default_rng(0), (16, 64), (64, 32))
+
+        class Changed(HostTactic):
+            def launches(self, binding: Binding) -> list[Launch]:
+                (launch,) = super().launches(binding)
+
+                def run(*arrays: np.ndarray) -> None:
+                    launch.kernel(*arrays)
+                    change(arrays[-1])
+
+                return [Launch(run, launch.pointers)]
+
+        return bench(task).measure(Changed(task))
+
+    def test_right(self) -> None:
+        assert self.measured(lambda codes: None).seconds is not None
+
+    def test_some_are_the_next(self) -> None:
+        def change(codes: np.ndarray) -> None:
+            codes[:4] ^= 1
+
+        assert self.measured(change).seconds is not None
+
+    @pytest.mark.parametrize("which", [np.s_[3:4, 3:4], np.s_[:]], ids=["one", "all"])
+    def test_wrong(self, which) -> None:
+        def change(codes: np.ndarray) -> None:
+            codes[which] ^= 24 if codes[which].size == 1 else 1
+
+        assert "off by" in self.measured(change).wrong
 
 
 class TestDifference:

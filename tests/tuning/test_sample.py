@@ -7,6 +7,7 @@ import pytest
 
 import planish.tuning.sample as sample_module
 from planish.graph.types import DType
+from planish.ops.float8 import decode
 from planish.targets.base import Layout, dense_strides
 from planish.targets.cpu.target import cpu
 from planish.tuning.sample import Sample
@@ -58,6 +59,13 @@ def test_inputs_differ_and_repeat_from_run_to_run() -> None:
     first, other = (np.asarray(Sample(layout, FLOAT, n)) for n in (0, 1))
     assert np.mean(first == other) < 0.1
     np.testing.assert_array_equal(first, np.asarray(Sample(layout, FLOAT, 0)))
+
+
+def test_codes_stand_for_numbers() -> None:
+    codes = np.asarray(Sample(Layout((4000,), (1,)), np.dtype(np.int8), 0, codes=True))
+    numbers = decode(codes)
+    assert np.isfinite(numbers).all() and np.abs(numbers).max() < 2
+    assert len(set(codes.tolist())) > 40 and codes.min() < 0 < codes.max()
 
 
 @pytest.mark.parametrize("dtype", list(DType))

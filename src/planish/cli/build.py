@@ -96,11 +96,11 @@ def engine_as_dict(engine: Engine) -> dict[str, Any]:
 
 
 def show_precisions(report: Any) -> None:
-    """Prints what INT8 became of, where it was permitted."""
+    """Prints what became of INT8 and FP8, where they were permitted."""
     if not (report.quantized or report.accuracy):
         return
     kept = len(report.kept_in_fp32)
-    typer.echo(f"{len(report.quantized)} layers compute in INT8, {kept} stay in FP32")
+    typer.echo(f"{len(report.quantized)} layers compute in 8 bits, {kept} stay in FP32")
     if report.accuracy:
         scores = ", ".join(f"{name} {score:g}" for name, score in report.accuracy.items())
         typer.echo(f"accuracy: {scores}")

@@ -69,8 +69,9 @@ def _flags(
     precision: Annotated[
         str,
         typer.Option(
-            help="Permitted precisions: fp32, tf32, fp16, bf16, int8, best, or several with "
-            "commas. INT8 needs --calibration, or a model that brings its own scales.",
+            help="Permitted precisions: fp32, tf32, fp16, bf16, int8, fp8, best, or several with "
+            "commas. INT8 needs --calibration, or a model that brings its own scales; FP8 needs "
+            "--calibration.",
             rich_help_panel=PANEL,
         ),
     ] = "fp32",

@@ -21,6 +21,7 @@ from planish.fusion.fused import Fused
 from planish.graph.graph import Node, Value
 from planish.graph.types import DType
 from planish.ops.elementwise import Cast, Elementwise, Select, ew
+from planish.ops.float8 import EncodeFloat8
 from planish.ops.matmul import MatMul
 from planish.ops.normalization import QuantizedSoftmax, Softmax
 from planish.ops.quantization import Dequantize, Quantize
@@ -239,13 +240,13 @@ def _dequantized(value: Value, reach: _Reach) -> Node | None:
 
 
 def _levels(value: Value, reach: _Reach) -> list[Node]:
-    """What makes levels of a value, all by one scale."""
+    """What makes levels of a value, or codes, all by one scale."""
     nodes: list[Node] = []
     node = reach.user(value)
     if node is not None and is_float_cast(node):
         nodes.append(node)
         node = reach.user(node.output)
-    if node is None or not isinstance(node.op, Quantize):
+    if node is None or not isinstance(node.op, Quantize | EncodeFloat8):
         return []
     known = all(v.data is not None and v.data.size == 1 for v in node.inputs[1:])
     return [*nodes, node] if known else []

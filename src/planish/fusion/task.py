@@ -31,6 +31,7 @@ from planish.graph.graph import Node, Value
 from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast
+from planish.ops.float8 import MatMulFloat8
 from planish.ops.normalization import QuantizedSoftmax
 from planish.ops.quantization import ConvInteger, MatMulInteger
 
@@ -138,11 +139,13 @@ class Task:
 
     @cached_property
     def precision(self) -> str:
-        """The precision it computes in, by its dtypes: "fp32", "fp16", "int8", "bool", …."""
+        """The precision it computes in, by its dtypes: "fp32", "fp16", "int8", "fp8", "bool", …."""
         if self.anchor is not None and isinstance(self.anchor.op, ConvInteger | MatMulInteger):
             return "int8"
         if self.attention is not None and self.attention.levels:
             return "int8"
+        if self.anchor is not None and isinstance(self.anchor.op, MatMulFloat8):
+            return "fp8"
         for node in (self.anchor, *self.nodes):
             if node is None or (isinstance(node.op, Cast) and node is not self.nodes[-1]):
                 continue

@@ -15,6 +15,7 @@ from planish.ops.elementwise import (
     Select,
     ew,
 )
+from planish.ops.float8 import DecodeFloat8, EncodeFloat8, MatMulFloat8
 from planish.ops.indexing import Gather, GatherNd, OneHot, ScatterNd
 from planish.ops.matmul import MatMul
 from planish.ops.normalization import (
@@ -88,11 +89,13 @@ __all__ = [
     "ConvTranspose",
     "CropAndResize",
     "CumSum",
+    "DecodeFloat8",
     "DeformSample",
     "Dequantize",
     "Dims",
     "Elementwise",
     "Elu",
+    "EncodeFloat8",
     "ExactDiv",
     "FakeQuant",
     "Fold",
@@ -110,6 +113,7 @@ __all__ = [
     "Lrn",
     "Lstm",
     "MatMul",
+    "MatMulFloat8",
     "MatMulInteger",
     "MaxPool",
     "MaxPoolIndices",

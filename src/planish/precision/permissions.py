@@ -3,8 +3,8 @@
 A precision is a permission, never an order: FP32 always is one, each further name allows faster
 kernels, and nothing is allowed that was not named. FP16 and BF16 change the dtypes of the graph
 (`planish.precision.policy`, `planish.precision.lower`); TF32 leaves them and allows tactics that
-round the factors of products (`planish.targets.base.Tactic.precision`); INT8 is the business of
-`planish.quantization`.
+round the factors of products (`planish.targets.base.Tactic.precision`); INT8 and FP8 are the
+business of `planish.quantization`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ FP32 = "fp32"
 FLOATS = {"fp16": DType.FLOAT16, "bf16": DType.BFLOAT16, FP32: DType.FLOAT32}
 """The precisions that are dtypes of the graph. Of several lower ones the first is taken."""
 
-INT8 = "int8"
+INT8, FP8 = "int8", "fp8"
 
-PRECISIONS = (FP32, "tf32", "fp16", "bf16", INT8)
+QUANTIZED = (FP8, INT8)
+"""The precisions that need ranges: bytes stand for numbers."""
+
+PRECISIONS = (FP32, "tf32", "fp16", "bf16", INT8, FP8)
 """The precisions that may be permitted, as they are written in plans."""
 
-NO_STAND_IN = (INT8, "fp8")
+NO_STAND_IN = QUANTIZED
 """Precisions that change results so much that FP32 cannot stand in for them."""
 
 BEST = "best"
@@ -86,7 +89,7 @@ def parse_precision(precision: Any, device: str, available: Iterable[str]) -> fr
     Parameters
     ----------
     precision : str, or set, list or tuple of str
-        "fp32", "tf32", "fp16", "bf16", "int8", "best", in any case; one or several.
+        "fp32", "tf32", "fp16", "bf16", "int8", "fp8", "best", in any case; one or several.
     device : str
         The target's name, for messages.
     available : iterable of str

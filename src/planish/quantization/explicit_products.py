@@ -21,8 +21,8 @@ from planish.graph.verify import verify
 from planish.ops import Conv, Dequantize, Identity, MatMul, Reshape, Transpose
 from planish.passes.constant_folding import fold_constants
 from planish.quantization.explicit import BYTES, levels_of
+from planish.quantization.products import multiply_levels
 from planish.quantization.requantize import fold_scales
-from planish.quantization.rewrite import multiply_levels
 from planish.quantization.scheme import Levels
 from planish.quantization.settle import Candidates, candidates
 

@@ -106,7 +106,7 @@ def check_complete(ranges: Ranges, needed: Iterable[Value]) -> None:
         f"Could not find scales for {len(missing)} tensor(s): {names}{rest}",
         where=(first.origin or first.name) if first else f"input {missing[0].name!r}",
         why=f"{len(ranges.tensors)} tensor(s) have ranges ({ranges.calibrator or 'from nowhere'}), "
-        "these have none, and INT8 needs one for every tensor that it quantizes",
+        "these have none, and every tensor that is quantized needs one",
         cure="calibrate with data of this model, or add dynamic_ranges={name: (least, greatest)}",
     )
 

@@ -18,7 +18,8 @@ from planish.graph.verify import verify
 from planish.ops import Dequantize, Op, Pad, Quantize
 from planish.passes.rewrite import has_one_user, substitute
 from planish.quantization.explicit import levels_of
-from planish.quantization.rewrite import SUFFIX, moved, moves_levels
+from planish.quantization.products import SUFFIX
+from planish.quantization.rewrite import moved, moves_levels
 from planish.quantization.scheme import Levels
 
 

@@ -7,7 +7,7 @@
 Every tensor that a quantized product reads exists as levels; whoever else reads it reads the levels
 too, through a Dequantize of its own, which becomes part of the reader. What only moves or compares
 elements moves levels. All conversions are elementwise: fusion makes them parts of the tasks around,
-so that floats between two quantized layers exist in registers alone.
+so that floats between two quantized layers exist in registers alone. Codes of FP8 go the same way.
 """
 
 from __future__ import annotations
@@ -19,20 +19,16 @@ import numpy as np
 
 from planish.fusion.attention import Found
 from planish.graph.graph import Graph, Node, Value
-from planish.graph.types import DType, TensorType
+from planish.graph.types import DType
 from planish.graph.verify import verify
 from planish.ops import (
     Concat,
     Conv,
-    ConvInteger,
-    Dequantize,
     Gather,
     Identity,
     MatMul,
-    MatMulInteger,
     MaxPool,
     Pad,
-    Quantize,
     ReduceMax,
     ReduceMin,
     Reshape,
@@ -42,15 +38,14 @@ from planish.ops import (
     Transpose,
     ew,
 )
+from planish.ops.float8 import decode
 from planish.quantization.attention import CENTRED, fold_steps, quantize_attentions
+from planish.quantization.products import multiply_codes, multiply_levels, suffix_of
 from planish.quantization.ranges import Ranges
 from planish.quantization.requantize import fold_scales
-from planish.quantization.scheme import Levels, Scheme
+from planish.quantization.scheme import Codes, Float8Scheme, Levels, Scheme
 from planish.quantization.spread import channel_factors, factors_of_weights, matrix_of
-from planish.quantization.weights import mean_shift, quantize_weights
-
-SUFFIX = "int8"
-"""What the names of levels end in."""
+from planish.quantization.weights import encode_weights, mean_shift, quantize_weights
 
 _MOVES = (
     Concat,
@@ -68,6 +63,9 @@ _MOVES = (
 )
 """Ops whose results are elements of what they read: on levels they give levels."""
 
+_COMPARES = (MaxPool, ReduceMax, ReduceMin)
+"""Those that choose elements by their order."""
+
 
 def is_product(node: Node) -> bool:
     """Whether a node could become a product of integers: of float32 by constant weights."""
@@ -81,10 +79,12 @@ def is_product(node: Node) -> bool:
     return bool(node.op.strides)
 
 
-def moves_levels(node: Node) -> bool:
-    """Whether a node gives levels where it is given levels."""
+def moves_levels(node: Node, ordered: bool = True) -> bool:
+    """Whether a node gives levels where it is given levels, which are `ordered` as floats are."""
     op = node.op
     if not isinstance(op, _MOVES) or node.outputs[0].dtype is not DType.FLOAT32:
+        return False
+    if isinstance(op, _COMPARES) and not ordered:
         return False
     if isinstance(op, Pad):
         return op.mode != "constant" or op.value == 0
@@ -109,11 +109,15 @@ class Quantized:
     """
 
     layers: tuple[str, ...]
-    levels: Mapping[str, Levels]
+    levels: Mapping[str, Levels | Codes]
 
 
-def quantized_values(graph: Graph, products: Iterable[Node]) -> list[list[Value]]:
-    """The tensors to be kept as levels where these nodes are quantized, as groups of one scale."""
+def quantized_values(
+    graph: Graph, products: Iterable[Node], ordered: bool = True
+) -> list[list[Value]]:
+    """The tensors to be kept as levels where these nodes are quantized, as groups of one scale;
+    `ordered` as for `moves_levels`.
+    """
     groups = _Groups()
     work = [node.inputs[0] for node in products]
     seen: set[Value] = set()
@@ -124,13 +128,18 @@ def quantized_values(graph: Graph, products: Iterable[Node]) -> list[list[Value]
         seen.add(value)
         groups.add(value)
         producer = value.producer
-        sources = moved(producer) if producer is not None and moves_levels(producer) else ()
+        moves = producer is not None and moves_levels(producer, ordered)
+        sources = moved(producer) if producer is not None and moves else ()
         if not any(v.is_constant for v in sources):
             for source in sources:
                 groups.join(value, source)
                 work.append(source)
         for user in value.users:
-            if moves_levels(user) and not isinstance(user.op, Concat) and user.inputs[0] is value:
+            if (
+                moves_levels(user, ordered)
+                and not isinstance(user.op, Concat)
+                and user.inputs[0] is value
+            ):
                 groups.join(value, user.output)
                 work.append(user.output)
     return groups.lists()
@@ -171,7 +180,7 @@ def quantize(
     graph: Graph,
     products: Iterable[Node],
     ranges: Ranges,
-    scheme: Scheme,
+    scheme: Scheme | Float8Scheme,
     attentions: Sequence[Found] = (),
 ) -> Quantized:
     """Quantizes products, in place.
@@ -184,8 +193,8 @@ def quantize(
         Nodes of `is_product`.
     ranges : Ranges
         Of one tensor at least of each of `quantized_values`' groups: see `missing_ranges`.
-    scheme : Scheme
-        The target's.
+    scheme : Scheme or Float8Scheme
+        The target's; or `FLOAT8`, for products of matrices.
     attentions : sequence of Found
         Of `planish.quantization.attention.quantizable_attentions`.
     """
@@ -194,8 +203,8 @@ def quantize(
     mixed = {found.mix for found in attentions}
     if not wanted and not mixed:
         return Quantized((), {})
-    levels: dict[Value, Levels] = {}
-    for group in quantized_values(graph, wanted):
+    levels: dict[Value, Levels | Codes] = {}
+    for group in quantized_values(graph, wanted, scheme.is_ordered):
         known = [ranges.tensors[v.name] for v in group if v.name in ranges.tensors]
         centred = (
             CENTRED if scheme.attention and any(v.producer in mixed for v in group) else scheme
@@ -205,7 +214,7 @@ def quantize(
             factors, least, greatest = found
             own = replace(scheme.levels(least, greatest), factors=tuple(map(float, factors)))
         levels.update(dict.fromkeys(group, own))
-    for value in summands(graph, wanted):
+    for value in summands(graph, wanted) if isinstance(scheme, Scheme) else ():
         if value.name in ranges.tensors:
             levels.setdefault(value, scheme.levels(*ranges.tensors[value.name]))
     named = {value.name: own for value, own in levels.items()}
@@ -220,67 +229,12 @@ def quantize(
     return Quantized(tuple(node.name for node in layers), named)
 
 
-def missing_ranges(graph: Graph, products: Iterable[Node], ranges: Ranges) -> list[Value]:
+def missing_ranges(
+    graph: Graph, products: Iterable[Node], ranges: Ranges, ordered: bool = True
+) -> list[Value]:
     """The tensors without a range that quantizing these nodes needs, one of each group."""
-    groups = quantized_values(graph, products)
+    groups = quantized_values(graph, products, ordered)
     return [g[0] for g in groups if not any(v.name in ranges.tensors for v in g)]
-
-
-def multiply_levels(
-    graph: Graph,
-    node: Node,
-    levels: Value,
-    zero: int,
-    weights: tuple[np.ndarray, np.ndarray | np.generic],
-    factor: np.ndarray,
-) -> Value:
-    """Makes a product of floats one of levels, whose readers read what the sums stand for.
-
-    Parameters
-    ----------
-    graph : Graph
-    node : Node
-        Of `Conv`, or of `MatMul` by a matrix; its name stays.
-    levels, zero
-        What it reads: int8 or uint8, and the zero point of these.
-    weights : tuple of array
-        Levels in the order of `Conv`'s filters or of a matrix that is not transposed, and their
-        zero point or points, of the same dtype.
-    factor : array of float32
-        What a sum is multiplied by; one number, or one for each output channel.
-
-    Returns
-    -------
-    Value
-        The product as floats.
-    """
-    op = node.op
-    data, data_zero = weights
-    label = f"{node.inputs[1].name}/{SUFFIX}"
-    inputs = (
-        levels,
-        graph.constant(data, label),
-        graph.constant(np.asarray(zero, levels.dtype.numpy), "zero"),
-        graph.constant(np.asarray(data_zero), "zero"),
-    )
-    node.op = (
-        MatMulInteger()
-        if isinstance(op, MatMul)
-        else ConvInteger(op.strides, op.padding, op.dilations, op.groups)  # type: ignore[attr-defined]
-    )
-    sums = node.output
-    graph.set_inputs(node, inputs)
-    sums.type = TensorType(sums.shape, DType.INT32)
-    result = graph.add(
-        Dequantize(),
-        sums,
-        graph.constant(factor, "scale"),
-        graph.constant(np.float32(0), "zero"),
-        name=f"{node.name}/fp32",
-        origin=node.origin,
-    )
-    graph.replace(sums, result)
-    return result
 
 
 class _Groups:
@@ -313,7 +267,7 @@ class _Rewrite:
     def __init__(
         self,
         graph: Graph,
-        levels: dict[Value, Levels],
+        levels: dict[Value, Levels | Codes],
         means: Mapping[str, Sequence[float]],
     ) -> None:
         self._graph, self._levels = graph, levels
@@ -329,7 +283,7 @@ class _Rewrite:
             if value in self._levels:
                 self._integers[value] = self._quantize(value, origins.get(value, value.name))
         quantized = set(products)
-        moves = [n for n in nodes if moves_levels(n) and n.output in self._levels]
+        moves = [n for n in nodes if self._moves(n)]
         on_levels = {n for n in moves if all(v in self._levels for v in moved(n))}
         for node in nodes:
             if node in quantized:
@@ -345,13 +299,18 @@ class _Rewrite:
                         else self._quantize(value, node.origin or node.name)
                     )
 
+    def _moves(self, node: Node) -> bool:
+        """Whether a node is to move levels."""
+        own = self._levels.get(node.outputs[0])
+        return own is not None and moves_levels(node, isinstance(own, Levels))
+
     def _quantize(self, value: Value, origin: str) -> Value:
         own = self._levels[value]
         return self._graph.add(
-            Quantize(own.dtype, own.low, own.high),
+            own.encoder,
             value,
             *self._parameters(own),
-            name=f"{value.name}/{SUFFIX}",
+            name=f"{value.name}/{suffix_of(own)}",
             origin=origin,
         )
 
@@ -361,8 +320,12 @@ class _Rewrite:
             op = replace(op, value=float(self._levels[node.output].zero))
         given = [self._integers[v] for v in moved(node)]
         inputs = (*given, *node.inputs[len(given) :])
+        own = self._levels[node.output]
         return self._graph.add(
-            op, *inputs, name=f"{node.output.name}/{SUFFIX}", origin=node.origin or node.name
+            op,
+            *inputs,
+            name=f"{node.output.name}/{suffix_of(own)}",
+            origin=node.origin or node.name,
         )
 
     def _read_levels(self, node: Node) -> None:
@@ -373,22 +336,23 @@ class _Rewrite:
 
     def _dequantized(self, value: Value, reader: Node) -> Value:
         return self._graph.add(
-            Dequantize(),
+            self._levels[value].decoder,
             self._integers[value],
             *self._parameters(self._levels[value]),
             name=f"{value.name}/fp32",
             origin=reader.origin or reader.name,
         )
 
-    def _parameters(self, levels: Levels) -> tuple[Value, Value]:
-        """Scale and zero point as float32 constants."""
-        return (
-            self._graph.constant(levels.scales, "scale"),
-            self._graph.constant(np.float32(levels.zero), "zero"),
-        )
+    def _parameters(self, levels: Levels | Codes) -> list[Value]:
+        """Scale, and of levels the zero point, as float32 constants."""
+        names = "scale", "zero"
+        return [
+            self._graph.constant(data, name)
+            for data, name in zip(levels.parameters, names, strict=False)
+        ]
 
     def _make_integer(self, node: Node) -> None:
-        """Makes a product one of integers; its readers read what the sums stand for."""
+        """Makes a product one of integers or codes; its readers read what the sums stand for."""
         graph = self._graph
         x, weights = node.inputs
         own = self._levels[x]
@@ -397,31 +361,61 @@ class _Rewrite:
         if own.factors:
             wide = factors_of_weights(factors, data.shape, groups)
             data = (data * wide).astype(np.float32)
-        is_depthwise = groups > 1 and data.shape[-2] == 1
-        integers, scales = quantize_weights(data, keep_sums=is_depthwise)
         sums = node.output
-        result = multiply_levels(
-            graph,
-            node,
-            self._integers[x],
-            own.zero,
-            (np.ascontiguousarray(integers), np.int8(0)),
-            (own.scale * scales.astype(np.float64)).astype(np.float32),
-        )
+        if isinstance(own, Codes):
+            codes, scales = encode_weights(data)
+            result = multiply_codes(
+                graph, node, self._integers[x], codes, np.float32(own.scale) * scales
+            )
+            integers = decode(codes)
+        else:
+            is_depthwise = groups > 1 and data.shape[-2] == 1
+            integers, scales = quantize_weights(data, keep_sums=is_depthwise)
+            result = multiply_levels(
+                graph,
+                node,
+                self._integers[x],
+                own.zero,
+                (np.ascontiguousarray(integers), np.int8(0)),
+                (own.scale * scales.astype(np.float64)).astype(np.float32),
+            )
         if x in self._means:
             means = np.asarray(self._means[x]) / factors
             shift = mean_shift(data, integers, scales, means, groups)
-            wanted = graph.add(
-                ew.Add(),
-                result,
-                graph.constant(shift, f"{weights.name}/shift"),
-                name=f"{node.name}/corrected",
-                origin=node.origin,
-            )
-            graph.replace(result, wanted)
-            result = wanted
+            result = self._corrected(node, result, shift, f"{weights.name}/shift")
         if sums in self._levels:
             self._levels[result] = self._levels.pop(sums)
             if sums in self._means:
                 self._means[result] = self._means.pop(sums)
             self._integers[result] = self._quantize(result, node.origin or node.name)
+
+    def _corrected(self, node: Node, result: Value, shift: np.ndarray, name: str) -> Value:
+        """What is to be read in a product's place where a vector is added; a bias takes it in."""
+        graph = self._graph
+        bias = _bias_behind(result, graph.outputs)
+        if bias is not None:
+            both = (bias.data + shift).astype(np.float32)
+            add = next(iter(result.users))
+            given = [graph.constant(both, bias.name) if v is bias else v for v in add.inputs]
+            graph.set_inputs(add, given)
+            return result
+        wanted = graph.add(
+            ew.Add(),
+            result,
+            graph.constant(shift, name),
+            name=f"{node.name}/corrected",
+            origin=node.origin,
+        )
+        graph.replace(result, wanted)
+        return wanted
+
+
+def _bias_behind(value: Value, outputs: Iterable[Value]) -> Value | None:
+    """The constant, one number for each channel, that is all that a value's reader adds to it."""
+    if len(value.users) != 1 or value in outputs:
+        return None
+    (user,) = value.users
+    others = [v for v in user.inputs if v is not value]
+    if not isinstance(user.op, ew.Add) or len(others) != 1 or others[0].data is None:
+        return None
+    return others[0] if others[0].shape == value.shape[-1:] else None

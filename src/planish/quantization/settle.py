@@ -1,4 +1,4 @@
-"""From ranges to a graph of integers: what is asked for, what is possible, the rewrite."""
+"""From ranges to a graph of integers or FP8: what is asked for, what is possible, the rewrite."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ from dataclasses import dataclass
 
 from planish.errors import PrecisionError
 from planish.graph.graph import Graph, Node
+from planish.ops import MatMul
 from planish.precision.kinds import has_float32_work
-from planish.precision.permissions import INT8
+from planish.precision.permissions import FP8, INT8, QUANTIZED
 from planish.quantization.attention import quantizable_attentions
 from planish.quantization.given import check_complete
 from planish.quantization.ranges import Ranges
 from planish.quantization.rewrite import Quantized, is_product, missing_ranges, quantize
-from planish.quantization.scheme import Scheme
+from planish.quantization.scheme import FLOAT8, Scheme
 
 log = logging.getLogger("planish")
+
+
+_ABLE = {
+    INT8: "convolutions and matrix products by constant weights can, attention on some devices; "
+    "others follow them",
+    FP8: "matrix products by constant weights can; others follow them",
+}
+"""By precision what computes in it."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +47,28 @@ class Candidates:
     kept: Mapping[str, str]
 
 
+def ways(
+    graph: Graph, permitted: Collection[str], asked: Mapping[Node, str] | None = None
+) -> dict[Node, str]:
+    """What each product would be quantized to: "int8", or "fp8" for products of matrices where that
+    is permitted, or asked for (see `candidates`).
+    """
+    found = {}
+    for node in graph.nodes:
+        wanted = (asked or {}).get(node)
+        able = QUANTIZED if isinstance(node.op, MatMul) else (INT8,)
+        way = next((w for w in able if w in permitted and wanted not in {*QUANTIZED} - {w}), None)
+        if way is not None and is_product(node):
+            found[node] = way
+    return found
+
+
 def candidates(
     graph: Graph,
     asked: Mapping[Node, str],
     *,
     strict: bool = False,
     possible: Callable[[Node], bool] = is_product,
-    attentions: Collection[Node] = (),
 ) -> Candidates:
     """What may become of the layers of an optimised float32 graph.
 
@@ -57,8 +81,6 @@ def candidates(
         Whether a layer that cannot be quantized though it was asked for is an error.
     possible : callable
         Whether a node can be quantized.
-    attentions : collection of Node
-        What can be quantized, too.
 
     Raises
     ------
@@ -68,37 +90,49 @@ def candidates(
     free, forced, kept = [], [], {}
     for node in graph.nodes:
         wanted = asked.get(node)
-        if node in attentions or possible(node):
-            if wanted == INT8:
+        if possible(node):
+            if wanted in QUANTIZED:
                 forced.append(node.name)
             elif wanted is None:
                 free.append(node.name)
             else:
                 kept[node.name] = "layer_precision says so"
-        elif wanted == INT8 and strict and has_float32_work(node):
+        elif wanted in QUANTIZED and strict and has_float32_work(node):
             raise PrecisionError(
-                f"Layer {node.name!r} cannot compute in int8",
+                f"Layer {node.name!r} cannot compute in {wanted}",
                 where=node.origin or node.name,
-                why="convolutions and matrix products by constant weights can, attention on some "
-                "devices; others follow them",
+                why=_ABLE[wanted],
                 cure="leave it out of layer_precision=, or leave out strict_types=",
             )
     return Candidates(tuple(free), tuple(forced), kept)
 
 
 def quantize_layers(
-    graph: Graph, layers: Collection[str], ranges: Ranges, scheme: Scheme
+    graph: Graph,
+    layers: Collection[str],
+    ranges: Ranges,
+    scheme: Scheme,
+    float8: Collection[str] = (),
 ) -> Quantized:
-    """Quantizes products by their names, in place, as `scheme_of` the target says.
+    """Quantizes products by their names, in place, as `scheme_of` the target says, or to `float8`.
 
     Raises
     ------
     CalibrationError
         Tensors have no range; names them.
     """
-    wanted = set(layers)
-    products = [node for node in graph.nodes if node.name in wanted and is_product(node)]
-    check_complete(ranges, missing_ranges(graph, products, ranges))
+    wanted = [node for node in graph.nodes if node.name in layers and is_product(node)]
+    in_float8 = [node for node in wanted if node.name in float8]
+    others = [node for node in wanted if node.name not in float8]
+    check_complete(
+        ranges,
+        [
+            *missing_ranges(graph, in_float8, ranges, FLOAT8.is_ordered),
+            *missing_ranges(graph, others, ranges),
+        ],
+    )
     possible = quantizable_attentions(graph, ranges, scheme)
-    chosen = [found for softmax, found in possible.items() if softmax.name in wanted]
-    return quantize(graph, products, ranges, scheme, chosen)
+    chosen = [found for softmax, found in possible.items() if softmax.name in layers]
+    codes = quantize(graph, in_float8, ranges, FLOAT8)
+    levels = quantize(graph, others, ranges, scheme, chosen)
+    return Quantized((*codes.layers, *levels.layers), {**codes.levels, **levels.levels})

@@ -1,4 +1,4 @@
-"""Weights as int8, and what becomes of a layer's bias.
+"""Weights as int8 or codes of FP8, and what becomes of a layer's bias.
 
 Rounding shifts the mean of what a layer gives: every weight's error meets the mean of its input,
 and in a depthwise convolution after ReLU6 these few errors do not cancel. Two remedies cost nothing
@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from planish.quantization.scheme import scale_of
+from planish.ops.float8 import encode
+from planish.quantization.scheme import power_scale, scale_of
 
 OUTERMOST = 127
 """The outermost level of weights: -128 is not used, so that they are symmetric."""
@@ -50,6 +51,20 @@ def quantize_weights(
     return levels.reshape(weights.shape), scales
 
 
+def encode_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights as codes of FP8, each output channel (the last axis) with a scale of its own.
+
+    Returns
+    -------
+    codes : array of int8
+        Of the weights' shape.
+    scales : array of float32, ``[channels]``
+    """
+    largest = np.abs(weights).reshape(-1, weights.shape[-1]).max(axis=0, initial=0.0)
+    scales = np.array([power_scale(float(m)) for m in largest], np.float32)
+    return encode(weights / scales), scales
+
+
 def mean_shift(
     weights: np.ndarray, levels: np.ndarray, scales: np.ndarray, means: np.ndarray, groups: int
 ) -> np.ndarray:
@@ -59,7 +74,7 @@ def mean_shift(
     ----------
     weights : array of float32, ``[*window, C / groups, K]``
     levels, scales
-        As `quantize_weights` gave them.
+        As `quantize_weights` gave them; or what codes stand for, and their scales.
     means : array, ``[C]``
         Of the layer's input, by channel.
     groups : int

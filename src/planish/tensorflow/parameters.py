@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from planish.errors import InputError, PrecisionError
-from planish.precision.permissions import INT8, parse_precision, permit
+from planish.precision.permissions import parse_precision, permit
 from planish.targets.devices import find_target
 
 DEFAULT_TRT_MAX_WORKSPACE_SIZE_BYTES = 1 << 30
@@ -182,12 +182,14 @@ def settle_precision(params: Any, device: str) -> frozenset[str]:
     """
     mode = params.precision_mode.upper()
     target = find_target(device)
-    missing = mode == TrtPrecisionMode.INT8 and INT8 not in target.precisions
+    missing = mode in ("INT8", "FP8") and mode.lower() not in target.precisions
     if missing or mode == TrtPrecisionMode.FP8:
         raise PrecisionError(
             f"Precision {mode} is not available",
             where="precision_mode=",
-            why=f"this version has no kernels for it on {target.device}",
+            why=f"this version has no kernels for it on {target.device}"
+            if missing
+            else "engines inside TensorFlow do not have it yet; planish.build has it",
             cure='pass precision_mode="FP32"',
         )
     asked = parse_precision(mode.lower(), target.device, target.precisions)

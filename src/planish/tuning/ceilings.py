@@ -18,7 +18,8 @@ from planish.errors import PlanishError
 from planish.fusion.task import PRECISIONS, Task, make_task
 from planish.graph.graph import Graph
 from planish.graph.types import DType, TensorType
-from planish.ops.elementwise import ew
+from planish.ops.elementwise import Cast, ew
+from planish.ops.float8 import DecodeFloat8, MatMulFloat8, encode
 from planish.ops.matmul import MatMul
 from planish.ops.quantization import Dequantize, MatMulInteger, Quantize
 from planish.targets.base import Binding, Tactic
@@ -40,7 +41,7 @@ NOWHERE = Binding({})
 
 _DTYPES = {name: dtype for dtype, name in PRECISIONS.items()} | {"tf32": DType.FLOAT32}
 
-_INT8 = "int8"
+_INT8, _FP8 = "int8", "fp8"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def ceilings(target: Target, threads: int | None = None, measure: bool = True) -
         Without it what is not known yet is not measured, and the result is None.
     """
     threads = threads or target.threads
-    names = ("bytes", *sorted(target.precisions & {*_DTYPES, _INT8}))
+    names = ("bytes", *sorted(target.precisions & {*_DTYPES, _INT8, _FP8}))
     keys = {name: f"{target.timing_key} t{threads} ceiling {name}" for name in names}
     cache = TimingCache(cache_root() / "timing.sqlite")
     try:
@@ -126,6 +127,8 @@ def _probe(target: Target, name: str) -> _Probe:
         x = graph.input("x", TensorType((elements // 1024, 1024), DType.FLOAT32))
         graph.mark_output(graph.add(ew.Neg(), x), "y")
         task, work = make_task(graph.nodes), 8.0 * elements
+    elif name == _FP8:
+        task, work = _product_of_codes(graph, size), 2.0 * size**3
     elif name == _INT8:
         task, work = _product_of_bytes(graph, size, target), 2.0 * size**3
     else:
@@ -154,6 +157,16 @@ def _product_of_bytes(graph: Graph, size: int, target: Target) -> Task:
     info = np.iinfo(dtype.numpy)
     levels = graph.add(Quantize(dtype, int(info.min), int(info.max)), floats, one, none)
     graph.mark_output(levels, "y")
+    return make_task(graph.nodes, graph.nodes[0])
+
+
+def _product_of_codes(graph: Graph, size: int) -> Task:
+    """A product of codes of FP8, whose results are half floats."""
+    weights = np.random.default_rng(0).standard_normal((size, size), np.float32)
+    a = graph.input("a", TensorType((size, size), DType.INT8))
+    b, scale = graph.constant(encode(weights)), graph.constant(np.float32(1e-2))
+    y = graph.add(DecodeFloat8(), graph.add(MatMulFloat8(), a, b), scale)
+    graph.mark_output(graph.add(Cast(DType.FLOAT16), y), "y")
     return make_task(graph.nodes, graph.nodes[0])
 
 

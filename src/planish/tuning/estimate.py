@@ -8,6 +8,7 @@ from planish.fusion.task import Task
 from planish.graph.graph import Node
 from planish.ops.conv import Conv, ConvTranspose
 from planish.ops.elementwise import Elementwise
+from planish.ops.float8 import MatMulFloat8
 from planish.ops.matmul import MatMul
 from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding
@@ -42,7 +43,7 @@ def _own(node: Node, binding: Binding) -> float:
         source, filters = (v.type.bind(binding.symbols) for v in node.inputs[:2])
         taps, columns = math.prod(filters[:-2]), filters[-1] // node.op.groups
         return 2.0 * math.prod(source) * taps * columns
-    if isinstance(node.op, MatMul | MatMulInteger):
+    if isinstance(node.op, MatMul | MatMulFloat8 | MatMulInteger):
         a = node.inputs[0].type.bind(binding.symbols)
         return 2.0 * result * (a[-2] if node.op.transpose_a else a[-1])
     sources = [math.prod(v.type.bind(binding.symbols)) for v in node.inputs]

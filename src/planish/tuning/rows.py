@@ -17,6 +17,7 @@ from planish.graph.graph import Node
 from planish.ops.base import normalize_axis
 from planish.ops.conv import Conv, ConvTranspose
 from planish.ops.elementwise import Elementwise
+from planish.ops.float8 import MatMulFloat8
 from planish.ops.matmul import MatMul
 from planish.ops.normalization import LayerNorm, LogSoftmax, Softmax
 from planish.ops.operands import normalize_axes
@@ -74,7 +75,11 @@ def _following(node: Node) -> int:
     """How many of a node's inputs may have the rows of its output: filters never do."""
     if isinstance(node.op, Elementwise):
         return len(node.inputs)
-    return 2 if isinstance(node.op, MatMul | MatMulInteger) and node.output.type.rank > 2 else 1
+    return (
+        2
+        if isinstance(node.op, MatMul | MatMulFloat8 | MatMulInteger) and node.output.type.rank > 2
+        else 1
+    )
 
 
 def _by_itself(node: Node, binding: Binding, rows: int) -> bool:
@@ -98,7 +103,7 @@ def _by_itself(node: Node, binding: Binding, rows: int) -> bool:
         return True
     if isinstance(op, MatMulInteger) and math.prod(shapes[2]) > 1:  # zero points of rows
         return False
-    if isinstance(op, MatMul | MatMulInteger):
+    if isinstance(op, MatMul | MatMulFloat8 | MatMulInteger):
         return rank > 2 or not op.transpose_a
     if isinstance(op, Transpose):
         return op.perm[0] == 0

@@ -35,6 +35,8 @@ class Sample:
         The input's: different inputs hold different data.
     levels : bool
         Whether bytes are levels of quantized tensors, and take all values.
+    codes : bool
+        Whether bytes are codes of FP8, of numbers below 2.
     greatest : int
         1 suits any op, but for indices into a dimension of 1, which are 0.
     """
@@ -46,11 +48,15 @@ class Sample:
         number: int,
         levels: bool = False,
         greatest: int = 1,
+        codes: bool = False,
     ) -> None:
         self._layout = layout
         reach = _reach(layout.shape, layout.strides)
         start = APART * number % PERIOD
-        self.period = np.resize(_drawn(dtype, levels, greatest)[start:], min(reach, PERIOD))
+        drawn = _drawn(dtype, levels or codes, greatest)[start:]
+        if codes:
+            drawn = drawn & np.int8(~0x40)  # the first bit of the exponent
+        self.period = np.resize(drawn, min(reach, PERIOD))
 
     @property
     def ndim(self) -> int:

@@ -47,6 +47,8 @@ FOLLOWERS = {
     "cast": ("cast", "add", "clip"),
     "resize": ("resize", "concat", "conv"),
     "gather": ("reshape", "add", "cast"),
+    "encode_float8": ("mat_mul_float8", "mat_mul_float8", "transpose"),
+    "mat_mul_float8": ("decode_float8", "add"),
 }
 """What networks, and what importers make of them, put behind an op."""
 

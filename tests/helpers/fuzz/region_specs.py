@@ -97,6 +97,20 @@ def _conv_integer(d: Draft) -> Choice:
     return op, (x, w, *zeros)
 
 
+@spec("mat_mul_float8")
+def _mat_mul_float8(d: Draft) -> Choice:
+    inner, columns, finite = d.integer(1, 40), d.integer(1, 40), Domain(0, 126)
+    a = d.focus  # what was encoded
+    known = d.value(a) if a else None
+    if a and known and known.dtype is DType.INT8 and known.type.rank > 1:
+        inner = d.size(known.shape[-1])
+    else:
+        a = d.input([d.batch, d.integer(1, 8), inner], DType.INT8, finite)
+    turned = d.chance(0.4)
+    b = d.weight([columns, inner] if turned else [inner, columns], DType.INT8, finite)
+    return OPS["mat_mul_float8"](False, turned), (a, b)  # type: ignore[call-arg]
+
+
 def _number(d: Draft, value: float, dtype: DType = F32) -> Ref:
     return d.constant(np.asarray(value, dtype.numpy))
 
@@ -114,6 +128,16 @@ def _quantize(d: Draft) -> Choice:
 def _dequantize(d: Draft) -> Choice:
     x = d.pick(INTEGERS)
     return OPS["dequantize"](), (x, _number(d, 0.1), _number(d, d.one_of([0.0, 5.0])))
+
+
+@spec("encode_float8")
+def _encode_float8(d: Draft) -> Choice:
+    return OPS["encode_float8"](), (d.pick((F32,)), _number(d, d.one_of([0.25, 1.0, 0.3])))
+
+
+@spec("decode_float8")
+def _decode_float8(d: Draft) -> Choice:
+    return OPS["decode_float8"](), (d.pick((F32, DType.INT8)), _number(d, 0.25))
 
 
 @spec("snap_to_levels")

@@ -90,7 +90,7 @@ def strict_types(folder: Path) -> None:
     quick_engine(addition(), precision="fp16", layer_precision=layers, strict_types=True)
 
 
-@case("`calibration=` where INT8 is not permitted")
+@case("`calibration=` where INT8 and FP8 are not permitted")
 def calibration(folder: Path) -> None:
     quick_engine(addition(), calibration=ONES)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+PRECISIONS = frozenset({"fp32", "tf32", "fp16", "bf16", "int8"})
+"""What there are kernels for on every GPU."""
+
 
 @dataclass(frozen=True)
 class CudaMachine:
@@ -48,6 +51,11 @@ class CudaMachine:
     def overlaps(self) -> bool:
         """Whether a kernel's start may overlap the end of the one before it."""
         return self.capability >= (9, 0)
+
+    @property
+    def precisions(self) -> frozenset[str]:
+        """What there are kernels for; tensor cores take FP8 from Hopper on, as used here."""
+        return PRECISIONS | {"fp8"} if self.capability >= (9, 0) else PRECISIONS
 
     @property
     def code_key(self) -> str:

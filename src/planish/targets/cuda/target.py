@@ -53,7 +53,6 @@ TRITON = "3.6.0"
 class CudaTarget(Target):
     """Kernels generated with Triton, and those of NVIDIA's libraries, captured in CUDA graphs."""
 
-    precisions = frozenset({"fp32", "tf32", "fp16", "bf16", "int8"})
     symmetric_levels = True
     has_streams = True
     has_own_memory = True
@@ -65,6 +64,7 @@ class CudaTarget(Target):
         self.gpu = device
         self.machine: CudaMachine = device.machine()
         self.device = f"cuda:{device.ordinal}"
+        self.precisions = self.machine.precisions
         self.threads = 1
         generators = generator_version("cuda", f"triton {_triton_version()}")
         self.timing_key = f"{self.machine.timing_key} {generators}"

@@ -8,11 +8,12 @@ from collections.abc import Collection
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.conv import Conv, ConvTranspose
+from planish.ops.float8 import MatMulFloat8
 from planish.ops.matmul import MatMul
 from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding, Tactic
 
-Product = Conv | ConvTranspose | ConvInteger | MatMul | MatMulInteger
+Product = Conv | ConvTranspose | ConvInteger | MatMul | MatMulFloat8 | MatMulInteger
 
 WIDE = 16
 """Bytes that wide loads take."""
@@ -55,7 +56,7 @@ def extents(task: Task, binding: Binding) -> tuple[int, int, int, int]:
     op, symbols = task.anchor.op, binding.symbols
     shape = task.anchor.outputs[0].type.bind(symbols)
     a, b = (v.type.bind(symbols) for v in task.anchor.inputs[:2])
-    if isinstance(op, MatMul | MatMulInteger):
+    if isinstance(op, MatMul | MatMulFloat8 | MatMulInteger):
         shared = math.prod(b[:-2]) == 1
         rows = math.prod(shape[:-1]) if shared else shape[-2]
         return rows, a[-2] if op.transpose_a else a[-1], shape[-1], 1

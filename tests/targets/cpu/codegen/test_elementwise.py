@@ -21,6 +21,7 @@ from planish.ops.elementwise import (
     Select,
     ew,
 )
+from planish.ops.float8 import DecodeFloat8, EncodeFloat8
 from planish.ops.quantization import Dequantize
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.compile import emit_text
@@ -43,7 +44,9 @@ OPS_WITH_ATTRIBUTES = [
 SIMPLE = [
     op()
     for op in OPS.values()
-    if issubclass(op, Elementwise) and not fields(op) and op not in (Select, Dequantize)
+    if issubclass(op, Elementwise)
+    and not fields(op)
+    and op not in (Select, Dequantize, DecodeFloat8, EncodeFloat8)
 ]
 HALVES = (DType.FLOAT16, DType.BFLOAT16)
 

@@ -22,6 +22,7 @@ from planish.ops.elementwise import (
     Select,
     ew,
 )
+from planish.ops.float8 import DecodeFloat8, EncodeFloat8
 from planish.ops.quantization import Dequantize, ExactDiv, FakeQuant, Quantize, SnapToLevels
 
 pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
@@ -59,7 +60,7 @@ SIMPLE: list[Elementwise] = [
     for op in OPS.values()
     if issubclass(op, Elementwise)
     and not fields(op)
-    and op not in (Select, Dequantize)
+    and op not in (Select, Dequantize, DecodeFloat8, EncodeFloat8)
     and op.__module__.startswith("planish.ops")
 ]
 BY_CANCELLATION = ("mish", "softplus", "hard_sigmoid", "gelu")

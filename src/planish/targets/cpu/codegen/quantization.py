@@ -5,12 +5,15 @@ Their operands differ in dtype, or are more than three; `elementwise.emit` hands
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import llvmlite.ir as ir
 
 from planish.graph.types import DType
 from planish.ops.elementwise import Elementwise
+from planish.ops.float8 import GREATEST
 from planish.ops.quantization import FakeQuant, Quantize, SnapToLevels
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.casts import cast
@@ -90,10 +93,59 @@ def fake_quant(
     return f.mul(whole, scale)
 
 
+def encode_float8(
+    k: KernelBuilder, op: Elementwise, dtypes: Sequence[DType], lanes: int, *arguments: ir.Value
+) -> ir.Value:
+    """Codes of E4M3: the last bits of a sum below the least normal number, 2**-6; else exponent and
+    mantissa, shifted and rounded.
+    """
+    x, scale = arguments
+    f = Floats(k, F32, lanes)
+    quotient = f.div(x, scale)
+    size = f.min(k.intrinsic("fabs", quotient), f.c(GREATEST))
+    bits, signs = (k.b.bitcast(v, register_type(DType.INT32, lanes)) for v in (size, quotient))
+    whole = partial(k.constant, dtype=DType.INT32, lanes=lanes)
+    odd = k.b.and_(k.b.lshr(bits, whole(20)), whole(1))
+    rounded = k.b.lshr(k.b.add(k.b.add(bits, whole(0x7FFFF)), odd), whole(20))
+    normal = k.b.sub(rounded, whole(120 << 3))
+    sum_ = k.b.bitcast(f.add(size, f.c(float(1 << 14))), register_type(DType.INT32, lanes))
+    little = k.b.and_(sum_, whole(0xF))
+    code = k.b.select(f.lt(size, f.c(2.0**-6)), little, normal)
+    code = k.b.or_(code, k.b.and_(k.b.lshr(signs, whole(24)), whole(0x80)))
+    code = k.b.select(f.is_nan(quotient), whole(0x7F), code)
+    return k.b.trunc(code, register_type(DType.INT8, lanes))
+
+
+def decode_float8(
+    k: KernelBuilder, op: Elementwise, dtypes: Sequence[DType], lanes: int, *arguments: ir.Value
+) -> ir.Value:
+    """What codes of E4M3 stand for: a float's bits, of another exponent by 120; below the least
+    normal number, 2**-6, that is added and taken away again.
+    """
+    x, scale = arguments
+    f = Floats(k, F32, lanes)
+    if dtypes[0] is not DType.INT8:
+        return f.mul(x, scale)
+    whole = partial(k.constant, dtype=DType.INT32, lanes=lanes)
+    wide = k.b.zext(x, register_type(DType.INT32, lanes))
+    size = k.b.and_(wide, whole(0x7F))
+    little = k.b.icmp_unsigned("<", size, whole(8))
+    shift = k.b.select(little, whole(121 << 23), whole(120 << 23))
+    shifted = k.b.bitcast(k.b.add(k.b.shl(size, whole(20)), shift), register_type(F32, lanes))
+    number = f.sub(shifted, k.b.select(little, f.c(2.0**-6), f.c(0.0)))
+    sign = k.b.shl(k.b.and_(wide, whole(0x80)), whole(24))
+    number = k.b.or_(k.b.bitcast(number, register_type(DType.INT32, lanes)), sign)
+    number = k.b.bitcast(number, register_type(F32, lanes))
+    is_nan = k.b.icmp_unsigned("==", size, whole(0x7F))
+    return f.mul(k.b.select(is_nan, f.c(math.nan), number), scale)
+
+
 RULES: dict[str, Callable[..., ir.Value]] = {
     "quantize": quantize,
     "dequantize": dequantize,
     "snap_to_levels": snap_to_levels,
     "fake_quant": fake_quant,
+    "encode_float8": encode_float8,
+    "decode_float8": decode_float8,
 }
 """By the op's name: ``rule(k, op, dtypes of the arguments, lanes, *arguments)``."""

@@ -60,6 +60,34 @@ def _byte_to_float(k: Source, value: str, source: DType) -> str:
     return f"{t}.to(tl.float32, bitcast=True) - {float((1 << 23) + 128 * signed)}"
 
 
+def float_to_code(k: Source, value: str) -> str:
+    """A float32 as an int8 code of E4M3: see `planish.ops.float8.encode`.
+
+    Hopper has an instruction. Elsewhere the last bits of a sum are the code of what is below the
+    least normal number, 2**-6, and else exponent and mantissa are shifted and rounded.
+    """
+    bits = f"({value}).to(tl.int32, bitcast=True)"
+    size = k.let("size", f"tl.minimum(tl.abs({value}), 448.0)")
+    whole = k.let("bits", f"{size}.to(tl.int32, bitcast=True)")
+    normal = f"(({whole} + 0x7FFFF + (({whole} >> 20) & 1)) >> 20) - {120 << 3}"
+    little = f"({size} + 16384.0).to(tl.int32, bitcast=True) & 0xF"
+    code = k.let("code", f"tl.where({size} < 0.015625, {little}, {normal})")
+    signed = f"{code} | (({bits} >> 24) & 0x80)"
+    text = f"tl.where({value} == {value}, {signed}, 0x7F).to(tl.int8)"
+    return k.either("t", text, f"({value}).to(tl.float8e4nv).to(tl.int8, bitcast=True)")
+
+
+def code_to_float(k: Source, value: str) -> str:
+    """What an int8 code of E4M3 stands for, as float32: a half float's bits, of another exponent
+    by 8.
+    """
+    wide = k.let("wide", f"({value}).to(tl.int16)")
+    bits = f"((({wide} & 0x7F) << 7) | (({wide} & 0x80) << 8)).to(tl.float16, bitcast=True)"
+    nan = 'float("nan")'
+    text = f"tl.where(({wide} & 0x7F) == 0x7F, {nan}, {bits}.to(tl.float32) * 256.0)"
+    return k.either("t", text, f"({value}).to(tl.float8e4nv, bitcast=True).to(tl.float32)")
+
+
 def byte_to_short(k: Source, value: str, source: DType) -> str:
     """A byte as int16, of which Hopper compares two at once."""
     low, high = ("0x9180", "0xB3A2") if is_signed(source) else ("0x4140", "0x4342")

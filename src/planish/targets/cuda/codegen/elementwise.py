@@ -81,7 +81,8 @@ def emit(
         slots.append(name)
     constants = [leaf.constant for leaf in expression.leaves]
     rounded = [True] * len(slots)
-    makes_levels = any(step.op.name == "quantize" for step in expression.instructions)
+    names = {step.op.name for step in expression.instructions}
+    makes_levels = not names.isdisjoint(quantization.LEVELS)
     for step in expression.instructions:
         name = step.op.name
         if name in _JUMPS:

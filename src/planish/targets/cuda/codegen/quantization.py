@@ -1,14 +1,17 @@
-"""The elementwise ops of quantization, as Triton text: each rounding where the references round."""
+"""The elementwise ops of quantization and FP8, as Triton text: each rounding where the references
+round.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from planish.graph.types import DType
 from planish.targets.cuda.codegen import floats
-from planish.targets.cuda.codegen.casts import cast, finite_to_byte
+from planish.targets.cuda.codegen.casts import cast, code_to_float, finite_to_byte, float_to_code
 from planish.targets.cuda.codegen.floats import (
     between,
     exact_product,
@@ -16,7 +19,7 @@ from planish.targets.cuda.codegen.floats import (
     maximum,
     minimum,
 )
-from planish.targets.cuda.codegen.literals import Step, storage_type
+from planish.targets.cuda.codegen.literals import Step, constant, storage_type
 
 _BEYOND = float(1 << 20)
 """More than any level of a byte."""
@@ -110,6 +113,20 @@ def _gelu(s: Step, x: str) -> str:
     return floats.RULES["gelu"](s, x) if s.op.approximate else floats.without_tail(s, x, _TAIL)
 
 
+def _encode_float8(s: Step, x: str, scale: str) -> str:
+    known = s.constants[1]
+    if known is not None and math.frexp(known)[0] == 0.5 and 1 / known <= _BEYOND:
+        return float_to_code(s.k, s.let(f"({x}) * {constant(1 / known, DType.FLOAT32)}"))
+    return float_to_code(s.k, s.let(exact_quotient(s, x, scale)))
+
+
+def _decode_float8(s: Step, x: str, scale: str) -> str:
+    return f"({code_to_float(s.k, x) if s.dtypes[0] is DType.INT8 else x}) * {scale}"
+
+
+LEVELS = ("quantize", "encode_float8")
+"""Ops that make levels or codes: what comes before them may be computed as `OF_LEVELS` says."""
+
 OF_LEVELS: dict[str, Callable[..., str]] = {
     "mul": _scaled,
     "gelu": _gelu,
@@ -121,5 +138,7 @@ RULES: dict[str, Callable[..., str]] = {
     "dequantize": _dequantize,
     "snap_to_levels": _snap_to_levels,
     "fake_quant": _fake_quant,
+    "encode_float8": _encode_float8,
+    "decode_float8": _decode_float8,
 }
 """By the op's name: ``rule(step, *operands)`` gives an expression."""

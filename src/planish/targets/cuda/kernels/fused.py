@@ -21,6 +21,7 @@ from planish.graph.types import DType
 from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding, Layout
 from planish.targets.cuda.codegen.elementwise import (
+    INEXACT,
     UNKNOWN,
     Facts,
     compute_type,
@@ -211,7 +212,10 @@ def bind_work(
 def facts_of(fused: Fused, sources: Sequence[Value | None], task: Task) -> Facts:
     """What constants tell of an expression that makes levels."""
     expression = fused.expression
-    if not any(step.op.name == "quantize" for step in expression.instructions):
+    names = {step.op.name for step in expression.instructions}
+    if "encode_float8" in names:
+        return INEXACT
+    if "quantize" not in names:
         return UNKNOWN
     finite = _is_finite(expression, sources)
     return Facts(

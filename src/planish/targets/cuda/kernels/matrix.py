@@ -155,6 +155,7 @@ class MatrixTactic(AnchoredTactic):
             zero=problem.zero,
             pixels=problem.pixels,
             neighbours=self._neighbours,
+            codes=problem.codes,
         )
         pointers.append(problem.right_value or Constant(0))
         if kernel.is_corrected:

@@ -275,6 +275,7 @@ def _plain_tiles(shape: Shape, passes: int) -> Iterator[Tile]:
         depths = depths[:2]
     elif shape.size <= 2:
         depths.append(DEEPEST)
+    narrow = 32 if shape.rows <= 16 else 16  # less than 16 by 32 is no tile
     for depth in depths:
         if depth > 32 and depth >= 2 * shape.depth:
             continue
@@ -283,7 +284,7 @@ def _plain_tiles(shape: Shape, passes: int) -> Iterator[Tile]:
                 if rows > 16 and rows >= 2 * shape.rows:
                     continue
                 for columns in COLUMNS:
-                    if columns > 16 and columns >= 2 * shape.columns:
+                    if columns > narrow and columns >= 2 * shape.columns:
                         continue
                     yield Tile(rows, columns, depth, walk=walk, passes=passes)
 

@@ -58,6 +58,8 @@ class MatrixKernel(TritonKernel):
         the result has an axis for them before the columns'.
     neighbours : int
         The columns that four threads share, multiplied in the order of `regrouped`; 0: in theirs.
+    codes : bool
+        Whether bytes are codes of FP8: their products are summed in float32.
     """
 
     family = "matrix"
@@ -77,6 +79,7 @@ class MatrixKernel(TritonKernel):
     zero: int = 0
     pixels: int = 0
     neighbours: int = 0
+    codes: bool = False
 
     @property
     def factor(self) -> DType:
@@ -86,7 +89,7 @@ class MatrixKernel(TritonKernel):
     @property
     def sums(self) -> DType:
         """What products are summed in."""
-        return DType.INT32 if self.dtype in BYTES else DType.FLOAT32
+        return DType.INT32 if self.dtype in BYTES and not self.codes else DType.FLOAT32
 
     @property
     def is_corrected(self) -> bool:

@@ -14,6 +14,7 @@ from planish.graph.dims import evaluate
 from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.ops.conv import Conv
+from planish.ops.float8 import MatMulFloat8
 from planish.ops.matmul import MatMul
 from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding, Layout
@@ -35,7 +36,7 @@ DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
 BYTES = (DType.INT8, DType.UINT8)
 
 Convolution = Conv | ConvInteger
-Product = MatMul | MatMulInteger
+Product = MatMul | MatMulFloat8 | MatMulInteger
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Problem:
         The zero point of the left factor.
     pixels : int
         Pixels of the result that a row holds, if not 0: then the result has an axis for them.
+    codes : bool
+        Whether bytes are codes of FP8.
     """
 
     rows: int
@@ -79,6 +82,7 @@ class Problem:
     result_values: tuple[Value, ...]
     zero: int = 0
     pixels: int = 0
+    codes: bool = False
 
     @property
     def taps(self) -> tuple[int, int]:
@@ -109,7 +113,9 @@ def understood(task: Task) -> bool:
     if isinstance(anchor.op, ConvInteger | MatMulInteger):
         if not _has_known_levels(task):
             return False
-    elif x.dtype not in DTYPES or w.dtype is not x.dtype:
+    elif not isinstance(anchor.op, MatMulFloat8) and (
+        x.dtype not in DTYPES or w.dtype is not x.dtype
+    ):
         return False
     if isinstance(anchor.op, Convolution):
         return anchor.op.groups == 1 and len(anchor.op.strides) in (1, 2) and w.is_constant
@@ -357,6 +363,7 @@ def _matmul(task: Task, binding: Binding) -> Problem:
         result=result,
         result_values=result_values,
         zero=zero_of(task),
+        codes=isinstance(op, MatMulFloat8),
     )
 
 

@@ -81,6 +81,11 @@ class MatrixWriter:
             self.right_at = "[:, None]", "[None, :]"
 
     def write(self) -> None:
+        if self.kernel.codes:
+            first = self.right_pointer if self.kernel.is_left_computed else self.left_pointer
+            for number in range(first, self.right_pointer + 1):
+                cast = f"p{number}.to(tl.pointer_type(tl.float8e4nv), bitcast=True)"
+                self.k.line(f"p{number} = {cast}")
         if self.tile.is_persistent:
             self._write_persistent()
         else:
@@ -341,7 +346,7 @@ class MatrixWriter:
             else:
                 mask = f"{step.exists}{depth}" if step.exists and along else ""
             where = pointer + self._inner_offset(step, item.strides)
-            around = kernel.zero if plain else 0
+            around = "0.0" if kernel.codes and plain else kernel.zero if plain else 0
             masked = f", mask={mask}, other={around}" if mask else ""
             typed = "" if plain else f".to({compute_type(leaf.dtype)})"
             leaves.append(k.let("a", f"tl.load({where}{masked}){typed}"))
@@ -429,7 +434,8 @@ class MatrixWriter:
         masks = [f"{step.exists}{depth}"] if step.exists else []
         if self._masked_columns:
             masks.append(f"(column < {self.kernel.columns}){columns}")
-        masked = f", mask={' & '.join(masks)}, other=0" if masks else ""
+        around = "0.0" if self.kernel.codes else "0"
+        masked = f", mask={' & '.join(masks)}, other={around}" if masks else ""
         stride = right.strides[-2] * block
         start = "step.to(tl.int64)" if right.wide else "step"
         value = self.k.let("b", f"tl.load({pointers} + {start} * {stride}{masked})")
@@ -444,6 +450,8 @@ class MatrixWriter:
             wide = storage_type(self.kernel.sums)
             return f"total + {a}.to({wide}) * {b}.to({wide})"
         how = ", out_dtype=tl.int32" if self.kernel.sums is DType.INT32 else ""
+        if self.kernel.codes and self.kernel.is_left_computed:
+            a = f"{a}.to(tl.float8e4nv, bitcast=True)"
         if self.kernel.dtype is DType.FLOAT32:
             precision = {0: "ieee", 1: "tf32", 3: "tf32x3"}[self.tile.passes]
             how = f', input_precision="{precision}"'
