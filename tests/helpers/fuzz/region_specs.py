@@ -99,7 +99,7 @@ def _conv_integer(d: Draft) -> Choice:
 
 @spec("mat_mul_float8")
 def _mat_mul_float8(d: Draft) -> Choice:
-    inner, columns, finite = d.integer(1, 40), d.integer(1, 40), Domain(0, 126)
+    inner, columns, finite = d.integer(1, 40), d.integer(1, 40), Domain(0, 63)
     a = d.focus  # what was encoded
     known = d.value(a) if a else None
     if a and known and known.dtype is DType.INT8 and known.type.rank > 1:
