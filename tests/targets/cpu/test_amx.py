@@ -130,3 +130,4 @@ def test_times_with_tiles_are_times_of_another_machine() -> None:
     with_tiles = replace(host(), isa="avx512", features=(*host().features, *FEATURES))
     assert with_tiles.timing_key != with_tiles.without_tiles().timing_key
     assert with_tiles.code_key != with_tiles.without_tiles().code_key
+    assert with_tiles.restricted("avx512") == with_tiles.without_tiles()

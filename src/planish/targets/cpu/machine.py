@@ -109,9 +109,11 @@ class Machine:
         return replace(self, features=kept)
 
     def restricted(self, isa: str) -> Machine:
-        """The same machine as if it had only the given instruction set ("avx2")."""
+        """The same machine as if it had only the given instruction set: "avx2", or "avx512", which
+        is its own without tiles.
+        """
         if isa == self.isa:
-            return self
+            return self.without_tiles()
         if self.isa != "avx512" or isa != "avx2":
             raise DeviceError(
                 f"This machine cannot run code for {isa}",
@@ -153,7 +155,8 @@ def generic(isa: str) -> Machine:
 
 @cache
 def host() -> Machine:
-    """The machine this process runs on; ``PLANISH_CPU_ISA=avx2`` restricts it.
+    """The machine this process runs on; ``PLANISH_CPU_ISA=avx2`` restricts it, and so does
+    ``=avx512`` where there are tiles.
 
     Linux gives tiles (AMX) only to processes that ask for them; where it refuses, the machine is
     described without.
