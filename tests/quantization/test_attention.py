@@ -208,7 +208,7 @@ class TestWhich:
         graph = encoder()
         assert not quantizable_attentions(graph, observed(graph), scheme)  # type: ignore[arg-type]
 
-    def test_other_dtypes(self) -> None:
+    def test_what_is_quantized_already(self) -> None:
         graph = encoder()
         (node,) = attentions(graph)
         node.op = QuantizedSoftmax(3, 255)

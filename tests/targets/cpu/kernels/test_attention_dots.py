@@ -23,7 +23,6 @@ from planish.errors import PlanError
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.targets.base import Binding
-from planish.targets.cpu.codegen.dot import BYTES, HALVES
 from planish.targets.cpu.kernels.attention import AttentionFamily
 from planish.targets.cpu.kernels.attention_dots import AttentionDotsFamily, AttentionDotsTactic
 from planish.targets.cpu.machine import Machine, generic, host
@@ -263,9 +262,6 @@ class TestOffers:
         assert not list(AttentionDotsFamily().tactics(task, Binding({})))
         with pytest.raises(PlanError):
             AttentionDotsFamily().restore(task, {})
-
-    def test_dots(self):
-        assert {BYTES.group, HALVES.group} == {4, 2}
 
 
 class TestLevelsAsFloats:
