@@ -86,6 +86,20 @@ def test_rows_and_channels_that_lie_apart() -> None:
     check(task, rng, binding=Binding({}, layouts))
 
 
+def test_small_tiles_come_first_where_there_is_little_to_sum() -> None:
+    """The end of a tall tile would not be done beside the next one's products."""
+    rng = np.random.default_rng(3)
+    features = (*generic("avx512").features, "+avx512vnni")
+    family = IntegerMatrixFamily(replace(generic("avx512"), features=features))
+
+    def first(depth: int) -> int:
+        task = conv_task(rng, shape=(1, 28, 28, depth), filters=256, window=1, residual=True)
+        best = next(iter(family.tactics(task, Binding({}))))
+        return best.pixels * best.vectors
+
+    assert first(64) <= 16 < first(4096)
+
+
 def test_computed_weights_are_left_to_others() -> None:
     graph = Graph()
     a = graph.input("a", TensorType((4, 8), U8))

@@ -18,9 +18,10 @@ from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.matmul import MatMul
 from planish.targets.base import Binding, Tactic
+from planish.targets.cpu.codegen.dot import dot_of
 from planish.targets.cpu.kernels.dot_matrix import DotMatrixTactic, candidates, geometry
 from planish.targets.cpu.kernels.family import MachineFamily
-from planish.targets.cpu.kernels.matrix import checked_tile, estimate
+from planish.targets.cpu.kernels.matrix import checked_tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +67,7 @@ class BfloatMatrixFamily(MachineFamily):
         if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
             return
         machine = self.machine
-        tiles = candidates(g, machine, (False, True))
-        for tile in sorted(tiles, key=lambda tile: estimate(g, tile, machine)):
+        for tile in candidates(g, machine, dot_of(machine, DType.BFLOAT16), (False, True)):
             tactic = BfloatMatrixTactic(task, machine, *tile)
             if tactic.accepts(binding):
                 yield tactic

@@ -18,11 +18,25 @@ from planish.targets.cpu.kernels.dot_gemm import DotGemmKernel, groups_of
 from planish.targets.cpu.kernels.gemm import GemmKernel
 from planish.targets.cpu.kernels.geometry import Geometry, conv_geometry, matmul_geometry
 from planish.targets.cpu.kernels.matrix import MatrixTactic, Tile, pixel_tiles
-from planish.targets.cpu.kernels.register_tile import most_pixels, unrolled
+from planish.targets.cpu.kernels.register_tile import most_pixels, step_cycles, unrolled
 from planish.targets.cpu.machine import Machine
 
 MARGIN = 64
 """Bytes of scratch behind the last pixel: its last group is read whole."""
+LIMIT = 40
+"""Tiles offered."""
+WIDEST = 4
+"""Vectors of channels of a tile."""
+START = 14
+"""Cycles until a tile's sums are under way."""
+END = 10
+"""Instructions that make bytes of a vector of sums."""
+WINDOW = 120
+"""Instructions of a tile's end that a processor does beside the next tile's products."""
+WIDTH = 4
+"""Instructions of the others in a cycle."""
+OF_L2 = 256
+"""Bytes of weights from the second-level cache for which products wait a cycle."""
 
 
 class DotMatrixTactic(MatrixTactic):
@@ -93,14 +107,54 @@ def geometry(task: Task, binding: Binding) -> Geometry | None:
     return conv_geometry(task, binding) or matmul_geometry(task, binding)
 
 
-def candidates(g: Geometry, machine: Machine, ways: Sequence[bool]) -> Iterator[Tile]:
+def candidates(g: Geometry, machine: Machine, dot: Dot, ways: Sequence[bool]) -> list[Tile]:
     """The likely best first; `ways` are the possible values of `packed`."""
     needed = ceil(g.channels, machine.lanes)
-    # vectors beyond the last channel are multiplied in vain, and short numbers stored with masks
-    widths = sorted(range(1, min(needed, 4) + 1), key=lambda v: (-needed % v, abs(v - 2)))
-    for vectors in widths:
-        most = most_pixels(vectors, machine)
-        for pixels, tail in pixel_tiles(g.columns, most):
-            for packed in ways:
-                for outer in (False, True) if needed > vectors else (False,):
-                    yield pixels, vectors, tail, outer, packed
+    tiles = [
+        (pixels, vectors, tail, outer, packed)
+        for vectors in range(1, min(needed, WIDEST) + 1)
+        for pixels, tail in _heights(g.columns, most_pixels(vectors, machine))
+        for packed in ways
+        for outer in ((False, True) if needed > vectors else (False,))
+    ]
+    return sorted(tiles, key=lambda tile: estimate(g, tile, dot, machine))[:LIMIT]
+
+
+def _heights(columns: int, most: int) -> Iterator[tuple[int, int]]:
+    """Tiles' pixels and tails: as for other numbers, and half of the tallest. The end of a small
+    tile, bytes above all, takes as long as its products, and is done beside the next one's.
+    """
+    yield from pixel_tiles(columns, most)
+    half = most // 2
+    if 1 < half < columns:
+        yield half, 0
+
+
+def estimate(g: Geometry, tile: Tile, dot: Dot, machine: Machine) -> float:
+    """Roughly, cycles of one core: ranks tactics where nothing was measured yet.
+
+    What a tile's end takes is from times of ResNet50's layers, on a core of AMD Zen 5.
+    """
+    pixels, vectors, tail, pixels_outer, packed = tile
+    window = g.window[0] * g.window[1]
+    depth = ceil(g.depth * window, dot.group)
+    blocks = ceil(g.channels, vectors * machine.lanes)
+    heights = [pixels] * (g.columns // pixels)
+    if g.columns % pixels:
+        heights.append(tail or pixels)
+    of_tile = {height: _cycles(height, vectors, depth) for height in set(heights)}
+    rows = g.batch * g.rows * g.groups
+    cycles = rows * blocks * sum(of_tile[height] for height in heights)
+    if packed:
+        cycles += 3 * g.batch * g.height * g.width * g.depth * g.groups / machine.lanes
+    weights = 4 * depth * vectors * machine.lanes
+    if weights * (blocks if pixels_outer else 1) > machine.l1 // 2:  # read again for every tile
+        cycles += rows * len(heights) * blocks * weights / OF_L2
+    return cycles
+
+
+def _cycles(pixels: int, vectors: int, depth: int) -> float:
+    """Of a tile, in registers."""
+    sums = pixels * vectors
+    beyond = max(END * sums - WINDOW, 0)
+    return depth * step_cycles(pixels, vectors) + sums + START + beyond / WIDTH

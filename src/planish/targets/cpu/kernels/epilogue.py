@@ -7,7 +7,7 @@ Winograd's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import llvmlite.ir as ir
 
@@ -15,6 +15,9 @@ from planish.fusion.expression import Expression
 from planish.graph.types import DType
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.elementwise import emit
+
+LINE = 64
+"""Bytes that caches load at once."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,16 @@ class Operand:
 
 @dataclass(frozen=True)
 class Lie:
-    """Where an operand or output lies: pointer, and strides of batch, group, row and column."""
+    """Where an operand or output lies: pointer, and strides of batch, group, row and column.
+
+    A column's may be known, so that the pixels of a tile are at known distances.
+    """
 
     pointer: ir.Value
     batch: ir.Value
     group: ir.Value
     row: ir.Value
-    column: ir.Value
+    column: ir.Value | int
 
     def start(
         self, k: KernelBuilder, batch: ir.Value, group: ir.Value, row: ir.Value, column: ir.Value
@@ -94,6 +100,9 @@ class Epilogue:
         Its results go to the outputs in order.
     operands : tuple
         For each leaf an `Operand`, or None for the accumulator and constants.
+    columns : tuple of int
+        From a pixel to the next in its row, in elements: of each output, then of each operand in
+        memory. Empty: only known at run time.
     """
 
     def __init__(
@@ -102,10 +111,17 @@ class Epilogue:
         arguments: Arguments,
         expression: Expression,
         operands: Sequence[Operand | None],
+        columns: Sequence[int] = (),
     ) -> None:
         self._k, self._expression, self._kinds = k, expression, operands
-        self._outputs = [arguments.lie() for _ in expression.results]
-        self._operands = arguments.lies(operands)
+        known = iter(columns)
+
+        def lie() -> Lie:
+            found = arguments.lie()
+            return replace(found, column=next(known)) if columns else found
+
+        self._outputs = [lie() for _ in expression.results]
+        self._operands = [lie() if operand else None for operand in operands]
 
     def at(
         self, batch: ir.Value, group: ir.Value, row: ir.Value, column: ir.Value
@@ -125,10 +141,11 @@ class Epilogue:
     def ask(
         self,
         starts: Sequence[ir.Value | None],
-        shift: Callable[[Lie], ir.Value],
+        shift: Callable[[Lie], ir.Value | int],
         channel: ir.Value,
+        vectors: int,
     ) -> None:
-        """Asks for the operands that `apply` will load with these arguments.
+        """Asks for the operands that `apply` will load for so many vectors of channels.
 
         A residual was written layers ago: it comes from memory, or from a cache that cores share.
         Into the second-level cache, since pixels of many channels compete for sets of the first.
@@ -137,13 +154,20 @@ class Epilogue:
         for lie, start, operand in zip(self._operands, starts, self._kinds, strict=False):
             if operand and operand.by_pixel and operand.channel_stride:
                 assert lie and start is not None
-                where = k.add(k.add(start, shift(lie)), channel)
-                k.prefetch(k.offset(lie.pointer, where, operand.dtype), locality=2)
+                dtype = operand.dtype
+                pointer = self._place(lie, k.add(start, channel), shift(lie), dtype)
+                line = max(LINE // dtype.size, k.lanes)
+                for element in range(0, vectors * k.lanes, line):
+                    k.prefetch(k.offset(pointer, element, dtype), locality=2)
+
+    def _place(self, lie: Lie, start: ir.Value, shift: ir.Value | int, dtype: DType) -> ir.Value:
+        """A pointer so far from where pixels start."""
+        return self._k.offset(self._k.offset(lie.pointer, start, dtype), shift, dtype)
 
     def apply(
         self,
         starts: Sequence[ir.Value | None],
-        shift: Callable[[Lie], ir.Value],
+        shift: Callable[[Lie], ir.Value | int],
         channel: ir.Value,
         sums: ir.Value,
         mask: ir.Value | None,
@@ -157,11 +181,11 @@ class Epilogue:
         def load(index: int, operand: Operand) -> ir.Value:
             lie, start = self._operands[index], starts[index]
             assert lie and start is not None
-            where = k.add(start, shift(lie)) if operand.by_pixel else start
+            distance = shift(lie) if operand.by_pixel else 0
             if operand.channel_stride == 0:
-                element = k.load(k.offset(lie.pointer, where, operand.dtype), operand.dtype)
-                return k.splat(element, lanes)
-            pointer = k.offset(lie.pointer, k.add(where, channel), operand.dtype)
+                pointer = self._place(lie, start, distance, operand.dtype)
+                return k.splat(k.load(pointer, operand.dtype), lanes)
+            pointer = self._place(lie, k.add(start, channel), distance, operand.dtype)
             return k.load(pointer, operand.dtype, lanes, mask=mask)
 
         leaves: list[ir.Value | None] = []
@@ -181,5 +205,5 @@ class Epilogue:
         ):
             assert start is not None
             dtype = expression.dtype(slot)
-            where = k.add(k.add(start, shift(lie)), channel)
-            k.store(result, k.offset(lie.pointer, where, dtype), dtype, lanes, mask=mask)
+            pointer = self._place(lie, k.add(start, channel), shift(lie), dtype)
+            k.store(result, pointer, dtype, lanes, mask=mask)

@@ -80,6 +80,8 @@ class GemmKernel(CpuKernel):
         Its results go to the outputs in order.
     operands : tuple
         For each leaf of the epilogue an `Operand`, or None for the accumulator and constants.
+    columns_apart : tuple of int
+        Elements from a pixel to the next, in each output and in each operand in memory.
     pack : Pack or None
         None: the activations are read in place.
     prefetch : int
@@ -102,6 +104,7 @@ class GemmKernel(CpuKernel):
     unroll: int
     epilogue: Expression
     operands: tuple[Operand | None, ...]
+    columns_apart: tuple[int, ...] = ()
     pack: Pack | None = None
     prefetch: int = 0
     tiles: int = 0
@@ -132,7 +135,9 @@ class GemmWriter:
         pack_params = arguments.params(self.pack_params) if kernel.pack else {}
         self.source = arguments.pointer()
         self.weights = arguments.pointer()
-        self.epilogue = Epilogue(k, arguments, kernel.epilogue, kernel.operands)
+        self.epilogue = Epilogue(
+            k, arguments, kernel.epilogue, kernel.operands, kernel.columns_apart
+        )
         self.packer = self._packer(pack_params, arguments)
 
     def _packer(self, params: dict[str, ir.Value], arguments: Arguments) -> RowPacker | None:
@@ -218,8 +223,7 @@ class GemmWriter:
         channel = k.mul(block, kernel.vectors * lanes)
         starts = self.epilogue.at(self.batch, self.group, row, column)
         for pixel in range(pixels):
-            for vector in range(kernel.vectors):
-                self.epilogue.ask(starts, partial(_along, k, pixel), k.add(channel, vector * lanes))
+            self.epilogue.ask(starts, partial(_along, k, pixel), channel, kernel.vectors)
         sums = self._accumulate(pixels, source, weights, self._later(column, weights))
         masks: list[ir.Value | None] = [None] * kernel.vectors
         if kernel.masked:
@@ -306,5 +310,5 @@ class GemmWriter:
                 )
 
 
-def _along(k: KernelBuilder, pixels: int, lie: Lie) -> ir.Value:
+def _along(k: KernelBuilder, pixels: int, lie: Lie) -> ir.Value | int:
     return k.mul(lie.column, pixels)

@@ -99,6 +99,11 @@ class Geometry:
                 places.append(place)
         return tuple(values), tuple(n for place in places for n in place.params)
 
+    @property
+    def columns_apart(self) -> tuple[int, ...]:
+        """From a pixel to the next, in each output and in each operand in memory."""
+        return tuple(p.column for p in (*self.outputs, *self.operands) if p)
+
     def flattened(self) -> Geometry:
         """The same problem with as few batches and rows as the strides allow (matrices only)."""
         if not self.is_matrix or self.strides != (1, 1):

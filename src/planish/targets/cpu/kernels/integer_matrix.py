@@ -136,8 +136,9 @@ class IntegerMatrixFamily(MachineFamily):
         g = geometry(task, binding)
         if g is None or g.depth == g.channels == 1 < g.groups:
             return
-        ways = (False, True) if _dot_for(task, machine) == BYTES else (True,)
-        for tile in candidates(g, machine, ways):
+        dot = _dot_for(task, machine)
+        ways = (False, True) if dot == BYTES else (True,)
+        for tile in candidates(g, machine, dot, ways):
             tactic = IntegerMatrixTactic(task, machine, *tile)
             if tactic.accepts(binding):
                 yield tactic

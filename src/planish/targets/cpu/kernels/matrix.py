@@ -172,6 +172,7 @@ class MatrixTactic(Tactic):
             unroll=unrolled(run, steps),
             epilogue=task.epilogue.expression,
             operands=operand_kinds(task.epilogue, task, last_axis, binding),
+            columns_apart=g.columns_apart,
             pack=pack,
             prefetch=PREFETCH if 8 * block > self.machine.l1 else 0,
             tiles=self._tiles(g, cut),

@@ -229,8 +229,7 @@ class StrassenWriter:
         for start in starts:
             with k.loop(0, self.kernel.half) as rows:
                 at = self._at(start, rows.index)
-                for vector in range(2 * self.kernel.vectors):
-                    self.epilogue.ask(at, _stay, k.add(channel, vector * k.lanes))
+                self.epilogue.ask(at, _stay, channel, 2 * self.kernel.vectors)
 
     def _finish(self, starts: tuple[ir.Value, ir.Value], pair: ir.Value) -> None:
         """The epilogue over the quadrants of the result."""
