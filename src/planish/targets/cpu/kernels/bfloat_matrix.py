@@ -18,8 +18,7 @@ from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.matmul import MatMul
 from planish.targets.base import Binding, Tactic
-from planish.targets.cpu.codegen.dot import dot_of
-from planish.targets.cpu.kernels.dot_matrix import DotMatrixTactic, candidates, geometry
+from planish.targets.cpu.kernels.dot_matrix import SMALLEST, DotMatrixTactic, candidates, geometry
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.matrix import checked_tile
 
@@ -66,9 +65,9 @@ class BfloatMatrixFamily(MachineFamily):
         g = geometry(task, binding) if understood(task) else None
         if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
             return
-        machine = self.machine
-        for tile in candidates(g, machine, dot_of(machine, DType.BFLOAT16), (False, True)):
-            tactic = BfloatMatrixTactic(task, machine, *tile)
+        any_tile = BfloatMatrixTactic(task, self.machine, *SMALLEST)
+        for tile in candidates(any_tile, g):
+            tactic = BfloatMatrixTactic(task, self.machine, *tile)
             if tactic.accepts(binding):
                 yield tactic
 

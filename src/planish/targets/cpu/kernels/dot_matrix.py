@@ -23,8 +23,7 @@ from planish.targets.cpu.machine import Machine
 
 MARGIN = 64
 """Bytes of scratch behind the last pixel: its last group is read whole."""
-LIMIT = 40
-"""Tiles offered."""
+SMALLEST: Tile = (1, 1, 0, False, False)
 WIDEST = 4
 """Vectors of channels of a tile."""
 START = 14
@@ -37,6 +36,10 @@ WIDTH = 4
 """Instructions of the others in a cycle."""
 OF_L2 = 256
 """Bytes of weights from the second-level cache for which products wait a cycle."""
+RESIDUAL = 0.75
+"""Cycles more for a vector of a residual that is not read from one end to the other."""
+WAY = 4096
+"""Bytes after which addresses compete for the same set of the first-level cache."""
 
 
 class DotMatrixTactic(MatrixTactic):
@@ -48,8 +51,16 @@ class DotMatrixTactic(MatrixTactic):
         return self.task.anchor.inputs[0].dtype
 
     @cached_property
-    def _dot(self) -> Dot:
+    def dot(self) -> Dot:
+        """How the task's numbers are multiplied."""
         return dot_of(self.machine, self._source)
+
+    def ways(self, g: Geometry) -> tuple[bool, ...]:
+        """Whether to pack the source: what is worth measuring."""
+        if not self._reads_in_place(g):
+            return (True,)
+        aliases = g.source.column * self._source.size % WAY == 0
+        return (False, True) if aliases or g.strides[1] > 1 else (False,)
 
     def _packed_weights(
         self, weights: np.ndarray, window: Sequence[int], dilations: Sequence[int], groups: int = 1
@@ -66,7 +77,7 @@ class DotMatrixTactic(MatrixTactic):
         -------
         array ``[groups, blocks, runs, steps, vectors * lanes, elements of a group of products]``
         """
-        dot, width = self._dot, self.vectors * self.machine.lanes
+        dot, width = self.dot, self.vectors * self.machine.lanes
         channels = weights.shape[-1] // groups
         blocks = ceil(channels, width)
         runs = window[0] * (1 if self._merges(window, dilations) else window[1])
@@ -88,12 +99,12 @@ class DotMatrixTactic(MatrixTactic):
         return self._merges(g.window, g.dilations)
 
     def _weights_of_run(self, run: int) -> int:
-        return groups_of(run, self._dot) * self._dot.group * self.vectors * self.machine.lanes
+        return groups_of(run, self.dot) * self.dot.group * self.vectors * self.machine.lanes
 
     def _kernel(self, **fields: Any) -> GemmKernel:
-        groups = groups_of(fields["run"], self._dot)
+        groups = groups_of(fields["run"], self.dot)
         fields["unroll"] = unrolled(groups, self.pixels * self.vectors)
-        return DotGemmKernel(**fields, source=self._source, dot=self._dot)
+        return DotGemmKernel(**fields, source=self._source, dot=self.dot)
 
     def _packing(self, g: Geometry, cut: Any, binding: Binding) -> tuple:
         pack, scratch, params, row_step, tap_row = super()._packing(g, cut, binding)
@@ -107,17 +118,18 @@ def geometry(task: Task, binding: Binding) -> Geometry | None:
     return conv_geometry(task, binding) or matmul_geometry(task, binding)
 
 
-def candidates(g: Geometry, machine: Machine, dot: Dot, ways: Sequence[bool]) -> list[Tile]:
-    """The likely best first; `ways` are the possible values of `packed`."""
+def candidates(tactic: DotMatrixTactic, g: Geometry) -> list[Tile]:
+    """Tiles worth measuring, the likely best first, for the task of a tactic of any tile."""
+    machine, dot = tactic.machine, tactic.dot
     needed = ceil(g.channels, machine.lanes)
     tiles = [
         (pixels, vectors, tail, outer, packed)
         for vectors in range(1, min(needed, WIDEST) + 1)
         for pixels, tail in _heights(g.columns, most_pixels(vectors, machine))
-        for packed in ways
+        for packed in tactic.ways(g)
         for outer in ((False, True) if needed > vectors else (False,))
     ]
-    return sorted(tiles, key=lambda tile: estimate(g, tile, dot, machine))[:LIMIT]
+    return sorted(tiles, key=lambda tile: estimate(g, tile, dot, machine))
 
 
 def _heights(columns: int, most: int) -> Iterator[tuple[int, int]]:
@@ -150,6 +162,8 @@ def estimate(g: Geometry, tile: Tile, dot: Dot, machine: Machine) -> float:
     weights = 4 * depth * vectors * machine.lanes
     if weights * (blocks if pixels_outer else 1) > machine.l1 // 2:  # read again for every tile
         cycles += rows * len(heights) * blocks * weights / OF_L2
+    if not pixels_outer and blocks > 1 and any(p and p.column for p in g.operands):
+        cycles += rows * g.columns * blocks * vectors * RESIDUAL
     return cycles
 
 

@@ -18,7 +18,7 @@ from planish.graph.types import DType
 from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding, Tactic
 from planish.targets.cpu.codegen.dot import BYTES, PAIRS, Dot, dot_of
-from planish.targets.cpu.kernels.dot_matrix import DotMatrixTactic, candidates, geometry
+from planish.targets.cpu.kernels.dot_matrix import SMALLEST, DotMatrixTactic, candidates, geometry
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.geometry import Geometry
 from planish.targets.cpu.kernels.matrix import checked_tile
@@ -32,14 +32,14 @@ class IntegerMatrixTactic(DotMatrixTactic):
     family: ClassVar[str] = "integer_matrix"
 
     @cached_property
-    def _dot(self) -> Dot:
+    def dot(self) -> Dot:
         return _dot_for(self.task, self.machine)
 
     @property
     def _zero(self) -> int:
         """The zero point of the activations, as the kernel is to take it."""
         zero = _zero_points(self.task)[0]
-        flipped = self._dot.is_of_bytes and self._source is not self._dot.left
+        flipped = self.dot.is_of_bytes and self._source is not self.dot.left
         return zero + 128 if flipped else zero
 
     def constants(self) -> list[np.ndarray]:
@@ -54,19 +54,19 @@ class IntegerMatrixTactic(DotMatrixTactic):
             assert isinstance(op, ConvInteger)
             window = (1,) * (2 - len(op.strides)) + data.shape[:-2]
             packed = self._packed_weights(weights, window, op.dilations, op.groups)
-        short = packed.astype(self._dot.right.numpy)
-        if not self._dot.is_of_bytes:
+        short = packed.astype(self.dot.right.numpy)
+        if not self.dot.is_of_bytes:
             return [short]
         first = packed.sum(axis=(2, 3, 5), dtype=np.int32) * np.int32(-self._zero)
         raw = first.view(np.int8)
         return [np.concatenate([raw, short.reshape(*raw.shape[:2], -1)], axis=-1)]
 
     def _reads_in_place(self, g: Geometry) -> bool:
-        as_it_lies = self._source is self._dot.left and g.depth % self._dot.group == 0
+        as_it_lies = self._source is self.dot.left and g.depth % self.dot.group == 0
         return as_it_lies and super()._reads_in_place(g)
 
     def _block(self, weights: int) -> int:
-        first = 4 * self.vectors * self.machine.lanes if self._dot.is_of_bytes else 0
+        first = 4 * self.vectors * self.machine.lanes if self.dot.is_of_bytes else 0
         return weights + first
 
     def _packing(self, g: Geometry, cut: Any, binding: Binding) -> tuple:
@@ -130,16 +130,14 @@ class IntegerMatrixFamily(MachineFamily):
     name: ClassVar[str] = "integer_matrix"
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        machine = self.machine
         if not understood(task):
             return
         g = geometry(task, binding)
         if g is None or g.depth == g.channels == 1 < g.groups:
             return
-        dot = _dot_for(task, machine)
-        ways = (False, True) if dot == BYTES else (True,)
-        for tile in candidates(g, machine, dot, ways):
-            tactic = IntegerMatrixTactic(task, machine, *tile)
+        any_tile = IntegerMatrixTactic(task, self.machine, *SMALLEST)
+        for tile in candidates(any_tile, g):
+            tactic = IntegerMatrixTactic(task, self.machine, *tile)
             if tactic.accepts(binding):
                 yield tactic
 

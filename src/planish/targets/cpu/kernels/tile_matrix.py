@@ -215,13 +215,13 @@ class _InTiles(DotMatrixTactic):
     family: ClassVar[str] = "tile_matrix"
 
     @cached_property
-    def _dot(self) -> Dot:
+    def dot(self) -> Dot:
         return tiles.dot_of_tiles(self._source)
 
     def accepts(self, binding: Binding) -> bool:
         """Halves are multiplied in pairs: what lies behind an odd run may be infinite."""
         g = self._geometry(binding)
-        even = g is not None and (self._dot.is_of_bytes or self._run(g) % 2 == 0)
+        even = g is not None and (self.dot.is_of_bytes or self._run(g) % 2 == 0)
         return even and super().accepts(binding)
 
     def _run(self, g: Geometry) -> int:
@@ -233,12 +233,12 @@ class _InTiles(DotMatrixTactic):
 
     def _kernel(self, **fields: Any) -> GemmKernel:
         fields |= {"unroll": 1, "prefetch": 0, "tiles": 0}
-        return TileGemmKernel(**fields, source=self._source, dot=self._dot)
+        return TileGemmKernel(**fields, source=self._source, dot=self.dot)
 
     def cycles(self, g: Geometry) -> float:
         """Roughly, cycles of one core: ranks tactics where nothing was measured yet."""
         down, along = ceil(self.pixels, tiles.ROWS), self.vectors
-        groups = groups_of(self._run(g), self._dot)
+        groups = groups_of(self._run(g), self.dot)
         taps = g.window[0] * g.window[1] * g.depth // self._run(g)
         loads = LOAD_CYCLES * (down + along)
         step = max(PRODUCT_CYCLES * down * along, loads, CHAIN_CYCLES)
@@ -252,7 +252,7 @@ class _InTiles(DotMatrixTactic):
 
     def is_worth_it(self, g: Geometry) -> bool:
         """Whether tiles are full enough to be faster than vectors."""
-        step = groups_of_step(groups_of(self._run(g), self._dot))
+        step = groups_of_step(groups_of(self._run(g), self.dot))
         return min(self.pixels, tiles.ROWS) * step >= LEAST_WORK
 
 
