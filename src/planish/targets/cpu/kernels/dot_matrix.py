@@ -12,7 +12,7 @@ import numpy as np
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.targets.base import Binding
-from planish.targets.cpu.codegen.dot import Dot, dot_of
+from planish.targets.cpu.codegen.dot import HALVES, Dot, dot_of
 from planish.targets.cpu.kernels.blocking import ceil
 from planish.targets.cpu.kernels.dot_gemm import DotGemmKernel, groups_of
 from planish.targets.cpu.kernels.gemm import GemmKernel
@@ -26,6 +26,8 @@ MARGIN = 64
 SMALLEST: Tile = (1, 1, 0, False, False)
 WIDEST = 4
 """Vectors of channels of a tile."""
+BYTES_LATENCY, HALVES_LATENCY = 4, 7
+"""Cycles from a sum to the next, of products of integers and of bfloat16."""
 START = 14
 """Cycles until a tile's sums are under way."""
 END = 10
@@ -154,7 +156,8 @@ def estimate(g: Geometry, tile: Tile, dot: Dot, machine: Machine) -> float:
     heights = [pixels] * (g.columns // pixels)
     if g.columns % pixels:
         heights.append(tail or pixels)
-    of_tile = {height: _cycles(height, vectors, depth) for height in set(heights)}
+    latency = HALVES_LATENCY if dot == HALVES else BYTES_LATENCY
+    of_tile = {height: _cycles(height, vectors, depth, latency) for height in set(heights)}
     rows = g.batch * g.rows * g.groups
     cycles = rows * blocks * sum(of_tile[height] for height in heights)
     if packed:
@@ -167,8 +170,8 @@ def estimate(g: Geometry, tile: Tile, dot: Dot, machine: Machine) -> float:
     return cycles
 
 
-def _cycles(pixels: int, vectors: int, depth: int) -> float:
+def _cycles(pixels: int, vectors: int, depth: int, latency: float) -> float:
     """Of a tile, in registers."""
     sums = pixels * vectors
     beyond = max(END * sums - WINDOW, 0)
-    return depth * step_cycles(pixels, vectors) + sums + START + beyond / WIDTH
+    return depth * step_cycles(pixels, vectors, latency) + sums + START + beyond / WIDTH
