@@ -294,3 +294,13 @@ def test_contents_are_divided_towards_zero():
         "-1",
     ]
     assert graph.add(ew.Div(), shape, graph.constant(np.int64(-2))).content.tolist()[1:] == [-1, -1]
+    below = graph.add(ew.Sub(), graph.constant(np.int64(-1)), shape)  # -N - 1 and so on
+    assert str(graph.add(ew.Div(), minus, below).content[0]) == "floordiv(3, N + 1)"
+
+
+def test_what_is_divided_by_either_sign_is_not_known():
+    graph = Graph()
+    shape = graph.add(Dims((symbol("N"), 3)))
+    for number in (1, 7):
+        mixed = graph.add(ew.Sub(), graph.constant(np.int64(number)), shape)
+        assert graph.add(ew.Div(), shape, mixed).content is None

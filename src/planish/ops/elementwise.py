@@ -400,17 +400,23 @@ def _content_equal(a: DimLike, b: DimLike) -> bool | None:
     return False if low > 0 or high < 0 else None
 
 
-def _content_div(a: DimLike, b: DimLike) -> DimLike:
-    """A quotient, cut off towards 0. What may have both signs is taken for not negative: a size."""
+def _content_div(a: DimLike, b: DimLike) -> DimLike | None:
+    """A quotient, cut off towards 0; None where the divisor may be 0, or have both signs. A
+    dividend that may have both is taken for not negative: a size.
+    """
     if b == 0:
         return 0
-    if _never_positive(b):
+    least, most = _ends(b, 1)
+    if least <= 0 <= most:
+        return None
+    if most < 0:
         a, b = a * -1, b * -1
-    return floordiv(a * -1, b) * -1 if _never_positive(a) else floordiv(a, b)
+    return floordiv(a * -1, b) * -1 if _ends(a, 0)[1] <= 0 else floordiv(a, b)
 
 
-def _never_positive(dim: DimLike) -> bool:
-    return bounds(dim, dict.fromkeys(symbols(dim), (0, 2**62)))[1] <= 0
+def _ends(dim: DimLike, least: int) -> tuple[int, int]:
+    """What a dimension is at least and at most, if no symbol is below `least`."""
+    return bounds(dim, dict.fromkeys(symbols(dim), (least, 2**62)))
 
 
 CONTENT_FUNCTIONS: dict[str, Callable[..., DimLike | bool | None]] = {

@@ -43,6 +43,9 @@ MANY_RUNS = 24
 """Noisy runs before a difference is believed."""
 
 
+MOST_RANGES = 100
+"""Pieces, at most, that a tactic's tasks are run in, the last one first."""
+
 FORGOTTEN = 5000
 """After so many tactics the kernels that they loaded are unloaded."""
 
@@ -201,13 +204,18 @@ class Checker:
         self.tally.tactics += 1
         self.tally.families[tactic.family] = self.tally.families.get(tactic.family, 0) + 1
         given = [v.data if v.data is not None else known[v] for v in task.inputs]
+        where = f"{tactic} of {task.key} at {dict(binding.symbols)}"
         outputs = run_tactic(tactic, binding, given, self.target.machine)
         for value, output in zip(task.outputs, outputs, strict=True):
             assert_gaps_untouched(output)
             if wrong := _bounds(expected, value).difference(output):
-                where = f"{tactic} of {task.key} at {dict(binding.symbols)}"
                 layouts = [binding.strides(v) for v in (*task.inputs, *task.outputs)]
                 raise Mismatch("tactic", f"{where}, strides {layouts}: {wrong}")
+        # the last third of the tasks came first; threads may take them in any order
+        for ranges in (1, min(max(x.tasks for x in tactic.launches(binding)), MOST_RANGES)):
+            others = run_tactic(tactic, binding, given, self.target.machine, ranges=ranges)
+            if any(a.tobytes() != b.tobytes() for a, b in zip(outputs, others, strict=True)):
+                raise Mismatch("tactic", f"{where}: the order of its tasks shows in its results")
 
     def _sample(self, found: list[Offer], rng: np.random.Generator) -> list[Offer]:
         """Tactics of as many tasks as there are, at most as many as the options say.

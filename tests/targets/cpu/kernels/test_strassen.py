@@ -166,6 +166,23 @@ def test_samples_do_not_hear_of_each_other() -> None:
         np.testing.assert_array_equal(beside[[0, 2]], alone[[0, 2]])
 
 
+def test_the_order_of_tasks_does_not_show() -> None:
+    """Pixels that two halves compute are rounded in two ways, and only one of them may be stored."""
+    task, rng = product((3, 29, 576), 64), np.random.default_rng()
+    arrays = [
+        v.data if v.is_constant else rng.standard_normal(v.shape).astype(np.float32)
+        for v in task.inputs
+    ]
+    tactics = tactics_of(task, host(), Binding({}))
+    assert tactics
+    for tactic in tactics:
+        (launch,) = tactic.launches(Binding({}))
+        assert launch.tasks > 1
+        (forwards,) = run_tactic(tactic, Binding({}), arrays, ranges=1)
+        (backwards,) = run_tactic(tactic, Binding({}), arrays, ranges=launch.tasks)
+        np.testing.assert_array_equal(backwards, forwards)
+
+
 ONE = {"pixels": 2, "vectors": 1, "tiles": 1}
 
 

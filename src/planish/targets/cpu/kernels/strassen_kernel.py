@@ -14,6 +14,7 @@ SC 2016.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -134,24 +135,24 @@ class StrassenWriter:
             place, part = k.divmod(loop.index, p["channel_tasks"])
             sample, number = k.divmod(place, p["sample_tasks"])
             begin = k.mul(sample, p["pixels"])
-            # halves that would pass the last pixel start earlier, and compute some pixels again
+            # halves that would pass the last pixel start earlier, and compute some pixels again;
+            # only those of their own are stored, since sums are rounded otherwise in another half
             last = k.sub(p["pixels"], half)
-            first = k.mul(number, 2 * half)
-            starts = (
-                k.add(begin, k.min(first, last)),
-                k.add(begin, k.min(k.add(first, half), last)),
-            )
+            upper = k.mul(number, 2 * half)
+            lower = k.add(upper, half)
+            starts = tuple(k.add(begin, k.min(first, last)) for first in (upper, lower))
+            again = tuple(k.max(k.sub(first, last), 0) for first in (upper, lower))
             with k.when(k.b.icmp_signed("!=", place, loop.carried[0])):
                 self._sum_activations(starts)
             loop.next = [place]
             pair0 = k.mul(part, p["pairs_per_task"])
             pair1 = k.min(k.add(pair0, p["pairs_per_task"]), p["pairs"])
             with k.loop(pair0, pair1) as pairs:
-                self._ask(starts, pairs.index)
+                self._ask(starts, again, pairs.index)
                 self._multiply(pairs.index)
-                self._finish(starts, pairs.index)
+                self._finish(starts, again, pairs.index)
 
-    def _sum_activations(self, starts: tuple[ir.Value, ir.Value]) -> None:
+    def _sum_activations(self, starts: Sequence[ir.Value]) -> None:
         k, kernel = self.k, self.kernel
         with k.loop(0, kernel.half) as rows:
             upper, lower = (self._pixel(k.add(start, rows.index)) for start in starts)
@@ -222,21 +223,23 @@ class StrassenWriter:
                         k.store(value, pointer, F32, k.lanes)
                 begun.update(shares)
 
-    def _ask(self, starts: tuple[ir.Value, ir.Value], pair: ir.Value) -> None:
+    def _ask(self, starts: Sequence[ir.Value], again: Sequence[ir.Value], pair: ir.Value) -> None:
         """Asks for the operands of the epilogue that come from far away."""
         k = self.k
         channel = k.mul(pair, 2 * self.width)
-        for start in starts:
-            with k.loop(0, self.kernel.half) as rows:
+        for start, first in zip(starts, again, strict=True):
+            with k.loop(first, self.kernel.half) as rows:
                 at = self._at(start, rows.index)
                 self.epilogue.ask(at, _stay, channel, 2 * self.kernel.vectors)
 
-    def _finish(self, starts: tuple[ir.Value, ir.Value], pair: ir.Value) -> None:
-        """The epilogue over the quadrants of the result."""
+    def _finish(
+        self, starts: Sequence[ir.Value], again: Sequence[ir.Value], pair: ir.Value
+    ) -> None:
+        """The epilogue over the quadrants of the result, but for pixels that are computed again."""
         k, kernel = self.k, self.kernel
         channel = k.mul(pair, 2 * self.width)
-        for below, start in enumerate(starts):
-            with k.loop(0, kernel.half) as rows:
+        for below, (start, first) in enumerate(zip(starts, again, strict=True)):
+            with k.loop(first, kernel.half) as rows:
                 at = self._at(start, rows.index)
                 for right in range(2):
                     quadrant = (2 * below + right) * kernel.half * self.width
