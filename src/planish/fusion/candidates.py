@@ -7,8 +7,9 @@
 
 Attention (`planish.fusion.attention`), pairs of convolutions (`planish.fusion.pairs`), inverted
 bottlenecks (`planish.fusion.bottleneck`), convolutions of transposed images
-(`planish.fusion.images`), sums of convolutions (`planish.fusion.sums`) and a network's opening
-(`planish.fusion.openings`) are proposed as a whole too, beside their parts.
+(`planish.fusion.images`), sums of convolutions (`planish.fusion.sums`), a network's opening
+(`planish.fusion.openings`) and a convolution with a pooling (`planish.fusion.pooled`) are proposed
+as a whole too, beside their parts.
 
 Only sets with one output are proposed (but for ops that have several themselves, and pairs), and
 every other value inside is used only inside, so that any choice that covers each node once is a
@@ -24,6 +25,7 @@ from planish.fusion.bottleneck import bottleneck_before
 from planish.fusion.images import image_before
 from planish.fusion.openings import opening_before
 from planish.fusion.pairs import pair_before
+from planish.fusion.pooled import pooled_before
 from planish.fusion.sums import sum_with
 from planish.fusion.task import Task, make_task
 from planish.graph.graph import Graph, Node, Value
@@ -75,6 +77,9 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
             opening = opening_before(node, free, outputs)
             if opening is not None:
                 offer(opening.nodes, opening.second)
+            pooled = pooled_before(node, free, outputs)
+            if pooled is not None:
+                offer(pooled.nodes, pooled.conv)
         befores = []
         if len(node.outputs) == 1:
             befores.append(_prologue(node, outputs, free))

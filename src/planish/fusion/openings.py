@@ -27,8 +27,10 @@ LONGEST = 4
 ORDERLY = ("add", "relu", "clip", "cast")
 """Elementwise ops which, by constants, give more for more."""
 
+POOL = MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1))
+"""What ends an opening."""
+
 _CONV = Conv((1, 1), ((1, 1), (1, 1)), (1, 1))
-_POOL = MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1))
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Opening:
 
     def __str__(self) -> str:
         work = f"[{self.between.expression} of {self.between.sources}]"
-        return f"{_CONV} by {self.filters} of {self.perm} {work} then {_POOL} of"
+        return f"{_CONV} by {self.filters} of {self.perm} {work} then {POOL} of"
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def opening_before(
 def opening_of(nodes: Collection[Node]) -> FoundOpening | None:
     """The opening that these nodes are; None for anything else."""
     order = list(nodes)
-    if not order or order[-1].op != _POOL:
+    if not order or order[-1].op != POOL:
         return None
     parts = _find(order[-1], set(order).__contains__, lambda v: True)
     if parts is None:
@@ -126,13 +128,13 @@ def _find(
     pool: Node, is_open: Callable[[Node], bool], is_hidden: Callable[[Value], bool]
 ) -> _Parts | None:
     """Both convolutions above a pooling, with what stands behind each; None if they are none."""
-    if pool.op != _POOL or pool.inputs[0].type.rank != 4:
+    if pool.op != POOL or pool.inputs[0].type.rank != 4:
         return None
-    above = _above(pool.inputs[0], is_open, is_hidden)
+    above = orderly_above(pool.inputs[0], _is_plain, is_open, is_hidden)
     if above is None:
         return None
     second, *behind = above
-    above = _above(second.inputs[0], is_open, is_hidden)
+    above = orderly_above(second.inputs[0], _is_plain, is_open, is_hidden)
     if above is None:
         return None
     first, *between = above
@@ -142,10 +144,15 @@ def _find(
     return first, tuple(between), second, tuple(behind), pool
 
 
-def _above(
-    value: Value, is_open: Callable[[Node], bool], is_hidden: Callable[[Value], bool]
+def orderly_above(
+    value: Value,
+    is_wanted: Callable[[Node], bool],
+    is_open: Callable[[Node], bool],
+    is_hidden: Callable[[Value], bool],
 ) -> list[Node] | None:
-    """The convolution above a value, and the nodes between them, which keep numbers' order."""
+    """The convolution above a value, if it is a wanted one, and the nodes between them, which keep
+    numbers' order.
+    """
     chain: list[Node] = []
     while len(value.users) == 1 and is_hidden(value):
         node = value.producer
@@ -153,8 +160,7 @@ def _above(
             return None
         if isinstance(node.op, Conv):
             found = [node, *reversed(chain)]
-            plain = node.op == _CONV and node.inputs[1].shape[:2] == (3, 3)
-            return found if plain and node.inputs[1].is_constant and is_by_channel(found) else None
+            return found if is_wanted(node) and is_by_channel(found) else None
         read = [v for v in node.inputs if not v.is_constant]
         orderly = isinstance(node.op, Elementwise) and node.op.name in ORDERLY
         if not orderly or len(read) != 1 or read[0].shape != value.shape or len(chain) == LONGEST:
@@ -162,3 +168,8 @@ def _above(
         chain.append(node)
         value = read[0]
     return None
+
+
+def _is_plain(node: Node) -> bool:
+    filters = node.inputs[1]
+    return node.op == _CONV and filters.shape[:2] == (3, 3) and filters.is_constant

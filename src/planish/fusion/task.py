@@ -8,7 +8,8 @@ A task without an anchor is elementwise altogether: then everything stands in th
 of attention has two products (see `planish.fusion.attention`), a pair two convolutions (see
 `planish.fusion.pairs`), a bottleneck three (see `planish.fusion.bottleneck`); the last one is its
 anchor. So is the last one of two convolutions whose results are added (`planish.fusion.sums`), and
-of two before a pooling (`planish.fusion.openings`).
+of two before a pooling (`planish.fusion.openings`), and one before a pooling
+(`planish.fusion.pooled`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from planish.fusion.fused import ACCUMULATOR, Fused, fuse
 from planish.fusion.images import FoundImage, Image, image_of
 from planish.fusion.openings import FoundOpening, Opening, opening_of
 from planish.fusion.pairs import FoundPair, Pair, pair_of
+from planish.fusion.pooled import FoundPooled, Pooled, pooled_of
 from planish.fusion.sums import FoundSum, Sum, sum_of
 from planish.graph.graph import Node, Value
 from planish.graph.types import DType
@@ -33,6 +35,7 @@ from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast
 from planish.ops.float8 import MatMulFloat8
 from planish.ops.normalization import QuantizedSoftmax
+from planish.ops.pool import MaxPool
 from planish.ops.quantization import ConvInteger, MatMulInteger
 
 __all__ = ["ACCUMULATOR", "PRECISIONS", "Fused", "Task", "make_task"]
@@ -78,6 +81,9 @@ class Task:
         What is added to the anchor's result in a task of two convolutions side by side.
     opening : Opening or None
         What comes before the anchor in a task of two convolutions and a pooling, which is last.
+    pooled : Pooled or None
+        What is taken of the anchor's result in a task of a convolution and a pooling: the epilogue
+        is that of the pooled result.
     """
 
     nodes: tuple[Node, ...]
@@ -92,11 +98,12 @@ class Task:
     image: Image | None = None
     sum: Sum | None = None
     opening: Opening | None = None
+    pooled: Pooled | None = None
 
     @property
     def pattern(self) -> str:
         """Which kind of task it is that only some families know: "attention", "pair", "bottleneck",
-        "image", "sum", "opening"; "" for all others.
+        "image", "sum", "opening", "pooled"; "" for all others.
         """
         if self.opening:
             return "opening"
@@ -106,6 +113,8 @@ class Task:
             return "image"
         if self.sum:
             return "sum"
+        if self.pooled:
+            return "pooled"
         return "bottleneck" if self.bottleneck else "pair" if self.pair else ""
 
     @property
@@ -119,7 +128,7 @@ class Task:
     def computes(self) -> str:
         """What it computes between prologue and epilogue, with all attributes."""
         op = str(self.attention or self.anchor.op) if self.anchor else "elementwise"
-        before = (self.opening, self.image, self.bottleneck, self.pair, self.sum)
+        before = (self.opening, self.pooled, self.image, self.bottleneck, self.pair, self.sum)
         return " ".join(str(part) for part in (*before, op) if part)
 
     @property
@@ -191,6 +200,9 @@ def make_task(nodes: Iterable[Node], anchor: Node | None = None) -> Task:
     opening = opening_of(nodes)
     if opening is not None:
         return _opening_task(nodes, opening)
+    pooled = pooled_of(nodes)
+    if pooled is not None:
+        return _pooled_task(nodes, pooled)
     pair = pair_of(nodes)
     if pair is not None:
         return _pair_task(nodes, pair)
@@ -299,6 +311,22 @@ def _opening_task(nodes: tuple[Node, ...], found: FoundOpening) -> Task:
     opening = Opening(filters, between, image.perm if image else None)
     outputs = (found.pool.output,)
     return Task(nodes, second, tuple(inputs), outputs, prologue, epilogue, opening=opening)
+
+
+def _pooled_task(nodes: tuple[Node, ...], found: FoundPooled) -> Task:
+    """The task of a convolution and a pooling; image and filters are its first inputs."""
+    inputs: dict[Value, int] = {}
+
+    def operand(value: Value) -> int:
+        return inputs.setdefault(value, len(inputs))
+
+    conv, pool = found.conv, found.pool
+    for value in conv.inputs:
+        operand(value)
+    epilogue = fuse(found.behind, (pool.inputs[0],), operand, conv.output)
+    assert isinstance(pool.op, MaxPool)
+    pooled = Pooled(pool.op)
+    return Task(nodes, conv, tuple(inputs), (pool.output,), None, epilogue, pooled=pooled)
 
 
 def _sum_task(nodes: tuple[Node, ...], found: FoundSum) -> Task:

@@ -13,6 +13,7 @@ from planish.fusion.bottleneck import bottleneck_of
 from planish.fusion.images import image_of
 from planish.fusion.openings import opening_of
 from planish.fusion.pairs import pair_of
+from planish.fusion.pooled import pooled_of
 from planish.fusion.sums import sum_of
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Node, Value
@@ -53,6 +54,10 @@ def check_nodes(graph: Graph, nodes: Sequence[Node], anchor: Node | None) -> Non
     opening = opening_of(nodes)
     if opening is not None:
         require(anchor is opening.second, "its anchor is not the second convolution")
+        return
+    pooled = pooled_of(nodes)
+    if pooled is not None:
+        require(anchor is pooled.conv, "its anchor is not the convolution")
         return
     if pair is not None:
         require(anchor is pair.second, "its anchor is not the pair's second convolution")

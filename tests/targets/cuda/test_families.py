@@ -18,6 +18,7 @@ from helpers.interpreted import FUSED, TF32
 from helpers.levels import conv_of_levels, product_of_codes, product_of_levels
 from helpers.openings import OpeningNet, opening_tasks
 from helpers.pairs import PairNet, PointwiseNet, pair_task
+from helpers.pooled import PooledNet, pooled_tasks
 from helpers.sums import SumNet, sum_tasks
 from helpers.tactics import assert_close, random_array
 from planish.fusion.task import Task, make_task
@@ -186,6 +187,7 @@ CASES = {
         sum_tasks(SumNet((2, 7, 9, 24), (2, 13, 18, 40), 20, stride=2).graph)[0]
     ),
     "first layers": with_data(opening_tasks(OpeningNet(3, 11, 14, 3, 16, 32).graph)[0]),
+    "convolution and pooling": with_data(pooled_tasks(PooledNet((2, 7, 10, 72), 70).graph)[0]),
     "fold": alone(Fold((7, 6), (3, 2), (2, 3), (1, 0), (1, 2)), floats(1, 4, 2, 6, 5)),
     "places of maxima": alone(MaxPoolIndices((3, 3), (2, 2), PAD, (1, 1)), floats(2, 7, 6, 5)),
     "best of rows": alone(TopK(5), floats(3, 70)),

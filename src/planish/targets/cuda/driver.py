@@ -20,7 +20,7 @@ import numpy as np
 from planish.errors import DeviceError
 from planish.targets.cuda.buffers import DeviceMemory, HostMemory
 from planish.targets.cuda.codegen.compile import DeviceCode
-from planish.targets.cuda.codegen.source import CHUNK
+from planish.targets.cuda.codegen.source import LINE
 from planish.targets.cuda.codegen.tensor_map import BoxedArgument
 from planish.targets.cuda.machine import CudaMachine
 
@@ -264,7 +264,7 @@ class Gpu:
         It has the second-level cache fetch what lies `ahead`: an address, and bytes.
         """
         kernel, code = loaded
-        more = (ahead[0], c_int32(ahead[1] // CHUNK)) if code.overlaps else ()
+        more = (ahead[0], c_int32(ahead[1] // LINE)) if code.overlaps else ()
         overlap = overlap and code.overlaps
         if code.maps:
             self._launch_mapped(kernel, code, programs, addresses, params, more, stream, overlap)

@@ -21,6 +21,7 @@ import numpy as np
 
 from planish import native
 from planish.targets.base import Kernel
+from planish.targets.cuda.codegen.source import LINE
 from planish.targets.cuda.driver import CapturedGraph, Gpu
 from planish.targets.cuda.kernel import LibraryKernel, TritonKernel
 from planish.targets.cuda.memory import CudaArena
@@ -49,9 +50,6 @@ SHORT = 4
 
 FURTHEST = 2
 """A launch asks for what one so many behind it reads, at most."""
-
-LINE = 128
-"""Bytes of the second-level cache that are asked for at least; addresses are multiples of them."""
 
 LEAST, MOST = 1 << 14, 1 << 24
 """Bytes of what is asked for: less comes soon enough, more would push out what else is needed."""

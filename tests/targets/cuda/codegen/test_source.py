@@ -48,8 +48,10 @@ def test_sums_are_settled_where_kernels_overlap() -> None:
 
 
 def test_kernels_that_overlap_ask_for_what_later_ones_read() -> None:
-    text = Source().finish("f", 1, 1, threads=64)
-    assert "def f(p0, n0, _ahead, _chunks):" in text
-    assert "tl.arange(0, 64)" in text and "prefetch.L2" in text
-    assert text.index("prefetch") < text.index("gdc_wait")
+    k = Source()
+    k.line("tl.store(p0, n0)")
+    text = k.finish("f", 1, 1, threads=64)
+    assert "def f(p0, n0, _ahead, _lines):" in text
+    assert "tl.arange(0, 64)" in text and "prefetch.global.L2" in text
+    assert text.index("gdc_wait") < text.index("tl.store") < text.index("prefetch")
     assert "_ahead" not in Source().finish("f", 1, 1)

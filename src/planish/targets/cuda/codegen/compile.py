@@ -162,7 +162,7 @@ def compiled_by_triton(kernel: TritonKernel, machine: CudaMachine) -> Any:
     signature |= {f"n{i}": "i32" for i in range(len(params))}
     divisible = [p.aligned and p.map is None for p in pointers] + list(params)
     if machine.overlaps:
-        signature |= {"_ahead": "*i8", "_chunks": "i32"}
+        signature |= {"_ahead": "*i8", "_lines": "i32"}
         divisible += [True, False]
     attributes = {(i,): [["tt.divisibility", 16]] for i, known in enumerate(divisible) if known}
     major, minor = machine.capability

@@ -24,24 +24,30 @@ before it end, and wait here, so that memory is never read too early, nor writte
 read. Letting the next kernel in even earlier (`gdc_launch_dependents`) was slower at every batch.
 """
 
-CHUNK = 1024
-"""Bytes that a thread asks for at once, of what the next kernel reads."""
+LINE = 128
+"""Bytes of the second-level cache that are asked for at once; addresses are multiples of them."""
 
-_PREFETCH = (
-    "{ .reg .pred %p; setp.lt.s32 %p, $2, $3; "
-    f"@%p cp.async.bulk.prefetch.L2.global [$1], {CHUNK}; mov.b32 $0, 0; }}"
-)
+ASKING = 128
+"""Programs that ask, at most: those of a kernel that run first, about as many as a GPU runs."""
+
+_PREFETCH = "{ .reg .pred %p; setp.lt.s32 %p, $2, $3; @%p prefetch.global.L2 [$1]; mov.b32 $0, 0; }"
 
 AHEAD = f"""\
-    for _chunk in range(tl.program_id(0) * LANES, _chunks, tl.num_programs(0) * LANES):
-        _lane = _chunk + tl.arange(0, LANES)
-        _there = (_ahead + _lane.to(tl.int64) * {CHUNK}).to(tl.int64)
+    _first = tl.where(tl.program_id(0) < {ASKING}, tl.program_id(0), _lines)
+    _asking = tl.minimum(tl.num_programs(0), {ASKING})
+    for _begin in range(_first, _lines, _asking * LANES):
+        _line = _begin + tl.arange(0, LANES) * _asking
+        _there = (_ahead + _line.to(tl.int64) * {LINE}).to(tl.int64)
         tl.inline_asm_elementwise(
-            {_PREFETCH!r}, "=r,l,r,r", [_there, _lane, _chunks], tl.int32, False, 1
+            {_PREFETCH!r}, "=r,l,r,r", [_there, _line, _lines], tl.int32, False, 1
         )
 """
 """Has the second-level cache fetch what a later kernel reads of constants (`_ahead`, so many
-`_chunks`), while memory is idle: in small batches each kernel waits for its weights else.
+`_lines`), while memory is idle: in small batches each kernel waits for its weights else.
+
+Every program asks for as much as the others, so that none is late, and does so when its result is
+stored. At its beginning its own loads wait behind that, by instructions that copy much at once
+(`cp.async.bulk.prefetch`) those of boxes (see `tensor_map`) in particular.
 """
 
 
@@ -120,12 +126,12 @@ class Source:
         """
         overlaps = threads > 0
         arguments = [f"p{i}" for i in range(pointers)] + [f"n{i}" for i in range(params)]
-        arguments += ["_ahead", "_chunks"] * overlaps
+        arguments += ["_ahead", "_lines"] * overlaps
         head = f"\n\n@triton.jit\ndef {symbol}({', '.join(arguments)}):\n"
         lines = [_compiled(line) if overlaps else line for line in self._lines]
         body = "\n".join(lines or ["    pass"]) + "\n"
-        early = AHEAD.replace("LANES", str(threads)) + OVERLAP if overlaps else ""
-        return HEADER + head + early + body
+        early, late = OVERLAP * overlaps, AHEAD.replace("LANES", str(threads)) * overlaps
+        return HEADER + head + early + body + late
 
 
 def _compiled(line: str) -> str:

@@ -106,6 +106,7 @@ class MappedTactic(AnchoredTactic):
     """The matrix kernel with tensor maps, with a tile; see `Tile` and `MappedKernel`."""
 
     family: ClassVar[str] = "mapped"
+    kernel: ClassVar[type[MappedKernel]] = MappedKernel
 
     rows: int
     columns: int
@@ -130,7 +131,7 @@ class MappedTactic(AnchoredTactic):
     def accepts(self, binding: Binding) -> bool:
         if not super().accepts(binding):
             return False
-        problem = mapped_problem(self.task, binding)
+        problem = self.problem(binding)
         if problem is None or (problem.window is None) != (self.wide == 0):
             return False
         if not _fits(problem, self.tile):
@@ -142,9 +143,13 @@ class MappedTactic(AnchoredTactic):
     def constants(self) -> list[np.ndarray]:
         return [pack(filters(self.task), self.tile)]
 
+    def problem(self, binding: Binding) -> Problem | None:
+        """What is computed; None if the kernel cannot."""
+        return mapped_problem(self.task, binding)
+
     def launches(self, binding: Binding) -> list[Launch]:
         problem = self._problem(binding)
-        kernel = MappedKernel(
+        kernel = self.kernel(
             warps=self.warps,
             stages=self.stages,
             tile=self.tile,
@@ -178,7 +183,7 @@ class MappedTactic(AnchoredTactic):
         return 4 * self._tiles(self._problem(binding)) if self.split > 1 else 0
 
     def _problem(self, binding: Binding) -> Problem:
-        problem = mapped_problem(self.task, binding)
+        problem = self.problem(binding)
         assert problem is not None, "the tactic accepts the binding"
         return problem
 
@@ -212,14 +217,25 @@ class MappedFamily(MachineFamily):
     """Convolutions and products by constants, in halves, for this or another machine."""
 
     name: ClassVar[str] = "mapped"
+    tactic: ClassVar[type[MappedTactic]] = MappedTactic
+    least: ClassVar[int] = 1
+    """Pixels of a box along each side, at least."""
+
+    def problem(self, task: Task, binding: Binding) -> Problem | None:
+        """What is computed; None if no kernel can."""
+        return mapped_problem(task, binding)
+
+    def understands(self, task: Task) -> bool:
+        """Whether a task is of the kernel's kind; shapes and layouts decide the rest."""
+        return understood(task) and is_packed(task)
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if self.machine.capability[0] != 9:
             return
-        problem = mapped_problem(task, binding)
+        problem = self.problem(task, binding)
         if problem is None:
             return
-        found = sorted(_choices(problem, self.machine), key=lambda item: item[0])
+        found = sorted(_choices(problem, self.machine, self.least), key=lambda item: item[0])
         sizes: dict[object, int] = {}
         kept = 0
         for _, box, (tile, warps, stages) in found:
@@ -228,7 +244,7 @@ class MappedFamily(MachineFamily):
                 return
             if sizes.get(size, 0) == OF_SIZE:
                 continue
-            tactic = MappedTactic(
+            tactic = self.tactic(
                 task,
                 tile.rows,
                 tile.columns,
@@ -252,7 +268,7 @@ class MappedFamily(MachineFamily):
             self.name,
             task,
             parameters,
-            understood(task) and is_packed(task),
+            self.understands(task),
             rows=ROWS,
             columns=COLUMNS,
             depth=DEPTHS,
@@ -269,18 +285,20 @@ class MappedFamily(MachineFamily):
         wrong = wrong or (values["split"] == PERSISTENT and (pixels > 0 or values["transposed"]))
         if wrong or values["rows"] * values["columns"] > MOST_SUMS * 32 * values["warps"]:
             raise impossible(self.name, task, f"no tile is {dict(values)}")
-        return MappedTactic(task, **values, machine=self.machine)
+        if self.least > 1 and min(values["high"], values["wide"]) < self.least:
+            raise impossible(self.name, task, f"no box is {dict(values)}")
+        return self.tactic(task, **values, machine=self.machine)
 
 
 # ---- which tiles are worth measuring -------------------------------------------------------------
 
 
 def _choices(
-    problem: Problem, machine: CudaMachine
+    problem: Problem, machine: CudaMachine, least: int
 ) -> Iterator[tuple[float, Box, tuple[Tile, int, int]]]:
     """Tiles, warps and stages, with a model of their time and the box of their rows."""
     shape = replace(shape_of(problem), vector=64)  # a box takes one thread's instruction
-    for box in _boxes(problem):
+    for box in _boxes(problem, least):
         tiles = _row_tiles(problem, box)
         padded = replace(shape, rows=tiles * box.rows)
         for columns in COLUMNS:
@@ -291,12 +309,12 @@ def _choices(
                 yield time, box, choice
 
 
-def _boxes(problem: Problem) -> Iterator[Box]:
+def _boxes(problem: Problem, least: int) -> Iterator[Box]:
     """Boxes of rows worth trying, for images that of each size with the least beside them."""
     if problem.window is None:
         yield from (Box(rows) for rows in ROWS if rows < 2 * max(problem.rows, ROWS[0]))
         return
-    sides = [1 << i for i in range(WIDEST.bit_length())]
+    sides = [1 << i for i in range(WIDEST.bit_length()) if 1 << i >= least]
     for rows in ROWS:
         every = [Box(rows, y, x) for y in sides for x in sides if y * x <= rows]
         box = min(every, key=lambda b: (_row_tiles(problem, b), -min(b.wide, 8), -b.high))

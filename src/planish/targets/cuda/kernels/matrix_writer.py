@@ -535,10 +535,15 @@ class MatrixWriter:
         if kernel.is_corrected:
             more = self.k.let("more", f"tl.load(p{self.right_pointer + 1} + column)")
             total = self.k.let("sum", f"{total} - {more}[None, :]")
+        self._store(total, "row", "n0")
+
+    def _store(self, total: str, row: str, count: str) -> None:
+        """Applies the epilogue to sums of so many rows in all, and stores them."""
+        kernel = self.kernel
         ends = self._ends("column")
         axes = kernel.result.shape[: -len(ends)]
-        exists = self.k.let("exists", "(row < n0)[:, None]")
-        index = self._matrix_index("row", axes, "[:, None]")
+        exists = self.k.let("exists", f"({row} < {count})[:, None]")
+        index = self._matrix_index(row, axes, "[:, None]")
         masks: list[str | None] = [exists] * len(index)
         if kernel.batched:
             masks[:-1] = [None] * (len(index) - 1)
