@@ -167,7 +167,7 @@ def test_samples_do_not_hear_of_each_other() -> None:
 
 
 def test_the_order_of_tasks_does_not_show() -> None:
-    """Pixels that two halves compute are rounded in two ways, and only one of them may be stored."""
+    """Pixels that two halves compute are rounded in two ways; only one of them may be stored."""
     task, rng = product((3, 29, 576), 64), np.random.default_rng()
     arrays = [
         v.data if v.is_constant else rng.standard_normal(v.shape).astype(np.float32)
