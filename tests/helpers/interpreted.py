@@ -15,7 +15,7 @@ from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.targets.base import Binding, Family, Layout, Tactic
 from planish.targets.cuda.codegen.compile import DeviceCode, compiled_by_triton
-from planish.targets.cuda.kernel import TritonKernel
+from planish.targets.cuda.kernel import GeneratedKernel, TritonKernel
 from planish.targets.cuda.machine import H200
 from planish.targets.cuda.run import is_on_gpu, run_tactic
 
@@ -67,7 +67,9 @@ def check_interpreted(
 def compiled(tactic: Tactic, binding: Binding) -> list[DeviceCode]:
     """The code of a tactic's kernels for a described H200."""
     kernels = [launch.kernel for launch in tactic.launches(binding)]
-    return [DeviceCode.from_bytes(k.compile(H200)) for k in kernels if isinstance(k, TritonKernel)]
+    return [
+        DeviceCode.from_bytes(k.compile(H200)) for k in kernels if isinstance(k, GeneratedKernel)
+    ]
 
 
 def assembly(tactic: Tactic, binding: Binding) -> str:

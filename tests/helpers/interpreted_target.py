@@ -17,7 +17,7 @@ from planish.fusion.task import Task
 from planish.graph.graph import Graph
 from planish.runtime.engine import Engine
 from planish.targets.base import Binding, Family, Kernel, Layout, Tactic
-from planish.targets.cuda.kernel import TritonKernel
+from planish.targets.cuda.kernel import GeneratedKernel
 from planish.targets.cuda.kernels import FAMILIES
 from planish.targets.cuda.machine import H200
 from planish.targets.cuda.run import interpret
@@ -92,7 +92,7 @@ class InterpretedExecutable(Executable):
             launch = scheduled.launch
             if not isinstance(launch.kernel, Kernel):
                 raise AssertionError("a host step ran")
-            assert isinstance(launch.kernel, TritonKernel)
+            assert isinstance(launch.kernel, GeneratedKernel)
             for address, touched in zip(scheduled.addresses, scheduled.touches, strict=True):
                 assert bases[address.base] or address.base == ABSOLUTE or not touched.end
             addresses = [bases[a.base] + a.offset for a in scheduled.addresses]

@@ -17,7 +17,7 @@ import numpy as np
 from planish.targets.base import Kernel
 from planish.targets.cuda.codegen.compile import DeviceCode
 from planish.targets.cuda.driver import Gpu
-from planish.targets.cuda.kernel import TritonKernel
+from planish.targets.cuda.kernel import GeneratedKernel
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.cuda.run import interpret
 from planish.targets.cuda.target import CudaTarget
@@ -48,7 +48,7 @@ class SimulatedGpu:
     def __init__(self, machine: CudaMachine = H200) -> None:
         self.ordinal = 0
         self.notes: list[Note] = []
-        self.kernels: dict[str, TritonKernel] = {}
+        self.kernels: dict[str, GeneratedKernel] = {}
         self.loaded: dict[str, DeviceCode] = {}
         self.library_code: dict[str, bytes] = {}
         self._machine = machine
@@ -176,7 +176,7 @@ class SimulatedTarget(CudaTarget):
         for scheduled in schedule.launches:
             kernel = scheduled.launch.kernel
             if isinstance(kernel, Kernel):
-                assert isinstance(kernel, TritonKernel)
+                assert isinstance(kernel, GeneratedKernel)
                 self.simulated.kernels[kernel.symbol] = kernel
         return super().executable(schedule)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from unittest.mock import MagicMock
+
 import numpy as np
 import pytest
 
 import planish
 from helpers.fake_driver import FakeDevice, FakePool, FakeStream, stand_in
-from planish.errors import DeviceError
+from planish.errors import DeviceError, TuningError
 from planish.targets.cuda import driver
+from planish.targets.cuda.codegen.tensor_map import BoxedArgument
 from planish.targets.cuda.memory import DeviceArray
 from planish.targets.cuda.target import cuda
 from planish.targets.devices import find_target
@@ -173,3 +176,13 @@ def test_memory_that_others_use_is_not_reused_before(monkeypatch: pytest.MonkeyP
     del memory, array
     assert sorted(gpu.stream.waited) == [1, 77, 78, 79, 80, 81]
     assert gpu._taken == 0
+
+
+def test_a_tensor_map_that_the_driver_refuses_puts_a_tactic_out() -> None:
+    """Tuning goes on: the error is that of a kernel that does not compile."""
+    gpu = object.__new__(driver.Gpu)
+    gpu.ordinal, gpu._driver = 0, MagicMock()
+    gpu._driver.cuTensorMapEncodeTiled = lambda *_: (1, None)
+    mapped = BoxedArgument(0, "fp16", (0, 64), (64, 1), 1, (64, 64), 3)
+    with pytest.raises(TuningError, match="no tensor map"):
+        gpu._tensor_map(256, mapped, (100, 64))

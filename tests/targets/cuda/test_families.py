@@ -156,6 +156,15 @@ CASES = {
     "product of few rows": case(
         MatMul(), floats(1, 256, dtype=HALF), floats(256, 64, dtype=HALF), constant=(1,)
     ),
+    "product of many tiles": case(
+        MatMul(),
+        floats(4300, 40, dtype=HALF),
+        floats(40, 64, dtype=HALF),
+        floats(64, dtype=HALF),
+        floats(4300, 64, dtype=HALF),
+        then=(ew.Add(), ew.Add()),
+        constant=(1, 2),
+    ),
     "convolution": case(
         Conv((2, 2), PAD, (1, 1)),
         floats(2, 9, 9, 16, dtype=HALF),

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from planish.errors import DeviceError
+from planish.errors import DeviceError, TuningError
 from planish.targets.cuda.buffers import DeviceMemory, HostMemory
 from planish.targets.cuda.codegen.compile import DeviceCode
 from planish.targets.cuda.codegen.source import LINE
-from planish.targets.cuda.codegen.tensor_map import BoxedArgument
+from planish.targets.cuda.codegen.tensor_map import MAPPED, BoxedArgument
 from planish.targets.cuda.machine import CudaMachine
 
 log = logging.getLogger("planish")
@@ -326,16 +326,18 @@ class Gpu:
         """The driver's tensor map of memory at an address."""
         driver = self._driver
         kinds, bits64, bits32 = driver.CUtensorMapDataType, driver.cuuint64_t, driver.cuuint32_t
-        half = mapped.dtype == "fp16"
-        return self._call(
-            driver.cuTensorMapEncodeTiled,
-            kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-            if half
-            else kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        kind = {
+            "fp16": kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            "bf16": kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            "fp32": kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+            "i32": kinds.CU_TENSOR_MAP_DATA_TYPE_INT32,
+        }.get(mapped.dtype, kinds.CU_TENSOR_MAP_DATA_TYPE_UINT8)
+        status, made = driver.cuTensorMapEncodeTiled(
+            kind,
             len(shape),
             address,
             [bits64(n) for n in reversed(shape)],
-            [bits64(2 * n) for n in reversed(mapped.strides[:-1])],
+            [bits64(MAPPED[mapped.dtype] * n) for n in reversed(mapped.strides[:-1])],
             [bits32(n) for n in reversed(mapped.box)],
             [bits32(1)] * len(shape),
             driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
@@ -343,6 +345,14 @@ class Gpu:
             driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
             driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )
+        if int(status) != 0:
+            raise TuningError(
+                "The CUDA driver makes no tensor map",
+                where=f"cuda:{self.ordinal}, {mapped}",
+                why=f"of shape {tuple(shape)}: {status}",
+                cure="another tactic is taken; please report this with the model's op",
+            )
+        return made
 
     # ---- streams, graphs, time ------------------------------------------------------------
 

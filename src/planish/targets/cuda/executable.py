@@ -23,7 +23,7 @@ from planish import native
 from planish.targets.base import Kernel
 from planish.targets.cuda.codegen.source import LINE
 from planish.targets.cuda.driver import CapturedGraph, Gpu
-from planish.targets.cuda.kernel import LibraryKernel, TritonKernel
+from planish.targets.cuda.kernel import GeneratedKernel, LibraryKernel
 from planish.targets.cuda.memory import CudaArena
 from planish.targets.cuda.ranges import layer_range
 from planish.targets.cuda.streams import place
@@ -405,7 +405,7 @@ def _ahead(launches: Sequence[ScheduledLaunch]) -> list[tuple[int, int]]:
     found = []
     for number, scheduled in enumerate(launches):
         size, begin = 0, 0
-        if isinstance(scheduled.launch.kernel, TritonKernel):
+        if isinstance(scheduled.launch.kernel, GeneratedKernel):
             later = largest[number + 1 : number + 1 + FURTHEST]
             size, begin = next((r for r in later if r not in asked), (0, 0))
             asked.add((size, begin))

@@ -1,4 +1,4 @@
-"""The base of all kernels generated for GPUs: a Triton program as a frozen dataclass."""
+"""The base of all kernels generated for GPUs: a program's text as a frozen dataclass."""
 
 from __future__ import annotations
 
@@ -42,8 +42,23 @@ class MappedPointer(Pointer):
 
 
 @dataclass(frozen=True)
-class TritonKernel(Kernel):
-    """A kernel written as Triton text. Subclasses are frozen dataclasses of what it depends on.
+class GeneratedKernel(Kernel):
+    """A kernel whose text is generated. Subclasses are frozen dataclasses of what it depends on."""
+
+    @property
+    @abstractmethod
+    def pointers(self) -> tuple[Pointer, ...]:
+        """The pointer arguments `p0`, `p1`, …, as launches pass them."""
+
+    @property
+    def params(self) -> tuple[bool, ...]:
+        """For each integer argument `n0`, `n1`, … whether it is always a multiple of 16."""
+        return ()
+
+
+@dataclass(frozen=True)
+class TritonKernel(GeneratedKernel):
+    """A kernel written as Triton text.
 
     Attributes
     ----------
@@ -55,16 +70,6 @@ class TritonKernel(Kernel):
 
     warps: int
     stages: int
-
-    @property
-    @abstractmethod
-    def pointers(self) -> tuple[Pointer, ...]:
-        """The pointer arguments `p0`, `p1`, …, as launches pass them."""
-
-    @property
-    def params(self) -> tuple[bool, ...]:
-        """For each integer argument `n0`, `n1`, … whether it is always a multiple of 16."""
-        return ()
 
     @abstractmethod
     def write(self, k: Source) -> None:
@@ -81,6 +86,31 @@ class TritonKernel(Kernel):
         from planish.targets.cuda.codegen.compile import compile_kernel
 
         return compile_kernel(self, machine)
+
+
+@dataclass(frozen=True)
+class PtxKernel(GeneratedKernel):
+    """A kernel written as PTX, for Hopper: what Triton's language cannot express."""
+
+    warps: ClassVar[int]
+    """Of a program (block)."""
+
+    cluster: int
+    """Neighbouring blocks that reach one another's shared memory; launches have multiples of it."""
+
+    @property
+    @abstractmethod
+    def shared(self) -> int:
+        """Bytes of shared memory."""
+
+    @abstractmethod
+    def text(self) -> str:
+        """The kernel as PTX. Its arguments are those that Triton's kernels have."""
+
+    def compile(self, machine: CudaMachine) -> bytes:
+        from planish.targets.cuda.codegen.compile import assemble_kernel
+
+        return assemble_kernel(self, machine)
 
 
 class LibraryCall(Protocol):

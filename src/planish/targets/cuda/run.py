@@ -1,8 +1,9 @@
 """Runs one tactic on NumPy arrays, without plan or executor: for tests and for looking at it.
 
 Without a GPU that is done by Triton's interpreter, which runs a kernel's programs one after the
-other, in NumPy. What it cannot show is what only a GPU has: races, wrong barriers, speed. After
-`run_on` the same calls run on that GPU.
+other, in NumPy; kernels in PTX have an interpreter of ours (`ptx_interpreter`). What the first
+cannot show is what only a GPU has: races, wrong barriers, speed. After `run_on` the same calls run
+on that GPU.
 """
 
 from __future__ import annotations
@@ -15,10 +16,17 @@ import numpy as np
 
 from planish.graph.graph import Value
 from planish.targets.base import Binding, Constant, Launch, Layout, Tactic, Workspace, Zeroed
+from planish.targets.cuda import ptx_interpreter
 from planish.targets.cuda.codegen.compile import DeviceCode, load_function, triton
 from planish.targets.cuda.driver import Gpu
 from planish.targets.cuda.interpreter import corrected_interpreter, libdevice
-from planish.targets.cuda.kernel import LibraryKernel, Pointer, TritonKernel
+from planish.targets.cuda.kernel import (
+    GeneratedKernel,
+    LibraryKernel,
+    Pointer,
+    PtxKernel,
+    TritonKernel,
+)
 
 GUARD = 256
 """Poisoned bytes on both sides of every tensor that is written."""
@@ -73,7 +81,7 @@ def run_tactic(tactic: Tactic, binding: Binding, arrays: Sequence[np.ndarray]) -
         _run_on_gpu(_gpu[0], launches, buffers)
     else:
         for launch, addresses in launches:
-            assert isinstance(launch.kernel, TritonKernel), "only generated kernels need no GPU"
+            assert isinstance(launch.kernel, GeneratedKernel), "only generated kernels need no GPU"
             interpret(launch.kernel, addresses, launch.params, launch.tasks)
     assert not zeroed.any(), "memory that must stay zero was left changed"
     for value in task.outputs:
@@ -102,7 +110,7 @@ def _run_on_gpu(
         if isinstance(kernel, LibraryKernel):
             kernel.load(gpu).queue(there, launch.params, gpu.stream)
             continue
-        assert isinstance(kernel, TritonKernel)
+        assert isinstance(kernel, GeneratedKernel)
         code = partial(DeviceCode.from_bytes, kernel.compile(machine))
         loaded = gpu.load(kernel.symbol, code)
         gpu.launch(loaded, launch.tasks, there, launch.params, gpu.stream)
@@ -111,9 +119,17 @@ def _run_on_gpu(
 
 
 def interpret(
-    kernel: TritonKernel, addresses: Sequence[int], params: Sequence[int], programs: int
+    kernel: GeneratedKernel, addresses: Sequence[int], params: Sequence[int], programs: int
 ) -> None:
     """Runs a kernel's programs in this process, on host addresses."""
+    if isinstance(kernel, PtxKernel):
+        maps = [p.map for p in kernel.pointers]
+        dtypes = [p.dtype.numpy for p in kernel.pointers]
+        ptx_interpreter.interpret(
+            kernel.text(), maps, dtypes, addresses, params, programs, kernel.cluster
+        )
+        return
+    assert isinstance(kernel, TritonKernel)
     module = triton()
     from triton.runtime.interpreter import GridExecutor
 

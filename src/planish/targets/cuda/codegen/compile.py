@@ -9,9 +9,12 @@ import hashlib
 import json
 import linecache
 import re
+import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planish.errors import DeviceError, TuningError
@@ -20,7 +23,7 @@ from planish.targets.cuda.codegen.tensor_map import BoxedArgument
 from planish.targets.cuda.machine import CudaMachine
 
 if TYPE_CHECKING:
-    from planish.targets.cuda.kernel import Pointer, TritonKernel
+    from planish.targets.cuda.kernel import Pointer, PtxKernel, TritonKernel
 
 TYPES = {
     DType.FLOAT64: "fp64",
@@ -214,6 +217,61 @@ def compile_kernel(kernel: TritonKernel, machine: CudaMachine) -> bytes:
         _boxed(pointers, made.metadata),
     )
     return code.to_bytes()
+
+
+def assemble_kernel(kernel: PtxKernel, machine: CudaMachine) -> bytes:
+    """The `DeviceCode` of a kernel in PTX as bytes, made by the assembler that comes with Triton.
+
+    Raises
+    ------
+    TuningError
+        It does not compile.
+    DeviceError
+        Triton is not installed.
+    """
+    tool = triton().knobs.nvidia.ptxas.path
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+        source.write_text(kernel.text())
+        command = [tool, f"--gpu-name={machine.arch}a", str(source), "-o", str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise TuningError(
+                "A generated kernel does not compile",
+                where=f"{kernel.family} on {machine.name}",
+                why=done.stderr[:2000],
+                cure="another tactic is taken; please report this with the model's op",
+            )
+        cubin = target.read_bytes()
+    boxed = [
+        BoxedArgument(
+            number,
+            TYPES[pointer.dtype],
+            pointer.map.shape,
+            pointer.map.strides,
+            pointer.map.each,
+            pointer.map.block,
+            _exchange(pointer.map.block[-1] * pointer.dtype.size),
+        )
+        for number, pointer in enumerate(kernel.pointers)
+        if pointer.map is not None
+    ]
+    code = DeviceCode(
+        kernel.symbol,
+        kernel.warps,
+        kernel.shared,
+        machine.arch,
+        machine.overlaps,
+        True,
+        cubin,
+        tuple(boxed),
+    )
+    return code.to_bytes()
+
+
+def _exchange(line: int) -> int:
+    """How places of boxes in kernels in PTX are exchanged; see `BoxedArgument.swizzle`."""
+    return {128: 3, 64: 2}[line]
 
 
 def _type(pointer: Pointer) -> str:

@@ -118,6 +118,10 @@ class Source:
         yield
         self._depth -= 1
 
+    def statements(self) -> str:
+        """What was written so far, as a module, and as kernels compiled for Hopper have it."""
+        return "".join(_compiled(line)[4:] + "\n" for line in self._lines)
+
     def finish(self, symbol: str, pointers: int, params: int, threads: int = 0) -> str:
         """The whole module, with the kernel under its symbol.
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MAPPED = ("fp16", "bf16")
-"""Types of elements that tensor maps are made for, by Triton's names."""
+MAPPED = {"fp16": 2, "bf16": 2, "i8": 1, "u8": 1, "fp32": 4, "i32": 4}
+"""Bytes of elements that tensor maps are made for, by Triton's names of their types."""
 LARGEST = 256
 """Extent of a box."""
 AXES = 5
@@ -57,7 +57,7 @@ class BoxedArgument:
     argument : int
         Its number among the pointers.
     dtype : str
-        Triton's name of the elements' type, of 16 bits.
+        Triton's name of the elements' type.
     shape, strides, each
         See `TensorMap`.
     box : tuple of int

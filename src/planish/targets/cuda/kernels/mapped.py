@@ -189,10 +189,10 @@ class MappedTactic(AnchoredTactic):
 
     def _tiles(self, problem: Problem) -> int:
         box = Box(self.rows, self.high, self.wide)
-        return _row_tiles(problem, box) * ceil(problem.columns, self.columns)
+        return row_tiles(problem, box) * ceil(problem.columns, self.columns)
 
 
-def _row_tiles(problem: Problem, box: Box) -> int:
+def row_tiles(problem: Problem, box: Box) -> int:
     """Tiles along the rows."""
     if not box.wide:
         return ceil(problem.rows, box.rows)
@@ -299,7 +299,7 @@ def _choices(
     """Tiles, warps and stages, with a model of their time and the box of their rows."""
     shape = replace(shape_of(problem), vector=64)  # a box takes one thread's instruction
     for box in _boxes(problem, least):
-        tiles = _row_tiles(problem, box)
+        tiles = row_tiles(problem, box)
         padded = replace(shape, rows=tiles * box.rows)
         for columns in COLUMNS:
             if columns >= 2 * max(problem.columns, COLUMNS[0]):
@@ -317,8 +317,8 @@ def _boxes(problem: Problem, least: int) -> Iterator[Box]:
     sides = [1 << i for i in range(WIDEST.bit_length()) if 1 << i >= least]
     for rows in ROWS:
         every = [Box(rows, y, x) for y in sides for x in sides if y * x <= rows]
-        box = min(every, key=lambda b: (_row_tiles(problem, b), -min(b.wide, 8), -b.high))
-        if _row_tiles(problem, box) * rows <= MOST_WASTE * max(problem.rows, ROWS[0]):
+        box = min(every, key=lambda b: (row_tiles(problem, b), -min(b.wide, 8), -b.high))
+        if row_tiles(problem, box) * rows <= MOST_WASTE * max(problem.rows, ROWS[0]):
             yield box
 
 

@@ -24,6 +24,7 @@ from planish.targets.cuda.codegen.tensor_map import TensorMap
 from planish.targets.cuda.kernel import MappedPointer, Pointer
 from planish.targets.cuda.kernels.fused import apply
 from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel
+from planish.targets.cuda.kernels.matrix_tile import Window
 from planish.targets.cuda.kernels.matrix_writer import MatrixWriter
 
 PAIRS = 2, 2
@@ -44,6 +45,26 @@ def paired(strides: Sequence[int]) -> tuple[int, ...]:
     """Strides of images, rows and columns as those of images, pairs of rows, rows, and pairs."""
     image, row, column, _ = strides
     return image, 2 * row, row, 2 * column, 1
+
+
+def pixels_map(
+    strides: Sequence[int],
+    window: Window,
+    axes: Sequence[int],
+    channels: int,
+    box: tuple[int, int, int, int],
+) -> TensorMap:
+    """The tensor map of a convolution's images, its box of images, rows, columns and channels.
+
+    `axes` are those of the result; its pixels are the kernel's parameter.
+    """
+    pixels = axes[1] * axes[2]
+    down, across = window.size
+    whole = whole_strides(strides, (0, down, across, channels))
+    if window.strides != PAIRS:
+        return TensorMap((0, down, across, channels), whole, box, pixels)
+    shape = 0, down // 2, 2, across // 2, whole[2] + channels
+    return TensorMap(shape, paired(whole), (*box[:2], 1, *box[2:]), pixels)
 
 
 @dataclass(frozen=True)
@@ -117,14 +138,8 @@ class MappedKernel(MatrixKernel):
             strides = whole_strides(leaf.strides, rows)
             return TensorMap(rows, strides, (self.tile.rows, depth), 1)
         assert self.window is not None
-        high, wide = self.pixels_of_result
         box = (self.images, self.high, self.wide, depth)
-        down, across = self.window.size
-        strides = whole_strides(leaf.strides, (0, down, across, self.channels))
-        if not self.is_paired:
-            return TensorMap((0, down, across, self.channels), strides, box, high * wide)
-        pixels = 0, down // 2, 2, across // 2, strides[2] + self.channels
-        return TensorMap(pixels, paired(strides), (*box[:2], 1, *box[2:]), high * wide)
+        return pixels_map(leaf.strides, self.window, self.axes, self.channels, box)
 
     def _right_map(self) -> TensorMap:
         pitch = self.steps * self.tile.depth

@@ -1,0 +1,417 @@
+"""Tactics of the matrix kernel with specialised warps: many tiles, on Hopper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+
+from planish.fusion.task import Task
+from planish.graph.types import DType
+from planish.targets.anchored import AnchoredTactic
+from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic, Workspace
+from planish.targets.cuda.kernels.family import MachineFamily
+from planish.targets.cuda.kernels.fused import Access
+from planish.targets.cuda.kernels.mapped import (
+    MAP_SECONDS,
+    MOST_WASTE,
+    WIDEST,
+    Box,
+    row_tiles,
+)
+from planish.targets.cuda.kernels.mapped_kernel import PAIRS, paired, whole_strides
+from planish.targets.cuda.kernels.matrix_image import CHANNELS, ImageCopy, filters_on_copy
+from planish.targets.cuda.kernels.matrix_problem import (
+    Convolution,
+    Problem,
+    filters,
+    is_packed,
+    pack,
+    problem_of,
+    understood,
+)
+from planish.targets.cuda.kernels.matrix_tile import Tile, ceil
+from planish.targets.cuda.kernels.specialized_kernel import SpecializedKernel, neighbours
+from planish.targets.cuda.kernels.specialized_results import is_expressible
+from planish.targets.cuda.kernels.specialized_tiles import GROUPS, LINES, THREADS
+from planish.targets.cuda.machine import H200, CudaMachine
+from planish.targets.restoring import checked_parameters, impossible
+
+DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.INT8)
+ROWS = (64, 128, 192, 256)
+COLUMNS = (64, 128, 192, 256)
+DEPTHS = (32, 64, 128)
+STAGES = (2, 3, 4, 5, 6, 7, 8, 10, 12)
+RINGS = (1, 2, 3, 4, 6, 8)
+CLUSTERS = (1, 2)
+MOST_SUMS = 192
+"""Of a thread."""
+LIMIT = 12
+"""Tactics offered."""
+OF_SIZE = 3
+"""Of these with tiles of the same rows and columns."""
+
+_PRODUCTS = 4096
+"""Of bytes, per cycle and multiprocessor; of halves half as many."""
+_CACHE = 48
+"""Bytes per cycle that a multiprocessor takes from the second-level cache."""
+_MEMORY = 18
+"""The same from memory."""
+_LATENCY = 1500
+"""Cycles until a stage is loaded again, while all load."""
+_END, _EACH, _OPERATION = 600, 4.0, 2.0
+"""Cycles of a tile's end: in all, and for each of a thread's sums; for each operation on it."""
+_VECTOR = 3.0
+"""The same for what each column has of its own: loading it."""
+_WAITING = 1.15
+"""How much longer an end takes where a box must be stored before the next one is computed."""
+_START = 4000
+_MEETING = 0.01
+"""How much longer tiles take where two blocks wait for one another."""
+
+
+def specialized_problem(
+    task: Task, binding: Binding, channels: int = 0
+) -> tuple[Problem, ImageCopy | None] | None:
+    """The problem of a task, with `channels` on a copy of its images whose pixels have so many;
+    None if the kernel does not compute it.
+    """
+    if not understood(task) or not is_packed(task):
+        return None
+    problem = problem_of(task, binding)
+    if problem is None or problem.dtype not in DTYPES or problem.batched or problem.zero:
+        return None
+    if not _is_result_mapped(problem):
+        return None
+    if channels:
+        return _on_copy(problem, channels)
+    if not problem.left.expression.is_copy or len(problem.left.leaves) != 1:
+        return None
+    return (problem, None) if _is_left_mapped(problem) else None
+
+
+def _on_copy(problem: Problem, channels: int) -> tuple[Problem, ImageCopy] | None:
+    """A convolution of few channels by steps of two, on folded images: what a row of taps covers is
+    one run of memory, so that it is as if pixels had as many channels and windows one column.
+    """
+    copy = ImageCopy(problem, channels, 1)
+    if problem.window is None or copy.fold == (1, 1) or not copy.makes_sense:
+        return None
+    size, step = problem.dtype.size, copy.deep
+    if copy.run * size > LINES[-1] or step * size % 16 or copy.size[1] * step * size % 16:
+        return None
+    found = copy.problem
+    assert found.window is not None
+    # runs of neighbouring pixels overlap; there are as many as the result has pixels
+    window = replace(found.window, size=(copy.size[0], problem.axes[-1]))
+    return replace(found, window=window, result=problem.result, pixels=0), copy
+
+
+def _is_left_mapped(problem: Problem) -> bool:
+    """Whether boxes of the left factor can be loaded."""
+    (leaf,) = problem.left.leaves
+    if leaf is None or not leaf.pointer.aligned or leaf.wide or leaf.strides[-1] != 1:
+        return False
+    window = problem.window
+    extents: tuple[int, ...] = (problem.rows,)
+    if window is None:
+        if len(leaf.strides) != 2:
+            return False
+    else:
+        high, wide = problem.axes[1:]
+        extents = (problem.rows // (high * wide), *window.size)
+        odd = any(n % 2 for n in window.size)
+        if window.strides not in ((1, 1), PAIRS) or (window.strides == PAIRS and odd):
+            return False
+    strides = whole_strides(leaf.strides, (*extents, problem.channels))
+    if window is not None and window.strides == PAIRS:
+        strides = paired(strides)
+        if problem.channels * problem.dtype.size % LINES[0]:
+            return False  # a step would reach into the next pixel
+    if any(s == 0 and n > 1 for s, n in zip(leaf.strides, extents, strict=False)):
+        return False
+    even = 16 // problem.dtype.size
+    uneven = any(s % even for s in strides[:-1]) or any(a % b for a, b in pairwise(strides))
+    return not uneven and strides[-2] >= problem.channels
+
+
+def _is_result_mapped(problem: Problem) -> bool:
+    """Whether boxes of the result can be stored, and what is added to it loaded."""
+    work = problem.result
+    if len(work.outputs) != 1 or len(work.shape) != 2:
+        return False
+    (output,) = work.outputs
+    size = output.pointer.dtype.size
+    whole = 0
+    for item in (*work.leaves, output):
+        if item is None or not any(item.strides):
+            continue
+        if not item.pointer.aligned or item.wide or item.strides[-1] != 1:
+            return False
+        if item.strides[0] == 0:
+            continue
+        pitch = item.strides[0]
+        if pitch < problem.columns or pitch * size % 16 or item.pointer.dtype.size != size:
+            return False
+        whole += 1
+    if whole > 2 or size > 2:
+        return False
+    sums = "int32" if problem.dtype is DType.INT8 and not problem.codes else "float32"
+    return is_expressible(work, sums)
+
+
+@dataclass(frozen=True)
+class SpecializedTactic(AnchoredTactic):
+    """The matrix kernel with specialised warps, with a tile; see `SpecializedKernel`."""
+
+    family: ClassVar[str] = "specialized"
+
+    rows: int
+    columns: int
+    depth: int
+    stages: int
+    ring: int = 2
+    cluster: int = 1
+    high: int = 0
+    wide: int = 0
+    channels: int = 0
+    machine: CudaMachine = field(default=H200, compare=False)
+
+    @property
+    def tile(self) -> Tile:
+        """What a group computes."""
+        return Tile(self.rows, self.columns, self.depth)
+
+    @property
+    def extra_seconds(self) -> float:
+        return MAP_SECONDS
+
+    def accepts(self, binding: Binding) -> bool:
+        if not super().accepts(binding):
+            return False
+        found = specialized_problem(self.task, binding, self.channels)
+        if found is None:
+            return False
+        problem, _ = found
+        if (problem.window is None) != (self.wide == 0):
+            return False
+        size = problem.result.outputs[0].pointer.dtype.size
+        if problem.columns % self.columns or not neighbours(self.tile, size):
+            return False
+        if self.depth * problem.dtype.size not in LINES:
+            return False
+        paired = problem.window is not None and problem.window.strides == PAIRS
+        if paired and problem.channels % self.depth:
+            return False  # a step would reach into the next pixel
+        return self._kernel(problem).shared <= self.machine.shared
+
+    def constants(self) -> list[np.ndarray]:
+        size, weights = self.task.outputs[0].dtype.size, filters(self.task)
+        if self.channels:
+            op = self.anchor.op
+            assert isinstance(op, Convolution)
+            weights = filters_on_copy(weights, self.channels, (1, *op.strides)[-2:], 1)
+        return [pack(weights, self.tile, neighbours(self.tile, size))]
+
+    def launches(self, binding: Binding) -> list[Launch]:
+        problem, copy = self._problem(binding)
+        kernel = self._kernel(problem)
+        launches: list[Launch] = []
+        pointers: list[Pointer] = [*problem.left_values, Constant(0), *problem.result_values]
+        if copy:
+            where: tuple[Pointer, ...] = (*copy.source.left_values, Workspace())
+            tasks = ceil(copy.places, copy.kernel.pixels)
+            launches.append(Launch(copy.kernel, where, (copy.places,), tasks))
+            pointers.insert(0, Workspace())
+        box = Box(self.rows, self.high, self.wide)
+        units = ceil(row_tiles(problem, box), self.cluster) * kernel.column_tiles
+        most = self.machine.multiprocessors // self.cluster
+        tasks = self.cluster * min(units, most)
+        return [*launches, Launch(kernel, tuple(pointers), (problem.rows,), tasks)]
+
+    def workspace(self, binding: Binding) -> int:
+        copy = self._problem(binding)[1]
+        return copy.bytes if copy else 0
+
+    def _problem(self, binding: Binding) -> tuple[Problem, ImageCopy | None]:
+        found = specialized_problem(self.task, binding, self.channels)
+        assert found is not None, "the tactic accepts the binding"
+        return found
+
+    def _kernel(self, problem: Problem) -> SpecializedKernel:
+        (left,) = problem.left.leaves
+        assert left is not None
+        return SpecializedKernel(
+            tile=self.tile,
+            stages=self.stages,
+            ring=self.ring,
+            cluster=self.cluster,
+            dtype=problem.dtype,
+            left=left,
+            axes=problem.axes,
+            window=problem.window,
+            channels=problem.channels,
+            columns=problem.columns,
+            result=problem.result,
+            high=self.high,
+            wide=self.wide,
+            codes=problem.codes,
+        )
+
+
+@dataclass(frozen=True)
+class SpecializedFamily(MachineFamily):
+    """Convolutions and products by constants, of many tiles, for this or another machine."""
+
+    name: ClassVar[str] = "specialized"
+
+    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if self.machine.capability[0] != 9:
+            return
+        forms = [(c, specialized_problem(task, binding, c)) for c in self._channels(task)]
+        channels, form = next(((c, f) for c, f in forms if f), (0, None))
+        if form is None:
+            return
+        found = sorted(_choices(form[0], self.machine), key=lambda item: item[0])
+        sizes: dict[object, int] = {}
+        kept = 0
+        for _, choice in found:
+            size = choice[:2]
+            if sizes.get(size, 0) == OF_SIZE:
+                continue
+            tactic = SpecializedTactic(task, *choice, channels, machine=self.machine)
+            if tactic.accepts(binding):
+                sizes[size] = sizes.get(size, 0) + 1
+                kept += 1
+                yield tactic
+            if kept == LIMIT:
+                return
+
+    def _channels(self, task: Task) -> Iterable[int]:
+        """Channels of copies worth trying, the first that can be: as it is, then few."""
+        return (0, *CHANNELS)
+
+    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+        sides = tuple(1 << i for i in range(9))
+        values = checked_parameters(
+            self.name,
+            task,
+            parameters,
+            understood(task) and is_packed(task),
+            rows=ROWS,
+            columns=COLUMNS,
+            depth=DEPTHS,
+            stages=STAGES,
+            ring=RINGS,
+            cluster=CLUSTERS,
+            high=(0, *sides),
+            wide=(0, *sides),
+            channels=(0, *CHANNELS),
+        )
+        pixels = values["high"] * values["wide"]
+        wrong = (values["high"] > 0) != (values["wide"] > 0)
+        wrong = wrong or (pixels > 0 and values["rows"] % pixels != 0)
+        wrong = wrong or values["rows"] * values["columns"] > MOST_SUMS * THREADS
+        assert task.anchor is not None
+        copied = values["channels"] > 0
+        wrong = wrong or (copied and not isinstance(task.anchor.op, Convolution))
+        wrong = wrong or (copied and values["channels"] < filters(task).shape[2])
+        if wrong or values["depth"] * task.anchor.inputs[0].dtype.size not in LINES:
+            raise impossible(self.name, task, f"no tile is {dict(values)}")
+        return SpecializedTactic(task, **values, machine=self.machine)
+
+
+# ---- which tiles are worth measuring -------------------------------------------------------------
+
+
+def _choices(
+    problem: Problem, machine: CudaMachine
+) -> Iterator[tuple[float, tuple[int, int, int, int, int, int, int, int]]]:
+    """A model of the time, with a tactic's parameters in their order."""
+    size = problem.dtype.size
+    line = LINES[problem.channels * size > LINES[0]]
+    adds = any(a is not None and any(a.strides[:-1]) for a in problem.result.leaves)
+    for rows in ROWS:
+        box = _box(problem, rows)
+        for columns in COLUMNS:
+            if problem.columns % columns or rows * columns > MOST_SUMS * THREADS or box is None:
+                continue
+            tile = Tile(rows, columns, line // size)
+            tiles = row_tiles(problem, box) * (problem.columns // columns)
+            if 2 * tiles < machine.multiprocessors:
+                continue
+            written = problem.result.outputs[0].pointer.dtype.size
+            width = neighbours(tile, written) * written
+            for ring in (2, 3) if adds else (1, 2):
+                room = machine.shared - 1024 - GROUPS * ring * rows * width
+                fit = [n for n in STAGES if n * (rows + columns) * line <= room]
+                if not fit:
+                    continue
+                for cluster in CLUSTERS:
+                    time = _estimate(problem, tile, tiles, fit[-1], ring, cluster, machine)
+                    yield (
+                        time,
+                        (rows, columns, tile.depth, fit[-1], ring, cluster, box.high, box.wide),
+                    )
+
+
+def _box(problem: Problem, rows: int) -> Box | None:
+    """The box of so many rows with the least beside the images; None if that is too much."""
+    if problem.window is None:
+        return Box(rows)
+    sides = [1 << i for i in range(WIDEST.bit_length())]
+    every = [Box(rows, y, x) for y in sides for x in sides if rows % (y * x) == 0]
+    box = min(every, key=lambda b: (row_tiles(problem, b), -min(b.wide, 8), -b.high))
+    return box if row_tiles(problem, box) * rows <= MOST_WASTE * problem.rows else None
+
+
+def _estimate(
+    problem: Problem,
+    tile: Tile,
+    tiles: int,
+    stages: int,
+    ring: int,
+    cluster: int,
+    machine: CudaMachine,
+) -> float:
+    """Cycles, by what limits a multiprocessor: products, what it can load, the ends of tiles."""
+    size = problem.dtype.size
+    steps = problem.taps[0] * problem.taps[1] * ceil(problem.channels, tile.depth)
+    products = tile.rows * tile.columns * tile.depth / (_PRODUCTS // size)
+    loads = (tile.rows + tile.columns) * tile.depth * size
+    step = max(products, loads / _CACHE, _LATENCY / max(stages - 1, 1))
+    loop = steps * step
+    operations = len(problem.result.expression.instructions)
+    end = _END + tile.rows * tile.columns / THREADS * (_EACH + operations * _OPERATION)
+    vectors = sum(1 for a in problem.result.leaves if a is not None and not _is_whole(a))
+    end += vectors * tile.columns * _VECTOR
+    if ring == 1:
+        end *= _WAITING
+    rounds = ceil(tiles, machine.multiprocessors)
+    moved: float = tile.rows * tile.columns * problem.result.outputs[0].pointer.dtype.size
+    moved *= sum(1 for a in (*problem.result.leaves, *problem.result.outputs) if _is_whole(a))
+    moved += tile.rows * problem.channels * size * tile.columns / problem.columns
+    each = max(loop, (loop + end) / GROUPS, moved / _MEMORY)
+    return _START + rounds * each * (1 + (cluster - 1) * _MEETING) + loop + end
+
+
+def _is_whole(item: Access | None) -> bool:
+    """Whether a tensor has an element for each of the result."""
+    return item is not None and any(item.strides[:-1])
+
+
+@dataclass(frozen=True)
+class SpecializedImageFamily(SpecializedFamily):
+    """The same of images whose axes lie in another order: on copies."""
+
+    pattern: ClassVar[str] = "image"
+
+    def _channels(self, task: Task) -> Iterable[int]:
+        return CHANNELS
+
+
+FAMILIES = (SpecializedFamily(),)
+IMAGE_FAMILIES = (SpecializedImageFamily(),)

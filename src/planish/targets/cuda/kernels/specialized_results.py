@@ -1,0 +1,290 @@
+"""Writes the matrix kernel with specialised warps: what happens to sums, and how results go out.
+
+A group has a ring of boxes in shared memory. Its threads write a box when it is free, or when what
+is to be added has been loaded into it, to the very places that they read; another thread stores
+complete boxes, and frees them or loads what is added to later ones. Nobody who computes waits for
+memory but for a box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from planish.graph.types import DType
+from planish.targets.cuda.codegen.elementwise import compute_type, emit
+from planish.targets.cuda.codegen.ptx import Assembly, Lanes, NotExpressible, run
+from planish.targets.cuda.codegen.source import Source
+from planish.targets.cuda.kernels.fused import Work
+from planish.targets.cuda.kernels.specialized_tiles import GROUPS, LINES, TileWriter
+
+
+def is_expressible(result: Work, sums: str) -> bool:
+    """Whether PTX can be written for an epilogue."""
+    a = Assembly()
+    try:
+        epilogue = Epilogue(result, a)
+        loaded = [
+            None
+            if item is None
+            else epilogue.unpacked(item.pointer.dtype, a.registers(4 * item.pointer.dtype.size))
+            for item in result.leaves
+        ]
+        epilogue.finish(Lanes(a, sums, tuple(a.registers(16))), loaded)
+    except NotExpressible:
+        return False
+    return True
+
+
+class Epilogue:
+    """What happens to sums: writes it for some elements at a time."""
+
+    def __init__(self, work: Work, assembly: Assembly) -> None:
+        self.work, self.assembly = work, assembly
+        k = Source()
+        self._leaves = [
+            None if leaf.constant is not None else k.name(f"leaf{i}")
+            for i, leaf in enumerate(work.expression.leaves)
+        ]
+        (self._result,) = emit(k, work.expression, self._leaves, work.facts)
+        self._code = compile(k.statements(), "<epilogue>", "exec")
+
+    def unpacked(self, dtype: DType, registers: Sequence[str]) -> Lanes:
+        """What was loaded, in the type it is computed in."""
+        a = self.assembly
+        if dtype in (DType.FLOAT16, DType.BFLOAT16):
+            halves: list[str] = []
+            for name in registers:
+                pair = a.register("h"), a.register("h")
+                a.line(f"mov.b32 {{{pair[0]}, {pair[1]}}}, {name};")
+                halves += pair
+            kind = "float16" if dtype is DType.FLOAT16 else "bfloat16"
+            return Lanes(a, kind, tuple(halves)).to("float32")
+        if dtype not in (DType.FLOAT32, DType.INT32, DType.INT8, DType.UINT8):
+            raise NotExpressible(f"a tensor of {dtype}")
+        return Lanes(a, compute_type(dtype).removeprefix("tl."), tuple(registers))
+
+    def finish(self, sums: Lanes, loaded: Sequence[Lanes | None]) -> list[str]:
+        """Registers with the result's elements as they are stored; per leaf what was loaded."""
+        names: dict[str, Lanes] = {}
+        for name, lanes in zip(self._leaves, loaded, strict=True):
+            if name is not None:
+                names[name] = sums if lanes is None else lanes
+        made = run(self.assembly, self._code, names)[self._result]
+        return self._packed(made, len(sums.names))
+
+    def _packed(self, made: Lanes, count: int) -> list[str]:
+        a, dtype = self.assembly, self.work.outputs[0].pointer.dtype
+        wanted = compute_type(dtype).removeprefix("tl.")
+        if made.kind != wanted or (len(made.names) == 1 and count > 4):
+            raise NotExpressible(f"a result of {made.kind}")
+        if dtype.size != 2:
+            return list(made.names)
+        op = "cvt.rn.f16x2.f32" if dtype is DType.FLOAT16 else "cvt.rn.bf16x2.f32"
+        pairs = zip(made.names[::2], made.names[1::2], strict=True)
+        return [a(f"{op} {{}}, {{}}, {{}};", high, low) for low, high in pairs]
+
+
+class ResultWriter(TileWriter):
+    """Writes the ends of tiles."""
+
+    def _prepare_results(self) -> None:
+        """What a thread needs for the results of all of its tiles."""
+        a, kernel = self.a, self.kernel
+        self.leads = a("setp.eq.u32 {}, {}, 0;", self.lane, kind="p")
+        buffer = self._buffer(self.group)
+        # a row by four threads, eight rows by a warp's
+        high = a("shr.u32 {}, {}, 2;", self.lane)
+        self.quarter = a("and.b32 {}, {}, 3;", self.lane)
+        warp = a("and.b32 {}, {}, 3;", self.warp)
+        row = a("mad.lo.u32 {}, {}, 16, {};", warp, high)
+        pitch = kernel.neighbours * kernel.size
+        line = a("mad.lo.u32 {}, {}, {}, {};", row, pitch, buffer)
+        pieces = pitch // 64
+        self.pieces = []
+        for i in range(pieces):
+            piece = a("mad.lo.u32 {}, {}, {}, {};", self.quarter, pieces, i)
+            # as tensor maps exchange places, against conflicts
+            by = high if pitch == LINES[1] else a("bfe.u32 {}, {}, 1, 2;", high)
+            piece = a("xor.b32 {}, {}, {};", piece, by)
+            self.pieces.append(a("mad.lo.u32 {}, {}, 16, {};", piece, line))
+        self.epilogue = Epilogue(kernel.result, a)
+        self.scalars: dict[int, Lanes] = {}
+        self.vectors: dict[int, tuple[DType, str]] = {}
+        for number, item in enumerate(kernel.result.leaves):
+            if item is None or number == kernel.residual:
+                continue
+            pointer = 2 + kernel.place_of(number)
+            address = a(f"ld.param.u64 {{}}, [p{pointer}];", kind="d")
+            address = a("cvta.to.global.u64 {}, {};", address, kind="d")
+            if any(item.strides):
+                self.vectors[number] = item.pointer.dtype, address
+            else:
+                self.scalars[number] = self._scalar(item.pointer.dtype, address)
+
+    def _scalar(self, dtype: DType, address: str) -> Lanes:
+        a = self.a
+        if dtype.size == 2:
+            half = a("ld.global.nc.b16 {}, [{}];", address, kind="h")
+            return Lanes(a, dtype.numpy.name, (half,)).to("float32")
+        if dtype.size != 4:
+            raise NotExpressible(f"one number of {dtype}")
+        return self.epilogue.unpacked(dtype, [a("ld.global.nc.b32 {}, [{}];", address)])
+
+    def _finish(self, sums: Sequence[Sequence[str]], column: str) -> None:
+        """Applies the epilogue, 16 bytes of a row at a time, and hands boxes over to be stored."""
+        a, kernel = self.a, self.kernel
+        each = 16 // kernel.size  # columns of a piece
+        own = kernel.neighbours // 4  # of a box's row a thread's
+        first = a("mad.lo.u32 {}, {}, {}, {};", self.quarter, own, column)
+        addresses = {
+            number: (dtype, a("mad.wide.u32 {}, {}, {}, {};", first, dtype.size, address, kind="d"))
+            for number, (dtype, address) in self.vectors.items()
+        }
+        order = [(box, piece) for box in range(kernel.boxes) for piece in range(len(self.pieces))]
+        vectors = self._load_vectors(addresses, 0, each)
+        for number, (box, piece) in enumerate(order):
+            if piece == 0:
+                self._wait(self._ring_barrier(0, self.group, self.place), self.turned)
+                moved = [
+                    a("mad.lo.u32 {}, {}, {}, {};", self.place, kernel.box_bytes, start)
+                    for start in self.pieces
+                ]
+            now = {n: self.epilogue.unpacked(*item) for n, item in vectors.items()}
+            if number + 1 < len(order):  # while this one is computed
+                after, inner = order[number + 1]
+                place = after * kernel.neighbours + inner * each
+                vectors = self._load_vectors(addresses, place, each)
+            for block in range(len(sums)):
+                for half in range(2):
+                    self._finish_piece(sums[block], moved[piece], (box, piece, block, half), now)
+            if piece == len(self.pieces) - 1:
+                a.line("fence.proxy.async.shared::cta;")
+                a.line("bar.warp.sync -1;")
+                done = self._ring_barrier(1, self.group, self.place)
+                a.line(f"@{self.leads} mbarrier.arrive.shared::cta.b64 _, [{done}];")
+                self._next_of_ring()
+
+    def _load_vectors(
+        self, addresses: dict[int, tuple[DType, str]], place: int, count: int
+    ) -> dict[int, tuple[DType, list[str]]]:
+        """What a thread's next columns have in common, as it was loaded."""
+        a = self.a
+        found = {}
+        for number, (dtype, address) in addresses.items():
+            names = a.registers(count * dtype.size // 4)
+            for i in range(0, len(names), 4):
+                where = f"[{address}+{place * dtype.size + 4 * i}]"
+                a.line(f"ld.global.nc.v4.b32 {{{', '.join(names[i : i + 4])}}}, {where};")
+            found[number] = dtype, names
+        return found
+
+    def _finish_piece(
+        self,
+        sums: Sequence[str],
+        start: str,
+        place: tuple[int, int, int, int],
+        vectors: dict[int, Lanes],
+    ) -> None:
+        """16 bytes of a row."""
+        a, kernel = self.a, self.kernel
+        box, piece, block, half = place
+        each = 16 // kernel.size
+        names = []
+        for i in range(piece * each, (piece + 1) * each):
+            eight = box * kernel.neighbours // 8 + i // 2
+            names.append(sums[4 * eight + 2 * half + i % 2])
+        pitch = kernel.neighbours * kernel.size
+        where = f"[{start}+{(64 * block + 8 * half) * pitch}]"
+        leaves: list[Lanes | None] = []
+        for number, item in enumerate(kernel.result.leaves):
+            if item is None:
+                leaves.append(None)
+            elif number == kernel.residual:
+                registers = a.registers(4)
+                a.line(f"ld.shared.v4.b32 {{{', '.join(registers)}}}, {where};")
+                leaves.append(self.epilogue.unpacked(item.pointer.dtype, registers))
+            else:
+                leaves.append(vectors[number] if number in vectors else self.scalars[number])
+        results = self.epilogue.finish(Lanes(a, self.sums, tuple(names)), leaves)
+        a.line(f"st.shared.v4.b32 {where}, {{{', '.join(results)}}};")
+
+    def _buffer(self, group: str) -> str:
+        """Where a group's boxes begin."""
+        a, kernel = self.a, self.kernel
+        start = a("add.u32 {}, {}, {};", self.memory, kernel.stages * kernel.stage_bytes)
+        return a("mad.lo.u32 {}, {}, {}, {};", group, kernel.ring * kernel.box_bytes, start)
+
+    def _ring_barrier(self, kind: int, group: str, place: str) -> str:
+        """The address of what says that a box may be computed (0), or that it is complete (1)."""
+        ring = self.kernel.ring
+        number = self.a("mad.lo.u32 {}, {}, {}, {};", group, ring, place)
+        return self._barrier(2 * self.kernel.stages + kind * GROUPS * ring, number)
+
+    def _begin_ring(self, parity: int) -> None:
+        self.place, self.turned = self.a("mov.u32 {}, 0;"), self.a("mov.u32 {}, {};", parity)
+
+    def _next_of_ring(self) -> None:
+        a, ring = self.a, self.kernel.ring
+        a.line(f"add.u32 {self.place}, {self.place}, 1;")
+        over = a("setp.ge.u32 {}, {}, {};", self.place, ring, kind="p")
+        a.line(f"@{over} mov.u32 {self.place}, 0;")
+        a.line(f"@{over} xor.b32 {self.turned}, {self.turned}, 1;")
+
+    def _keep(self) -> None:
+        """Stores boxes of a group's result that are complete, and loads residuals for others."""
+        a, kernel = self.a, self.kernel
+        group = a("sub.u32 {}, {}, 10;", self.warp)
+        buffer = self._buffer(group)
+        self._begin_ring(0)
+        now, ahead = (self._tiles_of(group) for _ in range(2))
+        if kernel.residual is not None:
+            for place in range(kernel.ring):
+                self._ask(group, buffer, str(place), ahead)
+        again, end = a.label(), a.label()
+        a.line(f"{again}:")
+        over = a("setp.ge.u32 {}, {}, {};", now[0], self.tiles, kind="p")
+        a.line(f"@{over} bra {end};")
+        self._wait(self._ring_barrier(1, group, self.place), self.turned)
+        start = a("mad.lo.u32 {}, {}, {}, {};", self.place, kernel.box_bytes, buffer)
+        where = self._box(now)
+        how = f"cp.async.bulk.tensor.{len(where)}d.global.shared::cta.bulk_group"
+        tensor = self.maps[len(self.pointers) - 1]
+        a.line(f"{how} [{tensor}, {{{', '.join(where)}}}], [{start}];")
+        a.line("cp.async.bulk.commit_group;")
+        a.line("cp.async.bulk.wait_group.read 0;")
+        if kernel.residual is None:
+            free = self._ring_barrier(0, group, self.place)
+            a.line(f"mbarrier.arrive.shared::cta.b64 _, [{free}];")
+        else:
+            self._ask(group, buffer, self.place, ahead)
+        self._next_box(now)
+        self._next_of_ring()
+        a.line(f"bra {again};")
+        a.line(f"{end}:")
+
+    def _next_box(self, place: tuple[str, str, str]) -> None:
+        tile, box, stride = place
+        a = self.a
+        a.line(f"add.u32 {box}, {box}, 1;")
+        over = a("setp.ge.u32 {}, {}, {};", box, self.kernel.boxes, kind="p")
+        a.line(f"@{over} mov.u32 {box}, 0;")
+        a.line(f"@{over} add.u32 {tile}, {tile}, {stride};")
+
+    def _box(self, place: tuple[str, str, str]) -> list[str]:
+        """Where a box of the result lies, the last axis first."""
+        a, kernel = self.a, self.kernel
+        column, rows = self._locate(place[0])
+        return [a("mad.lo.u32 {}, {}, {}, {};", place[1], kernel.neighbours, column), *rows]
+
+    def _ask(self, group: str, buffer: str, to: str, ahead: tuple[str, str, str]) -> None:
+        """Loads the residual of the next box, if there is one."""
+        a, kernel = self.a, self.kernel
+        assert kernel.residual is not None
+        with a.skipped_unless(a("setp.lt.u32 {}, {}, {};", ahead[0], self.tiles, kind="p")):
+            barrier = self._ring_barrier(0, group, to)
+            how = "mbarrier.arrive.expect_tx.shared::cta.b64"
+            a.line(f"{how} _, [{barrier}], {kernel.box_bytes};")
+            start = a("mad.lo.u32 {}, {}, {}, {};", to, kernel.box_bytes, buffer)
+            pointer = 2 + kernel.place_of(kernel.residual)
+            self._copy_in(pointer, start, self._box(ahead), barrier)
+            self._next_box(ahead)

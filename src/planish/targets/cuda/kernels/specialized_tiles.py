@@ -1,0 +1,198 @@
+"""Writes the matrix kernel with specialised warps: threads, tiles, barriers, copies of boxes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from planish.graph.types import DType
+from planish.targets.cuda.codegen.ptx import Assembly
+from planish.targets.cuda.codegen.source import ASKING, LINE
+from planish.targets.cuda.kernels.matrix_tile import ceil
+
+if TYPE_CHECKING:
+    from planish.targets.cuda.kernels.specialized_kernel import SpecializedKernel
+
+LINES = 64, 128
+"""Bytes of a row of a factor's box in shared memory, and of the result's."""
+GROUPS = 2
+"""Groups of warps that compute."""
+THREADS = 128
+"""Of a group."""
+WARPS = 4 * (GROUPS + 1)
+COMPUTING, LOADING = 240, 24
+"""Registers of threads."""
+BARRIER = 8
+"""Bytes of a barrier in shared memory."""
+
+
+class TileWriter:
+    """What all groups of warps have in common; one object per kernel."""
+
+    def __init__(self, kernel: SpecializedKernel) -> None:
+        self.kernel, self.a = kernel, Assembly()
+        self.pointers = kernel.pointers
+        self.sums = "int32" if kernel.dtype is DType.INT8 and not kernel.codes else "float32"
+
+    def _begin(self) -> None:
+        a, kernel = self.a, self.kernel
+        self.tid = a("mov.u32 {}, %tid.x;")
+        warp = a("shr.u32 {}, {}, 5;", self.tid)
+        self.warp = a("shfl.sync.idx.b32 {}, {}, 0, 31, -1;", warp)  # the same in all lanes
+        self.group = a("shr.u32 {}, {}, 2;", self.warp)
+        self.lane = a("and.b32 {}, {}, 31;", self.tid)
+        self.memory = a("mov.u32 {}, memory;")
+        block, blocks = a("mov.u32 {}, %ctaid.x;"), a("mov.u32 {}, %nctaid.x;")
+        self.rank = a("mov.u32 {}, %cluster_ctarank;") if kernel.cluster > 1 else "0"
+        self.unit = a("div.u32 {}, {}, {};", block, kernel.cluster)
+        self.units = a("div.u32 {}, {}, {};", blocks, kernel.cluster)
+        rows = a("ld.param.u32 {}, [n0];")
+        self._count_tiles(rows)
+        first = a("setp.eq.u32 {}, {}, 0;", self.tid, kind="p")
+        with a.skipped_unless(first):
+            counts = [1] * kernel.stages + [4 * kernel.cluster] * kernel.stages
+            counts += [1] * (GROUPS * kernel.ring) + [4] * (GROUPS * kernel.ring)
+            for i, count in enumerate(counts):
+                place = kernel.barriers + BARRIER * i
+                a.line(f"mbarrier.init.shared::cta.b64 [{self.memory}+{place}], {count};")
+            a.line("fence.mbarrier_init.release.cluster;")
+        self.maps = {
+            i: a("cvta.param.u64 {}, {};", a(f"mov.b64 {{}}, p{i};", kind="d"), kind="d")
+            for i, pointer in enumerate(self.pointers)
+            if pointer.map is not None
+        }
+        self._meet()
+        a.line("griddepcontrol.wait;")
+
+    def _meet(self) -> None:
+        """Waits for all threads of the cluster."""
+        if self.kernel.cluster > 1:
+            self.a.line("barrier.cluster.arrive;")
+            self.a.line("barrier.cluster.wait;")
+        else:
+            self.a.line("bar.sync 0;")
+
+    def _part(self) -> None:
+        """No block ends while the other one still writes to its shared memory."""
+        if self.kernel.cluster > 1:
+            self._meet()
+
+    def _look_ahead(self) -> None:
+        """Has the second-level cache fetch what a later kernel reads; see `source.AHEAD`."""
+        a = self.a
+        block, blocks = a("mov.u32 {}, %ctaid.x;"), a("mov.u32 {}, %nctaid.x;")
+        lines, ahead = a("ld.param.u32 {}, [lines];"), a("ld.param.u64 {}, [ahead];", kind="d")
+        with a.skipped_unless(a("setp.lt.u32 {}, {}, {};", block, ASKING, kind="p")):
+            asking = a("min.u32 {}, {}, {};", blocks, ASKING)
+            line = a("mad.lo.u32 {}, {}, {}, {};", self.tid, asking, block)
+            stride = a("mul.lo.u32 {}, {}, {};", asking, GROUPS * THREADS)
+
+            def body() -> None:
+                where = a("mad.wide.u32 {}, {}, {}, {};", line, LINE, ahead, kind="d")
+                a.line(f"prefetch.global.L2 [{where}];")
+
+            self._loop(line, lines, stride, body)
+
+    def _count_tiles(self, rows: str) -> None:
+        """Names `tiles`: those of a cluster's rows by those of columns."""
+        a, kernel = self.a, self.kernel
+        if kernel.window is None:
+            of_cluster = kernel.tile.rows * kernel.cluster
+            count = a(
+                "div.u32 {}, {}, {};", a("add.u32 {}, {}, {};", rows, of_cluster - 1), of_cluster
+            )
+        else:
+            images = a("div.u32 {}, {}, {};", rows, math.prod(kernel.axes[1:]))
+            down, across = self._of_image
+            whole = a("add.u32 {}, {}, {};", images, kernel.images - 1)
+            whole = a("div.u32 {}, {}, {};", whole, kernel.images)
+            count = a("mul.lo.u32 {}, {}, {};", whole, down * across)
+            count = a("add.u32 {}, {}, {};", count, kernel.cluster - 1)
+            count = a("div.u32 {}, {}, {};", count, kernel.cluster)
+        self.tiles = a("mul.lo.u32 {}, {}, {};", count, kernel.column_tiles)
+
+    @property
+    def _of_image(self) -> tuple[int, int]:
+        """Tiles of an image: down and across."""
+        high, wide = self.kernel.axes[1:]
+        return ceil(high, self.kernel.high), ceil(wide, self.kernel.wide)
+
+    def _locate(self, tile: str) -> tuple[str, list[str]]:
+        """The first column of a tile, and where its rows begin: the last axis first."""
+        a, kernel = self.a, self.kernel
+        place = a("div.u32 {}, {}, {};", tile, kernel.column_tiles)
+        own = a("mul.lo.u32 {}, {}, {};", place, kernel.column_tiles)
+        column = a("sub.u32 {}, {}, {};", tile, own)
+        column = a("mul.lo.u32 {}, {}, {};", column, kernel.tile.columns)
+        if kernel.cluster > 1:
+            place = a("mad.lo.u32 {}, {}, {}, {};", place, kernel.cluster, self.rank)
+        if kernel.window is None:
+            return column, [a("mul.lo.u32 {}, {}, {};", place, kernel.tile.rows)]
+        found = []
+        for extent, size in zip(reversed(self._of_image), (kernel.wide, kernel.high), strict=True):
+            rest = a("div.u32 {}, {}, {};", place, extent)
+            inside = a("sub.u32 {}, {}, {};", place, a("mul.lo.u32 {}, {}, {};", rest, extent))
+            found.append(a("mul.lo.u32 {}, {}, {};", inside, size))
+            place = rest
+        return column, [*found, a("mul.lo.u32 {}, {}, {};", place, kernel.images)]
+
+    def _loop(self, number: str, end: str, stride: str, body: Callable[[], None]) -> None:
+        """Goes through numbers: of tiles, or of lines."""
+        a = self.a
+        again, done = a.label(), a.label()
+        a.line(f"{again}:")
+        over = a("setp.ge.u32 {}, {}, {};", number, end, kind="p")
+        a.line(f"@{over} bra {done};")
+        body()
+        a.line(f"add.u32 {number}, {number}, {stride};")
+        a.line(f"bra {again};")
+        a.line(f"{done}:")
+
+    def _barrier(self, first: int, stage: str) -> str:
+        """The address of a stage's barrier; `first` is the number of the first stage's."""
+        start = self.kernel.barriers + BARRIER * first
+        base = self.a("add.u32 {}, {}, {};", self.memory, start)
+        return self.a("mad.lo.u32 {}, {}, {}, {};", stage, BARRIER, base)
+
+    def _wait(self, barrier: str, parity: str) -> None:
+        a = self.a
+        again, done = a.label(), a.label()
+        a.line(f"{again}:")
+        ready = a.register("p")
+        how = "mbarrier.try_wait.parity.shared::cta.b64"
+        a.line(f"{how} {ready}, [{barrier}], {parity};")
+        a.line(f"@{ready} bra {done};")
+        a.line(f"bra {again};")
+        a.line(f"{done}:")
+
+    def _next(self, stage: str, parity: str) -> None:
+        """Goes on to the next stage."""
+        a = self.a
+        a.line(f"add.u32 {stage}, {stage}, 1;")
+        self._wrap(stage, parity)
+
+    def _wrap(self, stage: str, parity: str) -> None:
+        a, stages = self.a, self.kernel.stages
+        over = a("setp.ge.u32 {}, {}, {};", stage, stages, kind="p")
+        a.line(f"@{over} sub.u32 {stage}, {stage}, {stages};")
+        a.line(f"@{over} xor.b32 {parity}, {parity}, 1;")
+
+    def _copy_in(
+        self, number: int, to: str, place: Sequence[str], barrier: str, for_all: bool = False
+    ) -> None:
+        """Loads a box of a tensor, for all blocks of the cluster or for this one."""
+        how = "cp.async.bulk.tensor.{}d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        text = how.format(len(place)) + (".multicast::cluster" if for_all else "")
+        box = f"[{self.maps[number]}, {{{', '.join(place)}}}]"
+        mask = ""
+        if for_all:
+            every = self.a("mov.b16 {}, {};", (1 << self.kernel.cluster) - 1, kind="h")
+            mask = f", {every}"
+        self.a.line(f"{text} [{to}], {box}, [{barrier}]{mask};")
+
+    def _tiles_of(self, group: str) -> tuple[str, str, str]:
+        """A group's tile, a box of it, and how far the next tile is."""
+        a, box = self.a, self.a("mov.u32 {}, 0;")
+        tile = a("mad.lo.u32 {}, {}, {}, {};", group, self.units, self.unit)
+        return tile, box, a("add.u32 {}, {}, {};", self.units, self.units)
