@@ -134,7 +134,8 @@ def _nothing(w: Warp, i: Instruction, mask: Array) -> bool:
 
 
 def _ask(w: Warp, i: Instruction, mask: Array) -> bool:
-    w.block.grid.asked += w.places(i.operands[0])[mask].tolist()
+    if i.name[1] == "global":  # else a tensor map
+        w.block.grid.asked += w.places(i.operands[0])[mask].tolist()
     return True
 
 
@@ -165,7 +166,15 @@ def _store(w: Warp, i: Instruction, mask: Array) -> bool:
     data = np.stack([w.get(n) for n in names], 1).view(np.uint8)
     places = w.places(i.operands[0])
     for lane in np.flatnonzero(mask):
-        w.block.memory[places[lane] : places[lane] + 4 * len(names)] = data[lane]
+        at, size = int(places[lane]), 4 * len(names)
+        assert at % size == 0, "an address is not aligned"
+        if i.name[1] == "global":
+            ctypes.memmove(at, data[lane].tobytes(), size)
+            continue
+        block = w.block
+        if i.name[1] == "shared::cluster":
+            block = block.grid.of_cluster(block)[(at >> 24) - 1]
+        block.memory[at & 0xFFFFFF : (at & 0xFFFFFF) + size] = data[lane]
     return True
 
 

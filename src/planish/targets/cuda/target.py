@@ -57,7 +57,7 @@ class CudaTarget(Target):
     has_streams = True
     has_own_memory = True
     rates = Rates(3e14, 3e12, 1.5e-6)
-    tactics_per_task = 40  # of four sources, and each is measured in milliseconds
+    tactics_per_task = 50  # of five sources, and each is measured in milliseconds
     ceiling_sizes = (4096, 1 << 28)
 
     def __init__(self, device: Gpu) -> None:

@@ -335,7 +335,7 @@ def _choices(
     line = LINES[problem.channels * size > LINES[0]]
     adds = any(a is not None and any(a.strides[:-1]) for a in problem.result.leaves)
     for rows in ROWS:
-        box = _box(problem, rows)
+        box = box_of(problem, rows)
         for columns in COLUMNS:
             if problem.columns % columns or rows * columns > MOST_SUMS * THREADS or box is None:
                 continue
@@ -358,7 +358,7 @@ def _choices(
                     )
 
 
-def _box(problem: Problem, rows: int) -> Box | None:
+def box_of(problem: Problem, rows: int) -> Box | None:
     """The box of so many rows with the least beside the images; None if that is too much."""
     if problem.window is None:
         return Box(rows)

@@ -52,6 +52,8 @@ class SpecializedKernel(PtxKernel):
 
     family = "specialized"
     warps = WARPS
+    at_once = 1
+    """Blocks that registers are left for on a multiprocessor."""
 
     tile: Tile
     stages: int

@@ -78,15 +78,17 @@ class TileWriter:
         if self.kernel.cluster > 1:
             self._meet()
 
-    def _look_ahead(self) -> None:
-        """Has the second-level cache fetch what a later kernel reads; see `source.AHEAD`."""
+    def _look_ahead(self, threads: int = GROUPS * THREADS) -> None:
+        """Has the second-level cache fetch what a later kernel reads, by so many threads of
+        a block; see `source.AHEAD`.
+        """
         a = self.a
         block, blocks = a("mov.u32 {}, %ctaid.x;"), a("mov.u32 {}, %nctaid.x;")
         lines, ahead = a("ld.param.u32 {}, [lines];"), a("ld.param.u64 {}, [ahead];", kind="d")
         with a.skipped_unless(a("setp.lt.u32 {}, {}, {};", block, ASKING, kind="p")):
             asking = a("min.u32 {}, {}, {};", blocks, ASKING)
             line = a("mad.lo.u32 {}, {}, {}, {};", self.tid, asking, block)
-            stride = a("mul.lo.u32 {}, {}, {};", asking, GROUPS * THREADS)
+            stride = a("mul.lo.u32 {}, {}, {};", asking, threads)
 
             def body() -> None:
                 where = a("mad.wide.u32 {}, {}, {}, {};", line, LINE, ahead, kind="d")

@@ -13,15 +13,14 @@ from planish.targets.cuda.kernels.specialized_tiles import (
     GROUPS,
     LOADING,
     THREADS,
-    WARPS,
 )
 
-_TYPES = {
+TYPES = {
     DType.FLOAT16: ("f32.f16.f16", 16),
     DType.BFLOAT16: ("f32.bf16.bf16", 16),
     DType.INT8: ("s32.s8.s8", 32),
 }
-_CODES = "f32.e4m3.e4m3", 32
+CODES = "f32.e4m3.e4m3", 32
 
 
 class SpecializedWriter(ResultWriter):
@@ -68,7 +67,8 @@ class SpecializedWriter(ResultWriter):
             f".version {VERSION}\n.target sm_90a\n.address_size 64\n\n"
             ".extern .shared .align 1024 .b8 memory[];\n\n"
             f".visible .entry {self.kernel.symbol}(\n    {f',{chr(10)}    '.join(parameters)}\n)\n"
-            f"{shape}.maxntid {32 * WARPS}, 1, 1\n.minnctapersm 1\n{{\n{body}}}\n"
+            f"{shape}.maxntid {32 * self.kernel.warps}, 1, 1\n"
+            f".minnctapersm {self.kernel.at_once}\n{{\n{body}}}\n"
         )
 
     def _load(self) -> None:
@@ -194,7 +194,7 @@ class SpecializedWriter(ResultWriter):
 
     def _multiply_stage(self, stage: str, step: str, sums: Sequence[Sequence[str]]) -> None:
         a, kernel = self.a, self.kernel
-        types, depth = _CODES if kernel.codes else _TYPES[kernel.dtype]
+        types, depth = CODES if kernel.codes else TYPES[kernel.dtype]
         whole = "" if self.sums == "int32" else ", 1, 1" if kernel.codes else ", 1, 1, 0, 0"
         op = f"wgmma.mma_async.sync.aligned.m64n{kernel.tile.columns}k{depth}.{types}"
         here = a("mad.lo.u32 {}, {}, {}, {};", stage, kernel.stage_bytes, self.memory)

@@ -1,0 +1,209 @@
+"""The matrix kernel that is ready before its turn: small convolutions and products on Hopper.
+
+Where a network waits for latency, a kernel takes as long to begin and to end as to multiply. What
+this one does about it:
+
+- The next kernel's blocks are let in as soon as all of this one has been loaded (programmatic
+  dependent launch), and blocks are small enough that both fit on a multiprocessor. A block sets up
+  barriers and computes addresses, and the weights of its first steps are on their way to shared
+  memory, while the kernel before it is still at work; then it waits for that, and loads the rest.
+- Few tiles do not occupy all multiprocessors. The blocks of a cluster can share a tile's depth:
+  each adds up and finishes a part of the tile, and the others' sums of it come through shared
+  memory that a cluster's blocks reach (distributed shared memory), not through global memory.
+- A convolution's tile can be squares of 8 by 8 pixels. What the taps of its window see of a square,
+  a frame, is loaded once for all of them: eight rows of the matrix that tensor cores read are eight
+  pixels side by side, so that another tap is another place to begin at. Else every tap loads its
+  pixels anew, and what a multiprocessor can load is what kernels as small as these wait for.
+
+A block is a group of four warps that compute and one thread that loads boxes (it is made from
+`specialized_kernel`, which is for many tiles). Results go to global memory straight from registers:
+four threads write 64 bytes of a row.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from planish.graph.types import DType
+from planish.targets.cuda.codegen.tensor_map import TensorMap
+from planish.targets.cuda.kernel import MappedPointer, Pointer
+from planish.targets.cuda.kernels.fused import Access
+from planish.targets.cuda.kernels.mapped_kernel import pixels_map
+from planish.targets.cuda.kernels.matrix_tile import SHARED_BYTES, Tile, ceil
+from planish.targets.cuda.kernels.prompt_loading import SIDE
+from planish.targets.cuda.kernels.prompt_writer import PromptWriter
+from planish.targets.cuda.kernels.specialized_kernel import SpecializedKernel
+from planish.targets.cuda.kernels.specialized_tiles import BARRIER, THREADS
+
+AT_ONCE = 2
+"""Blocks that fit on a multiprocessor: of this kernel, or of this one and the next."""
+WHOLE = 1024
+"""Bytes of which places in shared memory are multiples where exchanged ones begin."""
+
+
+@dataclass(frozen=True)
+class PromptKernel(SpecializedKernel):
+    """One specialisation. Parameter: the rows. A cluster's blocks share a tile's depth.
+
+    Attributes
+    ----------
+    tile, stages, dtype, left, axes, window, channels, columns, result, high, wide, codes
+        See `SpecializedKernel`.
+    frames : int
+        What all taps see of a tile's pixels and some channels is a frame; so many are in shared
+        memory. 0: each tap's pixels are loaded by themselves.
+    """
+
+    family = "prompt"
+    warps: ClassVar[int] = THREADS // 32 + 1
+
+    frames: int = 0
+
+    @property
+    def at_once(self) -> int:  # type: ignore[override]
+        """Blocks that registers are left for on a multiprocessor."""
+        sums = self.tile.rows * self.tile.columns // THREADS
+        return 4 if sums <= 32 else 3 if sums <= 64 else AT_ONCE
+
+    @property
+    def pointers(self) -> tuple[Pointer, ...]:
+        left, weights = self.left.pointer, DType.INT8 if self.dtype.size == 1 else self.dtype
+        return (
+            MappedPointer(left.dtype, left.aligned, tensor=self._left_map()),
+            MappedPointer(weights, tensor=self._right_map()),
+            *self.result.pointers,
+        )
+
+    def _left_map(self) -> TensorMap:
+        if not self.frames:
+            return super()._left_map()
+        assert self.window is not None
+        box = 1, *self.frame, self.tile.depth
+        return pixels_map(self.left.strides, self.window, self.axes, self.channels, box)
+
+    def _right_map(self) -> TensorMap:
+        whole = super()._right_map()
+        return replace(whole, block=(self.tile.columns, self.tile.depth))
+
+    @property
+    def neighbours(self) -> int:
+        return neighbours(self.size)
+
+    # ---- a cluster's shares ----------------------------------------------------------------------
+
+    @property
+    def images(self) -> int:
+        return 1 if self.frames else super().images
+
+    @property
+    def taps(self) -> int:
+        """Of the window, for each of which a frame is read; 1 without frames."""
+        return math.prod(self.window.taps) if self.window is not None and self.frames else 1
+
+    @property
+    def units(self) -> int:
+        """What blocks share: steps, or frames."""
+        return self.steps // self.taps
+
+    @property
+    def first_steps(self) -> int:
+        """Steps whose weights are loaded before the kernel before this one has ended."""
+        return min(self.stages, self.units // self.cluster * self.taps)
+
+    @property
+    def pieces(self) -> list[tuple[int, int, int]]:
+        """A thread's sums as pieces of the result: the 64 rows, the upper or lower eight of a
+        warp's sixteen, and the box of columns.
+        """
+        blocks = range(self.tile.rows // 64)
+        return [(b, h, c) for b in blocks for h in range(2) for c in range(self.boxes)]
+
+    @property
+    def share(self) -> int:
+        """Pieces that a thread finishes."""
+        return len(self.pieces) // self.cluster
+
+    @property
+    def share_bytes(self) -> int:
+        """Sums that a block has of what another one finishes."""
+        return 4 * self.tile.rows * self.tile.columns // self.cluster
+
+    # ---- shared memory ---------------------------------------------------------------------------
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Rows and columns of a frame."""
+        assert self.window is not None
+        high, wide = (
+            SIDE + (taps - 1) * spread
+            for taps, spread in zip(self.window.taps, self.window.dilations, strict=True)
+        )
+        return high, wide
+
+    @property
+    def frame_bytes(self) -> int:
+        """From a frame's beginning to the next one's."""
+        return ceil(math.prod(self.frame) * self.line, WHOLE) * WHOLE
+
+    @property
+    def frames_bytes(self) -> int:
+        """Of the frames of a tile, for some channels."""
+        return self.tile.rows // 64 * self.frame_bytes if self.frames else 0
+
+    @property
+    def weights(self) -> int:
+        """Where a stage's weights begin."""
+        return 0 if self.frames else self.tile.rows * self.line
+
+    @property
+    def stage_bytes(self) -> int:
+        return self.weights + self.tile.columns * self.line
+
+    @property
+    def vectors(self) -> list[tuple[int, Access, int]]:
+        """Leaves that have an element for each column, and where their shared memory begins."""
+        found, place = [], self._factor_bytes
+        for number, item in enumerate(self.result.leaves):
+            if item is not None and any(item.strides) and number != self.residual:
+                found.append((number, item, place))
+                place += self._vector_bytes(item)
+        return found
+
+    @property
+    def _factor_bytes(self) -> int:
+        """Of stages; sums take their place when blocks exchange them."""
+        stages = self.stages * self.stage_bytes + self.frames * self.frames_bytes
+        return max(stages, self.cluster * self.share_bytes) if self.cluster > 1 else stages
+
+    def _vector_bytes(self, item: Access) -> int:
+        return self.tile.columns * item.pointer.dtype.size
+
+    @property
+    def barriers(self) -> int:
+        if self.vectors:
+            _, item, place = self.vectors[-1]
+            return place + self._vector_bytes(item)
+        return self._factor_bytes
+
+    @property
+    def shared(self) -> int:
+        return self.barriers + BARRIER * 2 * (self.stages + self.frames)
+
+    def text(self) -> str:
+        return PromptWriter(self).write()
+
+
+def neighbours(size: int) -> int:
+    """Columns of which four threads share a row, for elements of so many bytes."""
+    return SHARED_BYTES // size
+
+
+def is_divisible(tile: Tile, size: int, blocks: int) -> bool:
+    """Whether so many blocks can each finish a part of a tile with elements of so many bytes: whole
+    rows of it, or a part of their columns.
+    """
+    boxes, rest = divmod(tile.columns, neighbours(size))
+    share, more = divmod(tile.rows // 32 * boxes, blocks)
+    return not (rest or more) and (share % boxes == 0 or boxes % share == 0)
