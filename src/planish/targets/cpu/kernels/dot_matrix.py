@@ -153,18 +153,19 @@ def estimate(g: Geometry, tile: Tile, dot: Dot, machine: Machine) -> float:
     window = g.window[0] * g.window[1]
     depth = ceil(g.depth * window, dot.group)
     blocks = ceil(g.channels, vectors * machine.lanes)
-    heights = [pixels] * (g.columns // pixels)
-    if g.columns % pixels:
-        heights.append(tail or pixels)
     latency = HALVES_LATENCY if dot == HALVES else BYTES_LATENCY
-    of_tile = {height: _cycles(height, vectors, depth, latency) for height in set(heights)}
+    tiles, rest = divmod(g.columns, pixels)
+    of_row = tiles * _cycles(pixels, vectors, depth, latency)
+    if rest:
+        tiles += 1
+        of_row += _cycles(tail or pixels, vectors, depth, latency)
     rows = g.batch * g.rows * g.groups
-    cycles = rows * blocks * sum(of_tile[height] for height in heights)
+    cycles = rows * blocks * of_row
     if packed:
         cycles += 3 * g.batch * g.height * g.width * g.depth * g.groups / machine.lanes
     weights = 4 * depth * vectors * machine.lanes
     if weights * (blocks if pixels_outer else 1) > machine.l1 // 2:  # read again for every tile
-        cycles += rows * len(heights) * blocks * weights / OF_L2
+        cycles += rows * tiles * blocks * weights / OF_L2
     if not pixels_outer and blocks > 1 and any(p and p.column for p in g.operands):
         cycles += rows * g.columns * blocks * vectors * RESIDUAL
     return cycles
