@@ -30,7 +30,13 @@ from planish.targets.cuda.kernels.prompt_kernel import (
     neighbours,
 )
 from planish.targets.cuda.kernels.specialized import specialized_problem
-from planish.targets.cuda.kernels.specialized_cost import DEPTHS, box_of, frame_bytes, has_frames
+from planish.targets.cuda.kernels.specialized_cost import (
+    DEPTHS,
+    SHARE,
+    box_of,
+    frame_bytes,
+    has_frames,
+)
 from planish.targets.cuda.kernels.specialized_tiles import LINES, SIDE, THREADS
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters, impossible
@@ -57,8 +63,6 @@ MOST_BLOCKS = 6
 
 _PRODUCTS = 4096
 """Of bytes, per cycle and multiprocessor; of halves half as many."""
-_SHARE = {32: 0.5, 64: 0.9, 128: 1.0}
-"""Of that what tiles of so many columns reach: pixels are read from shared memory for each."""
 _CACHE = 48
 """Bytes per cycle that a multiprocessor loads."""
 _NEAR = 6
@@ -276,7 +280,7 @@ def _estimate(
     size = problem.dtype.size
     taps = problem.taps[0] * problem.taps[1]
     blocks = ceil(problem.channels, tile.depth)
-    products = tile.rows * tile.columns * tile.depth / (_PRODUCTS // size) / _SHARE[tile.columns]
+    products = tile.rows * tile.columns * tile.depth / (_PRODUCTS // size) / SHARE[tile.columns]
     line = tile.depth * size
     pixels = (
         tile.rows // 64 * frame_bytes(problem, SQUARE, line) / taps if frames else tile.rows * line

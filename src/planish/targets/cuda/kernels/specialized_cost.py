@@ -31,6 +31,8 @@ FEWEST_STAGES = 3
 
 _PRODUCTS = 4096
 """Of bytes, per cycle and multiprocessor; of halves half as many."""
+SHARE = {32: 0.5, 64: 0.9, 128: 1.0, 192: 1.0, 256: 1.0}
+"""Of that what tiles of so many columns reach: pixels are read from shared memory for each."""
 _CACHE = 48
 """Bytes per cycle that a multiprocessor takes from the second-level cache."""
 _MEMORY = 18
@@ -176,6 +178,8 @@ def _estimate(problem: Problem, choice: Choice, tiles: int, machine: CudaMachine
     size, tile = problem.dtype.size, choice.tile
     steps = math.prod(problem.taps) * ceil(problem.channels, tile.depth)
     products = tile.rows * tile.columns * tile.depth / (_PRODUCTS // size)
+    if choice.frames:  # without, loading is the limit of tiles of few columns
+        products /= SHARE[tile.columns]
     step = max(products, *_loading(problem, choice, steps))
     loop = steps * step
     operations = len(problem.result.expression.instructions)
