@@ -78,7 +78,7 @@ class SpecializedWriter(FrameWriter):
         return self.a("mad.lo.u32 {}, {}, {}, {};", self.rank, share, column)
 
     def _load_framed(self, tile: str) -> None:
-        """Frames, and for each the weights of its taps; or these once for all tiles."""
+        """Frames, and for each the weights of its taps; or these once, behind the first frame."""
         a, kernel = self.a, self.kernel
         stage, slot = ((a("mov.u32 {}, 0;"), a("mov.u32 {}, 1;")) for _ in range(2))
 
@@ -87,34 +87,36 @@ class SpecializedWriter(FrameWriter):
             depth = a("mul.lo.u32 {}, {}, {};", step, kernel.tile.depth)
             self._load_weights(stage[0], depth, column)
 
-        def load_tile() -> None:
-            column, origin = self._locate(tile)
-            unit, column = a("mov.u32 {}, 0;"), self._own_columns(column)
+        def load_all(column: str) -> None:
+            def body() -> None:
+                unit, tap = self._divided(stage[0], kernel.taps)
+                load_weights(tap, unit, column)
 
-            def load_unit() -> None:
+            self._loop(stage[0], kernel.stages, body)  # which leaves none for a second time
+
+        def load_taps(unit: str, column: str) -> None:
+            def body() -> None:
+                self._wait(self._barrier(kernel.stages, stage[0]), stage[1])
+                load_weights(tap, unit, column)
+                self._next(*stage)
+
+            tap = a("mov.u32 {}, 0;")
+            self._loop(tap, kernel.taps, body)
+
+        def load_tile() -> None:
+            def body() -> None:
                 self._wait(self._barrier(kernel.frame_barriers + kernel.frames, slot[0]), slot[1])
                 self._load_frame(slot[0], unit, [origin])
                 self._turn(*slot, kernel.frames)
                 if kernel.keeps_weights:
-                    return
-                tap = a("mov.u32 {}, 0;")
+                    load_all(column)
+                else:
+                    load_taps(unit, column)
 
-                def load_tap() -> None:
-                    self._wait(self._barrier(kernel.stages, stage[0]), stage[1])
-                    load_weights(tap, unit, column)
-                    self._next(*stage)
+            column, origin = self._locate(tile)
+            unit, column = a("mov.u32 {}, 0;"), self._own_columns(column)
+            self._loop(unit, kernel.units, body)
 
-                self._loop(tap, kernel.taps, load_tap)
-
-            self._loop(unit, kernel.units, load_unit)
-
-        if kernel.keeps_weights:  # in the order of products, the taps of a frame one after another
-
-            def load_stage() -> None:
-                unit, tap = self._divided(stage[0], kernel.taps)
-                load_weights(tap, unit, self._own_columns("0"))
-
-            self._loop(stage[0], kernel.stages, load_stage)
         self._loop(tile, self.tiles, load_tile, self.units)
 
     def _load_steps(self, tile: str) -> None:
