@@ -34,7 +34,8 @@ from planish.ops.float8 import decode, encode
 from planish.ops.matmul import MatMul
 from planish.targets.base import Binding, Layout, dense_strides
 from planish.targets.cuda.codegen.compile import triton
-from planish.targets.cuda.kernels.specialized import SpecializedFamily, SpecializedTactic
+from planish.targets.cuda.kernels import specialized
+from planish.targets.cuda.kernels.specialized import LIMIT, SpecializedFamily, SpecializedTactic
 from planish.targets.cuda.machine import H200
 from planish.targets.cuda.ptx_interpreter import Grid
 from planish.targets.cuda.run import is_on_gpu, run_tactic
@@ -163,6 +164,63 @@ def test_gaps(rng):
     check(task, rng, [(64, 64, 64, 3, 2, 2, 4, 8)], layout)
 
 
+FRAMED = [
+    (64, 64, 64, 9, 2, 1, 8, 8, 0, 3),  # weights stay
+    (192, 64, 64, 9, 1, 1, 8, 8, 0, 2),
+    (128, 64, 64, 4, 2, 1, 16, 8, 0, 2),
+    (128, 64, 64, 5, 3, 2, 8, 8, 0, 3),
+]
+"""With high, wide, channels and frames."""
+
+
+def odd_shape(rng: np.random.Generator, channels: int) -> tuple[int, int, int, int]:
+    """Some images, smaller or larger than a tile."""
+    images, high, wide = (int(rng.integers(1, n)) for n in (6, 14, 20))
+    return images, high, wide, channels
+
+
+@pytest.mark.parametrize("tile", FRAMED, ids=str)
+@pytest.mark.parametrize(("dtype", "residual"), [(F16, True), (BF16, False)], ids=str)
+def test_pixels_are_loaded_once_for_all_taps(tile, dtype, residual):
+    rng = np.random.default_rng()
+    task = conv_task(
+        rng, odd_shape(rng, 64), 64, (3, 3), padding=SAME, residual=residual, dtype=dtype
+    )
+    check(task, rng, [tile])
+
+
+@pytest.mark.parametrize(
+    ("filters", "tile"),
+    [
+        (128, (64, 64, 64, 6, 2, 1, 8, 8, 0, 2)),
+        (128, (64, 128, 64, 3, 2, 2, 8, 8, 0, 2)),
+        (64, (64, 64, 64, 18, 1, 1, 8, 8, 0, 2)),  # weights stay
+        (128, (64, 64, 64, 18, 1, 1, 8, 8, 0, 2)),  # not with two tiles of columns
+    ],
+    ids=str,
+)
+def test_frames_of_several_channels(filters, tile):
+    rng = np.random.default_rng()
+    shape = odd_shape(rng, 8 * int(rng.integers(9, 17)))
+    task = conv_task(rng, shape, filters, (3, 3), padding=SAME)
+    check(task, rng, [tile])
+
+
+WINDOWS = [
+    dict(window=(3, 2), padding=((3, 0), (0, 2))),
+    dict(window=(1, 5), padding=((0, 0), (1, 1))),
+    dict(window=(3, 3), padding=((2, 2), (1, 2)), dilation=2),
+]
+
+
+@pytest.mark.parametrize("case", WINDOWS, ids=str)
+def test_frames_of_other_windows(case, rng):
+    task = conv_task(rng, (3, 9, 13, 40), 64, residual=True, **case)
+    steps = case["window"][0] * case["window"][1]
+    tiles = [(64, 64, 64, n, 2, 1, 8, 8, 0, 2) for n in (3, steps)]
+    check(task, rng, tiles)
+
+
 COPIED = [
     dict(shape=(3, 9, 13, 3), filters=64, window=(7, 7), stride=2, padding=((3, 3), (3, 3))),
     dict(shape=(2, 12, 10, 3), filters=64, window=(3, 3), stride=2, padding=((0, 1), (0, 1))),
@@ -212,6 +270,25 @@ def test_levels_are_those_of_the_references(case, box, rng):
         if "stride" in case and tile[2] > 64:
             continue
         check_interpreted(FAMILY, task, rng, tactics=[tactic(task, *tile, *box)])
+
+
+@pytest.mark.parametrize(
+    ("channels", "tile"),
+    [
+        (64, (128, 64, 64, 9, 2, 1, 8, 8, 0, 4)),
+        (64, (256, 64, 64, 9, 3, 1, 16, 8, 0, 3)),
+        (128, (64, 128, 128, 9, 2, 1, 8, 8, 0, 2)),
+        (128, (128, 128, 128, 5, 2, 2, 16, 8, 0, 2)),
+        (144, (64, 64, 64, 7, 2, 1, 8, 8, 0, 2)),
+    ],
+    ids=str,
+)
+def test_frames_of_levels(channels, tile):
+    rng = np.random.default_rng()
+    shape = odd_shape(rng, channels)
+    filters = 64 if channels == 64 else 128
+    task = conv_of_levels(rng, shape, filters, (3, 3), padding=SAME, residual=channels != 128)
+    check_interpreted(FAMILY, task, rng, tactics=[tactic(task, *tile)])
 
 
 def test_products_of_levels(rng):
@@ -274,6 +351,9 @@ def test_results_are_the_same_in_every_run(rng):
 def grid_of(change, rng, seed: int, tile=(64, 64, 64, 3, 1, 2)) -> tuple[Grid, object]:
     """A launch of a kernel whose text is changed, and how far its result is from the right one."""
     task = product(rng, 1200, 320, 64, residual=True)
+    if len(tile) > 6:
+        shape = (3, 9, 11, 64 if tile[3] == 9 else 128)
+        task = conv_task(rng, shape, 64, (3, 3), padding=SAME, residual=True)
     data = arrays(task, rng)
     (want,) = task.evaluate(data)
     (launch,) = tactic(task, *tile).launches(Binding({}))
@@ -300,9 +380,9 @@ def grid_of(change, rng, seed: int, tile=(64, 64, 64, 3, 1, 2)) -> tuple[Grid, o
     return grid, error
 
 
-def run_text(change, rng, seed: int) -> bool:
+def run_text(change, rng, seed: int, *tile) -> bool:
     """Whether a kernel whose text is changed still computes what it should."""
-    grid, error = grid_of(change, rng, seed)
+    grid, error = grid_of(change, rng, seed, *tile)
     grid.run()
     return error() < 2e-2
 
@@ -348,6 +428,40 @@ def test_a_barrier_that_lacks_is_found(pattern, which, rng):
     assert any(fails(seed) for seed in range(6))
 
 
+STAYS = (64, 64, 64, 9, 1, 1, 8, 8, 0, 2)
+PASSES = (64, 64, 64, 3, 1, 2, 8, 8, 0, 2)
+
+
+@pytest.mark.parametrize("tile", [STAYS, PASSES], ids=["weights stay", "weights pass"])
+def test_any_order_gives_the_result_of_frames(tile, rng):
+    assert all(run_text(lambda text: text, rng, seed, tile) for seed in range(3))
+
+
+@pytest.mark.parametrize(
+    ("tile", "pattern", "which"),
+    [
+        (STAYS, r"mbarrier\.try_wait", 0),  # loading: until a frame was read
+        (STAYS, r"mbarrier\.try_wait", 3),  # computing: until a frame is there
+        (STAYS, r"mbarrier\.try_wait", 12),  # until the last tap's weights are there
+        (STAYS, r"wgmma\.wait_group\.sync\.aligned 0", 0),
+        (STAYS, r"bar\.arrive", 1),
+        (PASSES, r"mbarrier\.try_wait", 1),  # loading: until a stage was read (so were frames)
+        (PASSES, r"mbarrier\.try_wait", 3),  # computing: until a frame is there
+        (PASSES, r"mbarrier\.try_wait", 4),  # until a tap's weights are there
+        (PASSES, r"wgmma\.wait_group\.sync\.aligned 1", 1),
+        (PASSES, r"mbarrier\.arrive\.shared::cluster", 3),
+    ],
+)
+def test_a_barrier_of_frames_that_lacks_is_found(tile, pattern, which, rng):
+    def fails(seed: int) -> bool:
+        try:
+            return not run_text(without(pattern, which), rng, seed, tile)
+        except AssertionError:
+            return True
+
+    assert any(fails(seed) for seed in range(6))
+
+
 @pytest.mark.parametrize("lines", [1, 700])
 def test_what_a_later_kernel_reads_is_asked_for(lines, rng):
     grid, error = grid_of(lambda text: text, rng, 0)
@@ -368,8 +482,9 @@ def test_what_a_later_kernel_reads_is_asked_for(lines, rng):
         lambda rng: conv_task(rng, (128, 28, 28, 128), 128, (3, 3), padding=SAME),
         lambda rng: conv_of_levels(rng, (128, 14, 14, 256), 1024, residual=True),
         lambda rng: conv_of_levels(rng, (64, 56, 56, 64), 64, (3, 3), padding=SAME),
+        lambda rng: conv_task(rng, (64, 56, 56, 64), 64, (3, 3), padding=SAME, residual=True),
     ],
-    ids=["gelu", "residual", "3x3", "levels", "levels 3x3"],
+    ids=["gelu", "residual", "3x3", "levels", "levels 3x3", "3x3 of 64"],
 )
 def test_many_tiles_are_offered(make, rng, tmp_path):
     task, binding = make(rng), Binding({})
@@ -393,6 +508,48 @@ def test_many_tiles_are_offered(make, rng, tmp_path):
         assert done.returncode == 0, done.stderr
         assert "C75" not in done.stderr
         assert made.rows * made.columns > 128 * 128 or " 0 bytes spill stores" in done.stderr
+
+
+@pytest.mark.parametrize("make", [conv_task, conv_of_levels])
+def test_frames_are_offered_beside_the_others(make, rng, monkeypatch):
+    monkeypatch.setattr(specialized, "FRAMED", 3)
+    task = make(rng, (128, 56, 56, 64), 64, (3, 3), padding=SAME)
+    tactics = list(SpecializedFamily().tactics(task, Binding({})))
+    framed = [t for t in tactics if t.frames]
+    assert len(framed) == 3 and 4 <= len(tactics) - len(framed) <= LIMIT
+    for made in framed:
+        (launch,) = made.launches(Binding({}))
+        assert launch.kernel.keeps_weights
+        assert FAMILY.restore(task, made.parameters).parameters == made.parameters
+    for shape, stride, window in (
+        ((128, 56, 56, 64), 2, (3, 3)),
+        ((512, 5, 5, 64), 1, (3, 3)),  # more beside the images than in them
+        ((128, 56, 56, 64), 1, (5, 5)),
+    ):
+        task = make(rng, shape, 64, window, padding=SAME, stride=stride)
+        assert not any(t.frames for t in SpecializedFamily().tactics(task, Binding({})))
+
+
+def test_older_plans_have_no_frames(rng):
+    task = conv_task(rng, (4, 16, 16, 64), 64, (3, 3), padding=SAME)
+    made = tactic(task, 64, 64, 64, 3, 2, 1, 8, 8)
+    old = {k: v for k, v in made.parameters.items() if k != "frames"}
+    assert FAMILY.restore(task, old).parameters == made.parameters
+    good = tactic(task, 64, 64, 64, 9, 2, 1, 8, 8, 0, 2).parameters
+    assert FAMILY.restore(task, good).parameters == good
+    for change in (
+        dict(frames=1),
+        dict(frames=0),  # as many stages only where they stay
+        dict(wide=4, high=16),
+        dict(high=4),
+        dict(stages=37),
+        dict(channels=64),
+    ):
+        with pytest.raises(PlanError):
+            FAMILY.restore(task, good | change)
+    assert not tactic(task, 128, 64, 64, 9, 4, 1, 8, 8, 0, 4).accepts(Binding({}))  # no room
+    strided = conv_task(rng, (4, 16, 16, 64), 64, (3, 3), padding=SAME, stride=2)
+    assert not tactic(strided, 64, 64, 64, 9, 2, 1, 8, 8, 0, 2).accepts(Binding({}))
 
 
 def test_what_is_declined(rng):

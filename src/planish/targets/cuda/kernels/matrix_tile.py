@@ -110,6 +110,16 @@ class Window:
     pads: tuple[int, int]
     checked: tuple[bool, bool]
 
+    def seen(self, high: int, wide: int) -> tuple[int, int]:
+        """Rows and columns of an image that the windows of so many pixels of the result see."""
+        down, across = (
+            (count - 1) * step + (taps - 1) * spread + 1
+            for count, step, taps, spread in zip(
+                (high, wide), self.strides, self.taps, self.dilations, strict=True
+            )
+        )
+        return down, across
+
 
 def ceil(a: int, b: int) -> int:
     """The quotient rounded up."""

@@ -29,9 +29,15 @@ from planish.targets.cuda.kernels.prompt_kernel import (
     is_divisible,
     neighbours,
 )
-from planish.targets.cuda.kernels.prompt_loading import SIDE
-from planish.targets.cuda.kernels.specialized import DEPTHS, box_of, specialized_problem
-from planish.targets.cuda.kernels.specialized_tiles import LINES, THREADS
+from planish.targets.cuda.kernels.specialized import specialized_problem
+from planish.targets.cuda.kernels.specialized_cost import (
+    DEPTHS,
+    SHARE,
+    box_of,
+    frame_bytes,
+    has_frames,
+)
+from planish.targets.cuda.kernels.specialized_tiles import LINES, SIDE, THREADS
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters, impossible
 
@@ -41,8 +47,8 @@ STAGES = (1, 2, 3, 4, 5, 6, 8)
 CLUSTERS = (1, 2, 4, 8)
 """Blocks that share a tile's depth; eight is what every Hopper GPU can launch."""
 FRAMES = (0, 1, 2)
-MOST_TAPS = 9
-"""Of a window with frames: the code of each stands for itself."""
+SQUARE = Box(SIDE * SIDE, SIDE, SIDE)
+"""Of a tile with frames."""
 LIMIT = 8
 """Tactics offered."""
 OF_SIZE = 2
@@ -57,8 +63,6 @@ MOST_BLOCKS = 6
 
 _PRODUCTS = 4096
 """Of bytes, per cycle and multiprocessor; of halves half as many."""
-_SHARE = {32: 0.5, 64: 0.9, 128: 1.0}
-"""Of that what tiles of so many columns reach: pixels are read from shared memory for each."""
 _CACHE = 48
 """Bytes per cycle that a multiprocessor loads."""
 _NEAR = 6
@@ -120,7 +124,7 @@ class PromptTactic(AnchoredTactic):
         paired = problem.window is not None and problem.window.strides == PAIRS
         if paired and problem.channels % self.depth:
             return False  # a step would reach into the next pixel
-        if self.frames and not _has_frames(problem):
+        if self.frames and not has_frames(problem):
             return False
         kernel = self._kernel(problem)
         return kernel.units >= self.cluster and kernel.shared <= _room(self.machine)
@@ -226,18 +230,11 @@ class PromptFamily(MachineFamily):
 Choice = tuple[int, int, int, int, int, int, int, int]
 
 
-def _has_frames(problem: Problem) -> bool:
-    """Whether a tile's pixels can be loaded once for all taps."""
-    if problem.window is None or problem.window.strides != (1, 1):
-        return False
-    return 1 < problem.taps[0] * problem.taps[1] <= MOST_TAPS
-
-
 def _row_tiles(problem: Problem, box: Box, framed: bool) -> int:
     """Tiles along the rows; those of frames are any squares, one behind the other."""
     if not framed:
         return row_tiles(problem, box)
-    return ceil(row_tiles(problem, Box(SIDE * SIDE, SIDE, SIDE)), box.rows // 64)
+    return ceil(row_tiles(problem, SQUARE), box.rows // 64)
 
 
 def _choices(problem: Problem, machine: CudaMachine) -> Iterator[tuple[float, Choice]]:
@@ -252,7 +249,7 @@ def _choices(problem: Problem, machine: CudaMachine) -> Iterator[tuple[float, Ch
         box = Box(rows, SIDE, SIDE) if frames else box_of(problem, rows)
         if box is None or not is_divisible(tile, written, cluster):
             continue
-        if frames and not _has_frames(problem):
+        if frames and not has_frames(problem):
             continue
         taps = problem.taps[0] * problem.taps[1]
         units = ceil(problem.channels, tile.depth) * (1 if frames else taps)
@@ -265,7 +262,7 @@ def _choices(problem: Problem, machine: CudaMachine) -> Iterator[tuple[float, Ch
         if cluster > 1 and 4 * rows * columns > room:
             continue
         if frames:
-            room -= frames * rows // 64 * _frame(problem) * line
+            room -= frames * rows // 64 * frame_bytes(problem, SQUARE, line)
         each = (columns if frames else rows + columns) * line
         steps = ceil(units, cluster) * (taps if frames else 1)
         fit = [n for n in STAGES if n * each <= room]
@@ -276,15 +273,6 @@ def _choices(problem: Problem, machine: CudaMachine) -> Iterator[tuple[float, Ch
         yield time, (rows, columns, tile.depth, stages, cluster, frames, box.high, box.wide)
 
 
-def _frame(problem: Problem) -> int:
-    """Pixels of a frame, and what is lost behind it."""
-    assert problem.window is not None
-    high, wide = (
-        SIDE + (n - 1) * d for n, d in zip(problem.taps, problem.window.dilations, strict=True)
-    )
-    return ceil(high * wide, 16) * 16
-
-
 def _estimate(
     problem: Problem, tile: Tile, tiles: int, frames: int, cluster: int, machine: CudaMachine
 ) -> float:
@@ -292,9 +280,12 @@ def _estimate(
     size = problem.dtype.size
     taps = problem.taps[0] * problem.taps[1]
     blocks = ceil(problem.channels, tile.depth)
-    products = tile.rows * tile.columns * tile.depth / (_PRODUCTS // size) / _SHARE[tile.columns]
-    pixels = tile.rows // 64 * _frame(problem) / taps if frames else tile.rows
-    loads = (pixels + tile.columns) * tile.depth * size / _CACHE
+    products = tile.rows * tile.columns * tile.depth / (_PRODUCTS // size) / SHARE[tile.columns]
+    line = tile.depth * size
+    pixels = (
+        tile.rows // 64 * frame_bytes(problem, SQUARE, line) / taps if frames else tile.rows * line
+    )
+    loads = (pixels + tile.columns * line) / _CACHE
     of_multiprocessor = ceil(tiles * cluster, machine.multiprocessors)
     steps = ceil(blocks, cluster) * taps if frames else ceil(blocks * taps, cluster)
     loop = steps * max(products, loads, _STEP)

@@ -23,24 +23,19 @@ four threads write 64 bytes of a row.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from planish.graph.types import DType
-from planish.targets.cuda.codegen.tensor_map import TensorMap
 from planish.targets.cuda.kernel import MappedPointer, Pointer
 from planish.targets.cuda.kernels.fused import Access
-from planish.targets.cuda.kernels.mapped_kernel import pixels_map
 from planish.targets.cuda.kernels.matrix_tile import SHARED_BYTES, Tile, ceil
-from planish.targets.cuda.kernels.prompt_loading import SIDE
 from planish.targets.cuda.kernels.prompt_writer import PromptWriter
 from planish.targets.cuda.kernels.specialized_kernel import SpecializedKernel
-from planish.targets.cuda.kernels.specialized_tiles import BARRIER, THREADS
+from planish.targets.cuda.kernels.specialized_tiles import THREADS, WHOLE
 
 AT_ONCE = 2
 """Blocks that fit on a multiprocessor: of this kernel, or of this one and the next."""
-WHOLE = 1024
-"""Bytes of which places in shared memory are multiples where exchanged ones begin."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +44,12 @@ class PromptKernel(SpecializedKernel):
 
     Attributes
     ----------
-    tile, stages, dtype, left, axes, window, channels, columns, result, high, wide, codes
-        See `SpecializedKernel`.
-    frames : int
-        What all taps see of a tile's pixels and some channels is a frame; so many are in shared
-        memory. 0: each tap's pixels are loaded by themselves.
+    tile, stages, dtype, left, axes, window, channels, columns, result, high, wide, codes, frames
+        See `SpecializedKernel`. A tile's frame is those of its squares.
     """
 
     family = "prompt"
     warps: ClassVar[int] = THREADS // 32 + 1
-
-    frames: int = 0
 
     @property
     def at_once(self) -> int:  # type: ignore[override]
@@ -76,36 +66,23 @@ class PromptKernel(SpecializedKernel):
             *self.result.pointers,
         )
 
-    def _left_map(self) -> TensorMap:
-        if not self.frames:
-            return super()._left_map()
-        assert self.window is not None
-        box = 1, *self.frame, self.tile.depth
-        return pixels_map(self.left.strides, self.window, self.axes, self.channels, box)
-
-    def _right_map(self) -> TensorMap:
-        whole = super()._right_map()
-        return replace(whole, block=(self.tile.columns, self.tile.depth))
-
     @property
     def neighbours(self) -> int:
         return neighbours(self.size)
+
+    @property
+    def sharing(self) -> int:
+        return 1
+
+    @property
+    def keeps_weights(self) -> bool:
+        return False  # a block has one tile
 
     # ---- a cluster's shares ----------------------------------------------------------------------
 
     @property
     def images(self) -> int:
         return 1 if self.frames else super().images
-
-    @property
-    def taps(self) -> int:
-        """Of the window, for each of which a frame is read; 1 without frames."""
-        return math.prod(self.window.taps) if self.window is not None and self.frames else 1
-
-    @property
-    def units(self) -> int:
-        """What blocks share: steps, or frames."""
-        return self.steps // self.taps
 
     @property
     def first_steps(self) -> int:
@@ -133,38 +110,21 @@ class PromptKernel(SpecializedKernel):
     # ---- shared memory ---------------------------------------------------------------------------
 
     @property
-    def frame(self) -> tuple[int, int]:
-        """Rows and columns of a frame."""
-        assert self.window is not None
-        high, wide = (
-            SIDE + (taps - 1) * spread
-            for taps, spread in zip(self.window.taps, self.window.dilations, strict=True)
-        )
-        return high, wide
-
-    @property
-    def frame_bytes(self) -> int:
-        """From a frame's beginning to the next one's."""
+    def square_bytes(self) -> int:
+        """From what all taps see of a square to what they see of the next one."""
         return ceil(math.prod(self.frame) * self.line, WHOLE) * WHOLE
 
     @property
-    def frames_bytes(self) -> int:
-        """Of the frames of a tile, for some channels."""
-        return self.tile.rows // 64 * self.frame_bytes if self.frames else 0
+    def frame_bytes(self) -> int:
+        return self.tile.rows // 64 * self.square_bytes if self.frames else 0
 
-    @property
-    def weights(self) -> int:
-        """Where a stage's weights begin."""
-        return 0 if self.frames else self.tile.rows * self.line
-
-    @property
-    def stage_bytes(self) -> int:
-        return self.weights + self.tile.columns * self.line
+    def frame_place(self, block: int) -> int:
+        return block * self.square_bytes
 
     @property
     def vectors(self) -> list[tuple[int, Access, int]]:
         """Leaves that have an element for each column, and where their shared memory begins."""
-        found, place = [], self._factor_bytes
+        found, place = [], self.factor_bytes
         for number, item in enumerate(self.result.leaves):
             if item is not None and any(item.strides) and number != self.residual:
                 found.append((number, item, place))
@@ -172,10 +132,10 @@ class PromptKernel(SpecializedKernel):
         return found
 
     @property
-    def _factor_bytes(self) -> int:
-        """Of stages; sums take their place when blocks exchange them."""
-        stages = self.stages * self.stage_bytes + self.frames * self.frames_bytes
-        return max(stages, self.cluster * self.share_bytes) if self.cluster > 1 else stages
+    def factor_bytes(self) -> int:
+        """Of stages and frames; sums take their place when blocks exchange them."""
+        own = super().factor_bytes
+        return max(own, self.cluster * self.share_bytes) if self.cluster > 1 else own
 
     def _vector_bytes(self, item: Access) -> int:
         return self.tile.columns * item.pointer.dtype.size
@@ -185,11 +145,7 @@ class PromptKernel(SpecializedKernel):
         if self.vectors:
             _, item, place = self.vectors[-1]
             return place + self._vector_bytes(item)
-        return self._factor_bytes
-
-    @property
-    def shared(self) -> int:
-        return self.barriers + BARRIER * 2 * (self.stages + self.frames)
+        return self.factor_bytes
 
     def text(self) -> str:
         return PromptWriter(self).write()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from planish.targets.cuda.kernels.specialized_tiles import BARRIER, THREADS
@@ -11,9 +10,6 @@ from planish.targets.cuda.kernels.specialized_writer import SpecializedWriter
 
 if TYPE_CHECKING:
     from planish.targets.cuda.kernels.prompt_kernel import PromptKernel
-
-SIDE = 8
-"""Pixels of a frame's square, high and wide."""
 
 
 class PromptLoader(SpecializedWriter):
@@ -51,7 +47,7 @@ class PromptLoader(SpecializedWriter):
             a.line("fence.mbarrier_init.release.cluster;")
             a.line("fence.proxy.async.shared::cta;")
             for i in range(kernel.first_steps):
-                self._load_weights(str(i), self._early_depth(i))
+                self._load_weights(str(i), self._early_depth(i), self.column)
             a.line(f"prefetch.tensormap [{self.maps[0]}];")
         a.line("bar.sync 0;")
 
@@ -105,11 +101,12 @@ class PromptLoader(SpecializedWriter):
         def body() -> None:
             self._wait(self._barrier(kernel.stages, stage), parity)
             where = a("add.u32 {}, {}, {};", self.first, step)
-            self._load_weights(stage, a("mul.lo.u32 {}, {}, {};", where, kernel.tile.depth))
+            depth = a("mul.lo.u32 {}, {}, {};", where, kernel.tile.depth)
+            self._load_weights(stage, depth, self.column)
             self._load_box(stage, self._places(where, self.origin))
             self._next(stage, parity)
 
-        self._repeat(step, self.count, body)
+        self._loop(step, self.count, body)
 
     def _load_frames(self) -> None:
         a, kernel = self.a, self.kernel
@@ -118,7 +115,7 @@ class PromptLoader(SpecializedWriter):
             for i in range(kernel.tile.rows // 64)
         ]
         a.line("griddepcontrol.wait;")
-        self._load_frame("0", self.first, places)
+        self._load_frame("0", self.first, places, kernel.square_bytes)
         step, stage, parity = self._begin_later()
         # of the step: the frame's number, and the tap
         unit, tap = (a("mov.u32 {}, {};", n) for n in divmod(kernel.first_steps, kernel.taps))
@@ -129,72 +126,26 @@ class PromptLoader(SpecializedWriter):
         def body() -> None:
             where = a("add.u32 {}, {}, {};", self.first, unit)
             with a.skipped_unless(a("setp.eq.u32 {}, {}, 0;", tap, kind="p")):
-                self._wait(self._barrier(2 * kernel.stages + kernel.frames, slot), turned)
-                self._load_frame(slot, where, places)
+                self._wait(self._barrier(kernel.frame_barriers + kernel.frames, slot), turned)
+                self._load_frame(slot, where, places, kernel.square_bytes)
                 self._turn(slot, turned, kernel.frames)
             self._wait(self._barrier(kernel.stages, stage), parity)
             place = a("mad.lo.u32 {}, {}, {}, {};", tap, kernel.blocks, where)
-            self._load_weights(stage, a("mul.lo.u32 {}, {}, {};", place, kernel.tile.depth))
+            depth = a("mul.lo.u32 {}, {}, {};", place, kernel.tile.depth)
+            self._load_weights(stage, depth, self.column)
             self._next(stage, parity)
             a.line(f"add.u32 {tap}, {tap}, 1;")
             over = a("setp.ge.u32 {}, {}, {};", tap, kernel.taps, kind="p")
             a.line(f"@{over} mov.u32 {tap}, 0;")
             a.line(f"@{over} add.u32 {unit}, {unit}, 1;")
 
-        self._repeat(step, last, body)
+        self._loop(step, last, body)
 
     def _begin_later(self) -> tuple[str, str, str]:
         """The first step that waits for a stage, that stage, and the parity waited for."""
         a, first, stages = self.a, self.kernel.first_steps, self.kernel.stages
         parity = a("mov.u32 {}, {};", int(first < stages))
         return a("mov.u32 {}, {};", first), a("mov.u32 {}, {};", first % stages), parity
-
-    def _repeat(self, step: str, count: str, body: Callable[[], None]) -> None:
-        """Goes on while there are steps."""
-        a = self.a
-        again, done = a.label(), a.label()
-        a.line(f"{again}:")
-        over = a("setp.ge.u32 {}, {}, {};", step, count, kind="p")
-        a.line(f"@{over} bra {done};")
-        body()
-        a.line(f"add.u32 {step}, {step}, 1;")
-        a.line(f"bra {again};")
-        a.line(f"{done}:")
-
-    def _turn(self, slot: str, parity: str, count: int) -> None:
-        """Goes on to the next of so many places."""
-        a = self.a
-        a.line(f"add.u32 {slot}, {slot}, 1;")
-        over = a("setp.ge.u32 {}, {}, {};", slot, count, kind="p")
-        a.line(f"@{over} mov.u32 {slot}, 0;")
-        a.line(f"@{over} xor.b32 {parity}, {parity}, 1;")
-
-    def _load_weights(self, stage: str, depth: str) -> None:
-        """Begins a stage: its barrier is told of all bytes that will come."""
-        a, kernel = self.a, self.kernel
-        full = self._barrier(0, stage)
-        a.line(f"mbarrier.arrive.expect_tx.shared::cta.b64 _, [{full}], {kernel.stage_bytes};")
-        there = a("add.u32 {}, {}, {};", self.memory, kernel.weights)
-        there = a("mad.lo.u32 {}, {}, {}, {};", stage, kernel.stage_bytes, there)
-        self._copy_in(1, there, [depth, self.column], full)
-
-    def _load_frame(self, slot: str, block: str, places: Sequence[Sequence[str]]) -> None:
-        """What all taps see of a tile's pixels, of some channels."""
-        a, kernel = self.a, self.kernel
-        assert kernel.window is not None
-        full = self._barrier(2 * kernel.stages, slot)
-        count = len(places) * math.prod(kernel.frame) * kernel.line
-        a.line(f"mbarrier.arrive.expect_tx.shared::cta.b64 _, [{full}], {count};")
-        channel = a("mul.lo.u32 {}, {}, {};", block, kernel.tile.depth)
-        start = a("add.u32 {}, {}, {};", self.memory, kernel.stages * kernel.stage_bytes)
-        start = a("mad.lo.u32 {}, {}, {}, {};", slot, kernel.frames_bytes, start)
-        for number, (x, y, image) in enumerate(places):
-            top, side = (
-                a("sub.s32 {}, {}, {};", at, pad)
-                for at, pad in zip((y, x), kernel.window.pads, strict=True)
-            )
-            there = a("add.u32 {}, {}, {};", start, number * kernel.frame_bytes)
-            self._copy_in(0, there, [channel, side, top, image], full)
 
     def _load_box(self, stage: str, box: Sequence[str]) -> None:
         here = self.a("mad.lo.u32 {}, {}, {}, {};", stage, self.kernel.stage_bytes, self.memory)

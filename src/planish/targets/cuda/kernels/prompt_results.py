@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from planish.targets.cuda.codegen.ptx import Lanes
 from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.matrix_tile import SHARED_BYTES
-from planish.targets.cuda.kernels.prompt_loading import SIDE, PromptLoader
-from planish.targets.cuda.kernels.specialized_tiles import THREADS
+from planish.targets.cuda.kernels.prompt_loading import PromptLoader
+from planish.targets.cuda.kernels.specialized_tiles import SIDE, THREADS
 
 PIECE = 16
 """Bytes of a row of the result that a thread writes at once."""

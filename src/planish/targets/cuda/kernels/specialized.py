@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -14,11 +14,8 @@ from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic, Workspace
 from planish.targets.cuda.kernels.family import MachineFamily
-from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.mapped import (
     MAP_SECONDS,
-    MOST_WASTE,
-    WIDEST,
     Box,
     row_tiles,
 )
@@ -34,43 +31,35 @@ from planish.targets.cuda.kernels.matrix_problem import (
     understood,
 )
 from planish.targets.cuda.kernels.matrix_tile import Tile, ceil
+from planish.targets.cuda.kernels.specialized_cost import (
+    CLUSTERS,
+    COLUMNS,
+    DEPTHS,
+    FRAMES,
+    MOST_SUMS,
+    RINGS,
+    ROWS,
+    STAGES,
+    choices,
+    has_frames,
+)
 from planish.targets.cuda.kernels.specialized_kernel import SpecializedKernel, neighbours
 from planish.targets.cuda.kernels.specialized_results import is_expressible
-from planish.targets.cuda.kernels.specialized_tiles import GROUPS, LINES, THREADS
+from planish.targets.cuda.kernels.specialized_tiles import LINES, SIDE, THREADS
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters, impossible
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.INT8)
-ROWS = (64, 128, 192, 256)
-COLUMNS = (64, 128, 192, 256)
-DEPTHS = (32, 64, 128)
-STAGES = (2, 3, 4, 5, 6, 7, 8, 10, 12)
-RINGS = (1, 2, 3, 4, 6, 8)
-CLUSTERS = (1, 2)
-MOST_SUMS = 192
-"""Of a thread."""
+MOST_STEPS = 36
+"""Whose weights stay in shared memory."""
 LIMIT = 12
 """Tactics offered."""
 OF_SIZE = 3
 """Of these with tiles of the same rows and columns."""
-
-_PRODUCTS = 4096
-"""Of bytes, per cycle and multiprocessor; of halves half as many."""
-_CACHE = 48
-"""Bytes per cycle that a multiprocessor takes from the second-level cache."""
-_MEMORY = 18
-"""The same from memory."""
-_LATENCY = 1500
-"""Cycles until a stage is loaded again, while all load."""
-_END, _EACH, _OPERATION = 600, 4.0, 2.0
-"""Cycles of a tile's end: in all, and for each of a thread's sums; for each operation on it."""
-_VECTOR = 3.0
-"""The same for what each column has of its own: loading it."""
-_WAITING = 1.15
-"""How much longer an end takes where a box must be stored before the next one is computed."""
-_START = 4000
-_MEETING = 0.01
-"""How much longer tiles take where two blocks wait for one another."""
+FRAMED = 0
+"""Tactics with frames offered beside them, each of other rows or columns: none before they have run
+on a GPU.
+"""
 
 
 def specialized_problem(
@@ -178,6 +167,7 @@ class SpecializedTactic(AnchoredTactic):
     high: int = 0
     wide: int = 0
     channels: int = 0
+    frames: int = 0
     machine: CudaMachine = field(default=H200, compare=False)
 
     @property
@@ -206,6 +196,8 @@ class SpecializedTactic(AnchoredTactic):
         paired = problem.window is not None and problem.window.strides == PAIRS
         if paired and problem.channels % self.depth:
             return False  # a step would reach into the next pixel
+        if self.frames and (self.channels or not has_frames(problem, self.high)):
+            return False
         return self._kernel(problem).shared <= self.machine.shared
 
     def constants(self) -> list[np.ndarray]:
@@ -259,6 +251,7 @@ class SpecializedTactic(AnchoredTactic):
             high=self.high,
             wide=self.wide,
             codes=problem.codes,
+            frames=self.frames,
         )
 
 
@@ -275,20 +268,22 @@ class SpecializedFamily(MachineFamily):
         channels, form = next(((c, f) for c, f in forms if f), (0, None))
         if form is None:
             return
-        found = sorted(_choices(form[0], self.machine), key=lambda item: item[0])
+        found = sorted(choices(form[0], self.machine), key=lambda item: item[0])
         sizes: dict[object, int] = {}
-        kept = 0
+        kept = {False: 0, True: 0}
         for _, choice in found:
-            size = choice[:2]
-            if sizes.get(size, 0) == OF_SIZE:
+            framed = choice.frames > 0
+            size = framed, choice.rows, choice.columns
+            if sizes.get(size, 0) == (1 if framed else OF_SIZE):
                 continue
-            tactic = SpecializedTactic(task, *choice, channels, machine=self.machine)
+            if kept[framed] == (FRAMED if framed else LIMIT):
+                continue
+            parameters = choice._asdict() | {"channels": channels}
+            tactic = SpecializedTactic(task, **parameters, machine=self.machine)
             if tactic.accepts(binding):
                 sizes[size] = sizes.get(size, 0) + 1
-                kept += 1
+                kept[framed] += 1
                 yield tactic
-            if kept == LIMIT:
-                return
 
     def _channels(self, task: Task) -> Iterable[int]:
         """Channels of copies worth trying, the first that can be: as it is, then few."""
@@ -299,108 +294,34 @@ class SpecializedFamily(MachineFamily):
         values = checked_parameters(
             self.name,
             task,
-            parameters,
+            {"frames": 0, **parameters},  # older plans have none
             understood(task) and is_packed(task),
             rows=ROWS,
             columns=COLUMNS,
             depth=DEPTHS,
-            stages=STAGES,
+            stages=range(STAGES[0], MOST_STEPS + 1),
             ring=RINGS,
             cluster=CLUSTERS,
             high=(0, *sides),
             wide=(0, *sides),
             channels=(0, *CHANNELS),
+            frames=(0, *FRAMES),
         )
         pixels = values["high"] * values["wide"]
         wrong = (values["high"] > 0) != (values["wide"] > 0)
         wrong = wrong or (pixels > 0 and values["rows"] % pixels != 0)
         wrong = wrong or values["rows"] * values["columns"] > MOST_SUMS * THREADS
+        framed = values["frames"] > 0
+        wrong = wrong or not (framed or values["stages"] in STAGES)
+        wrong = wrong or (framed and (values["wide"] != SIDE or values["high"] % SIDE != 0))
         assert task.anchor is not None
         copied = values["channels"] > 0
+        wrong = wrong or (copied and framed)
         wrong = wrong or (copied and not isinstance(task.anchor.op, Convolution))
         wrong = wrong or (copied and values["channels"] < filters(task).shape[2])
         if wrong or values["depth"] * task.anchor.inputs[0].dtype.size not in LINES:
             raise impossible(self.name, task, f"no tile is {dict(values)}")
         return SpecializedTactic(task, **values, machine=self.machine)
-
-
-# ---- which tiles are worth measuring -------------------------------------------------------------
-
-
-def _choices(
-    problem: Problem, machine: CudaMachine
-) -> Iterator[tuple[float, tuple[int, int, int, int, int, int, int, int]]]:
-    """A model of the time, with a tactic's parameters in their order."""
-    size = problem.dtype.size
-    line = LINES[problem.channels * size > LINES[0]]
-    adds = any(a is not None and any(a.strides[:-1]) for a in problem.result.leaves)
-    for rows in ROWS:
-        box = box_of(problem, rows)
-        for columns in COLUMNS:
-            if problem.columns % columns or rows * columns > MOST_SUMS * THREADS or box is None:
-                continue
-            tile = Tile(rows, columns, line // size)
-            tiles = row_tiles(problem, box) * (problem.columns // columns)
-            if 2 * tiles < machine.multiprocessors:
-                continue
-            written = problem.result.outputs[0].pointer.dtype.size
-            width = neighbours(tile, written) * written
-            for ring in (2, 3) if adds else (1, 2):
-                room = machine.shared - 1024 - GROUPS * ring * rows * width
-                fit = [n for n in STAGES if n * (rows + columns) * line <= room]
-                if not fit:
-                    continue
-                for cluster in CLUSTERS:
-                    time = _estimate(problem, tile, tiles, fit[-1], ring, cluster, machine)
-                    yield (
-                        time,
-                        (rows, columns, tile.depth, fit[-1], ring, cluster, box.high, box.wide),
-                    )
-
-
-def box_of(problem: Problem, rows: int) -> Box | None:
-    """The box of so many rows with the least beside the images; None if that is too much."""
-    if problem.window is None:
-        return Box(rows)
-    sides = [1 << i for i in range(WIDEST.bit_length())]
-    every = [Box(rows, y, x) for y in sides for x in sides if rows % (y * x) == 0]
-    box = min(every, key=lambda b: (row_tiles(problem, b), -min(b.wide, 8), -b.high))
-    return box if row_tiles(problem, box) * rows <= MOST_WASTE * problem.rows else None
-
-
-def _estimate(
-    problem: Problem,
-    tile: Tile,
-    tiles: int,
-    stages: int,
-    ring: int,
-    cluster: int,
-    machine: CudaMachine,
-) -> float:
-    """Cycles, by what limits a multiprocessor: products, what it can load, the ends of tiles."""
-    size = problem.dtype.size
-    steps = problem.taps[0] * problem.taps[1] * ceil(problem.channels, tile.depth)
-    products = tile.rows * tile.columns * tile.depth / (_PRODUCTS // size)
-    loads = (tile.rows + tile.columns) * tile.depth * size
-    step = max(products, loads / _CACHE, _LATENCY / max(stages - 1, 1))
-    loop = steps * step
-    operations = len(problem.result.expression.instructions)
-    end = _END + tile.rows * tile.columns / THREADS * (_EACH + operations * _OPERATION)
-    vectors = sum(1 for a in problem.result.leaves if a is not None and not _is_whole(a))
-    end += vectors * tile.columns * _VECTOR
-    if ring == 1:
-        end *= _WAITING
-    rounds = ceil(tiles, machine.multiprocessors)
-    moved: float = tile.rows * tile.columns * problem.result.outputs[0].pointer.dtype.size
-    moved *= sum(1 for a in (*problem.result.leaves, *problem.result.outputs) if _is_whole(a))
-    moved += tile.rows * problem.channels * size * tile.columns / problem.columns
-    each = max(loop, (loop + end) / GROUPS, moved / _MEMORY)
-    return _START + rounds * each * (1 + (cluster - 1) * _MEETING) + loop + end
-
-
-def _is_whole(item: Access | None) -> bool:
-    """Whether a tensor has an element for each of the result."""
-    return item is not None and any(item.strides[:-1])
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,12 @@ Weights' columns lie in the order of `matrix_tile.regrouped`, so that each threa
 bytes of the result side by side. Residuals are loaded as boxes to where the result will be, which
 is stored as boxes from there: no thread computes an address in global memory or a border.
 
+A convolution's tile can be loaded as a *frame*: what all taps of its window see of its pixels, once
+for all of them, where else every tap loads its pixels anew. Eight rows of the matrix that tensor
+cores read are eight pixels side by side, so that another tap is another place in shared memory to
+begin at. Where the weights of all steps fit beside the frames, they stay there for all tiles of a
+block, which then loads nothing but pixels.
+
 Triton 3.6 has neither clusters whose blocks load for one another, nor groups of warps that work on
 tiles of their own; so this is written in PTX.
 """
@@ -29,7 +35,14 @@ from planish.targets.cuda.kernel import MappedPointer, Pointer, PtxKernel
 from planish.targets.cuda.kernels.fused import Access, Work
 from planish.targets.cuda.kernels.mapped_kernel import pixels_map, whole_strides
 from planish.targets.cuda.kernels.matrix_tile import Tile, Window, ceil, segments
-from planish.targets.cuda.kernels.specialized_tiles import BARRIER, GROUPS, LINES, WARPS
+from planish.targets.cuda.kernels.specialized_tiles import (
+    BARRIER,
+    GROUPS,
+    LINES,
+    SIDE,
+    WARPS,
+    WHOLE,
+)
 from planish.targets.cuda.kernels.specialized_writer import SpecializedWriter
 
 
@@ -48,6 +61,9 @@ class SpecializedKernel(PtxKernel):
         See `MatrixKernel`. The left factor is one tensor, as it lies.
     high, wide : int
         Pixels of a tile; 0 where rows are no pixels.
+    frames : int
+        Frames that shared memory is there for, each of a tile and as many channels as a step has.
+        0: each tap's pixels are loaded by themselves. Tiles with frames are `SIDE` pixels wide.
     """
 
     family = "specialized"
@@ -68,6 +84,7 @@ class SpecializedKernel(PtxKernel):
     high: int = 0
     wide: int = 0
     codes: bool = False
+    frames: int = 0
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
@@ -133,6 +150,54 @@ class SpecializedKernel(PtxKernel):
             None,
         )
 
+    @property
+    def sharing(self) -> int:
+        """Blocks of a cluster that load weights for one another."""
+        return self.cluster
+
+    # ---- frames ----------------------------------------------------------------------------------
+
+    @property
+    def taps(self) -> int:
+        """Of the window, for each of which a frame is read; 1 without frames."""
+        return math.prod(self.window.taps) if self.window is not None and self.frames else 1
+
+    @property
+    def units(self) -> int:
+        """Frames of a tile, or steps."""
+        return self.steps // self.taps
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether the weights of all steps stay in shared memory: each has a stage of its own."""
+        return self.frames > 0 and self.stages == self.steps and self.column_tiles == 1
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Rows and columns of an image's part of a frame."""
+        assert self.window is not None
+        return self.window.seen(self.high, self.wide)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of a frame: a multiple of what exchanged places repeat after."""
+        if not self.frames:
+            return 0
+        return ceil(self.images * math.prod(self.frame) * self.line, WHOLE) * WHOLE
+
+    def frame_place(self, block: int) -> int:
+        """Where in a frame the pixels of 64 of the tile's rows begin, in bytes."""
+        image, row = divmod(block * 64 // SIDE, self.high)
+        down, across = self.frame
+        return (image * down + row) * across * self.line
+
+    @property
+    def frame_barriers(self) -> int:
+        """The number of the first barrier of frames: those behind it say that they are there, as
+        many more that they were read.
+        """
+        return 2 * (self.stages + GROUPS * self.ring)
+
     # ---- shared memory ---------------------------------------------------------------------------
 
     @property
@@ -141,9 +206,19 @@ class SpecializedKernel(PtxKernel):
         return self.tile.depth * self.dtype.size
 
     @property
+    def weights(self) -> int:
+        """Where a stage's weights begin: behind pixels, if these are no frames."""
+        return 0 if self.frames else self.tile.rows * self.line
+
+    @property
     def stage_bytes(self) -> int:
-        """Of a stage: boxes of both factors."""
-        return (self.tile.rows + self.tile.columns) * self.line
+        """Of a stage: boxes of both factors, or of weights."""
+        return self.weights + self.tile.columns * self.line
+
+    @property
+    def factor_bytes(self) -> int:
+        """Of all stages and frames."""
+        return self.stages * self.stage_bytes + self.frames * self.frame_bytes
 
     @property
     def box_bytes(self) -> int:
@@ -153,12 +228,12 @@ class SpecializedKernel(PtxKernel):
     @property
     def barriers(self) -> int:
         """Where they begin."""
-        return self.stages * self.stage_bytes + GROUPS * self.ring * self.box_bytes
+        return self.factor_bytes + GROUPS * self.ring * self.box_bytes
 
     @property
     def shared(self) -> int:
         """Bytes in all."""
-        return self.barriers + BARRIER * 2 * (self.stages + GROUPS * self.ring)
+        return self.barriers + BARRIER * (self.frame_barriers + 2 * self.frames)
 
     # ---- tensor maps -----------------------------------------------------------------------------
 
@@ -167,13 +242,14 @@ class SpecializedKernel(PtxKernel):
             extents = 0, self.channels
             strides = whole_strides(self.left.strides, extents)
             return TensorMap(extents, strides, (self.tile.rows, self.tile.depth), 1)
-        box = self.images, self.high, self.wide, self.tile.depth
+        pixels = self.frame if self.frames else (self.high, self.wide)
+        box = self.images, *pixels, self.tile.depth
         return pixels_map(self.left.strides, self.window, self.axes, self.channels, box)
 
     def _right_map(self) -> TensorMap:
         pitch = self.steps * self.tile.depth
         shape = self.column_tiles * self.tile.columns, pitch
-        return TensorMap(shape, (pitch, 1), (self.tile.columns // self.cluster, self.tile.depth))
+        return TensorMap(shape, (pitch, 1), (self.tile.columns // self.sharing, self.tile.depth))
 
     def _result_map(self, item: Access) -> TensorMap:
         row, count = item.strides[-2], self.neighbours

@@ -211,7 +211,7 @@ class ResultWriter(TileWriter):
     def _buffer(self, group: str) -> str:
         """Where a group's boxes begin."""
         a, kernel = self.a, self.kernel
-        start = a("add.u32 {}, {}, {};", self.memory, kernel.stages * kernel.stage_bytes)
+        start = a("add.u32 {}, {}, {};", self.memory, kernel.factor_bytes)
         return a("mad.lo.u32 {}, {}, {}, {};", group, kernel.ring * kernel.box_bytes, start)
 
     def _ring_barrier(self, kind: int, group: str, place: str) -> str:
@@ -224,11 +224,7 @@ class ResultWriter(TileWriter):
         self.place, self.turned = self.a("mov.u32 {}, 0;"), self.a("mov.u32 {}, {};", parity)
 
     def _next_of_ring(self) -> None:
-        a, ring = self.a, self.kernel.ring
-        a.line(f"add.u32 {self.place}, {self.place}, 1;")
-        over = a("setp.ge.u32 {}, {}, {};", self.place, ring, kind="p")
-        a.line(f"@{over} mov.u32 {self.place}, 0;")
-        a.line(f"@{over} xor.b32 {self.turned}, {self.turned}, 1;")
+        self._turn(self.place, self.turned, self.kernel.ring)
 
     def _keep(self) -> None:
         """Stores boxes of a group's result that are complete, and loads residuals for others."""

@@ -25,6 +25,11 @@ COMPUTING, LOADING = 240, 24
 """Registers of threads."""
 BARRIER = 8
 """Bytes of a barrier in shared memory."""
+SIDE = 8
+"""Pixels side by side of tiles with frames: rows of the matrix that tensor cores take as they lie.
+"""
+WHOLE = 1024
+"""Bytes of which places in shared memory are multiples where exchanged ones begin."""
 
 
 class TileWriter:
@@ -53,6 +58,7 @@ class TileWriter:
         with a.skipped_unless(first):
             counts = [1] * kernel.stages + [4 * kernel.cluster] * kernel.stages
             counts += [1] * (GROUPS * kernel.ring) + [4] * (GROUPS * kernel.ring)
+            counts += [1] * kernel.frames + [4] * kernel.frames
             for i, count in enumerate(counts):
                 place = kernel.barriers + BARRIER * i
                 a.line(f"mbarrier.init.shared::cta.b64 [{self.memory}+{place}], {count};")
@@ -94,7 +100,7 @@ class TileWriter:
                 where = a("mad.wide.u32 {}, {}, {}, {};", line, LINE, ahead, kind="d")
                 a.line(f"prefetch.global.L2 [{where}];")
 
-            self._loop(line, lines, stride, body)
+            self._loop(line, lines, body, stride)
 
     def _count_tiles(self, rows: str) -> None:
         """Names `tiles`: those of a cluster's rows by those of columns."""
@@ -139,8 +145,8 @@ class TileWriter:
             place = rest
         return column, [*found, a("mul.lo.u32 {}, {}, {};", place, kernel.images)]
 
-    def _loop(self, number: str, end: str, stride: str, body: Callable[[], None]) -> None:
-        """Goes through numbers: of tiles, or of lines."""
+    def _loop(self, number: str, end: object, body: Callable[[], None], stride: object = 1) -> None:
+        """Goes through numbers: of tiles, of steps, or of lines."""
         a = self.a
         again, done = a.label(), a.label()
         a.line(f"{again}:")
@@ -170,14 +176,21 @@ class TileWriter:
 
     def _next(self, stage: str, parity: str) -> None:
         """Goes on to the next stage."""
-        a = self.a
-        a.line(f"add.u32 {stage}, {stage}, 1;")
-        self._wrap(stage, parity)
+        self.a.line(f"add.u32 {stage}, {stage}, 1;")
+        self._wrap(stage, parity, self.kernel.stages)
 
-    def _wrap(self, stage: str, parity: str) -> None:
-        a, stages = self.a, self.kernel.stages
-        over = a("setp.ge.u32 {}, {}, {};", stage, stages, kind="p")
-        a.line(f"@{over} sub.u32 {stage}, {stage}, {stages};")
+    def _wrap(self, place: str, parity: str, count: int) -> None:
+        a = self.a
+        over = a("setp.ge.u32 {}, {}, {};", place, count, kind="p")
+        a.line(f"@{over} sub.u32 {place}, {place}, {count};")
+        a.line(f"@{over} xor.b32 {parity}, {parity}, 1;")
+
+    def _turn(self, place: str, parity: str, count: int) -> None:
+        """Goes on to the next of so many places."""
+        a = self.a
+        a.line(f"add.u32 {place}, {place}, 1;")
+        over = a("setp.ge.u32 {}, {}, {};", place, count, kind="p")
+        a.line(f"@{over} mov.u32 {place}, 0;")
         a.line(f"@{over} xor.b32 {parity}, {parity}, 1;")
 
     def _copy_in(

@@ -1,13 +1,12 @@
-"""Writes the matrix kernel with specialised warps: the whole, loading, and products."""
+"""Writes the matrix kernel with specialised warps: the whole, loading, and loops of products."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planish.graph.types import DType
 from planish.targets.cuda.codegen.ptx import VERSION
 from planish.targets.cuda.kernels.mapped_kernel import PAIRS, whole_strides
-from planish.targets.cuda.kernels.specialized_results import ResultWriter
+from planish.targets.cuda.kernels.specialized_frames import FrameWriter, Place
 from planish.targets.cuda.kernels.specialized_tiles import (
     COMPUTING,
     GROUPS,
@@ -15,15 +14,8 @@ from planish.targets.cuda.kernels.specialized_tiles import (
     THREADS,
 )
 
-TYPES = {
-    DType.FLOAT16: ("f32.f16.f16", 16),
-    DType.BFLOAT16: ("f32.bf16.bf16", 16),
-    DType.INT8: ("s32.s8.s8", 32),
-}
-CODES = "f32.e4m3.e4m3", 32
 
-
-class SpecializedWriter(ResultWriter):
+class SpecializedWriter(FrameWriter):
     """Writes a `SpecializedKernel`."""
 
     def write(self) -> str:
@@ -72,15 +64,69 @@ class SpecializedWriter(ResultWriter):
         )
 
     def _load(self) -> None:
+        tile = self.a("mov.u32 {}, {};", self.unit)
+        if self.kernel.frames:
+            self._load_framed(tile)
+        else:
+            self._load_steps(tile)
+
+    def _own_columns(self, column: str) -> str:
+        """The first of a tile's columns whose weights this block loads."""
+        share = self.kernel.tile.columns // self.kernel.sharing
+        if self.kernel.sharing == 1:
+            return column
+        return self.a("mad.lo.u32 {}, {}, {}, {};", self.rank, share, column)
+
+    def _load_framed(self, tile: str) -> None:
+        """Frames, and for each the weights of its taps; or these once, behind the first frame."""
         a, kernel = self.a, self.kernel
-        tile = a("mov.u32 {}, {};", self.unit)
+        stage, slot = ((a("mov.u32 {}, 0;"), a("mov.u32 {}, 1;")) for _ in range(2))
+
+        def load_weights(tap: str, unit: str, column: str) -> None:
+            step = a("mad.lo.u32 {}, {}, {}, {};", tap, kernel.units, unit)
+            depth = a("mul.lo.u32 {}, {}, {};", step, kernel.tile.depth)
+            self._load_weights(stage[0], depth, column)
+
+        def load_all(column: str) -> None:
+            def body() -> None:
+                unit, tap = self._divided(stage[0], kernel.taps)
+                load_weights(tap, unit, column)
+
+            self._loop(stage[0], kernel.stages, body)  # which leaves none for a second time
+
+        def load_taps(unit: str, column: str) -> None:
+            def body() -> None:
+                self._wait(self._barrier(kernel.stages, stage[0]), stage[1])
+                load_weights(tap, unit, column)
+                self._next(*stage)
+
+            tap = a("mov.u32 {}, 0;")
+            self._loop(tap, kernel.taps, body)
+
+        def load_tile() -> None:
+            def body() -> None:
+                self._wait(self._barrier(kernel.frame_barriers + kernel.frames, slot[0]), slot[1])
+                self._load_frame(slot[0], unit, [origin])
+                self._turn(*slot, kernel.frames)
+                if kernel.keeps_weights:
+                    load_all(column)
+                else:
+                    load_taps(unit, column)
+
+            column, origin = self._locate(tile)
+            unit, column = a("mov.u32 {}, 0;"), self._own_columns(column)
+            self._loop(unit, kernel.units, body)
+
+        self._loop(tile, self.tiles, load_tile, self.units)
+
+    def _load_steps(self, tile: str) -> None:
+        """For each step a box of both factors."""
+        a, kernel = self.a, self.kernel
         stage, parity = a("mov.u32 {}, 0;"), a("mov.u32 {}, 1;")
 
         def body() -> None:
             column, rows = self._locate(tile)
-            share = kernel.tile.columns // kernel.cluster
-            if kernel.cluster > 1:
-                column = a("mad.lo.u32 {}, {}, {}, {};", self.rank, share, column)
+            column = self._own_columns(column)
             step, again = a("mov.u32 {}, 0;"), a.label()
             a.line(f"{again}:")
             self._wait(self._barrier(kernel.stages, stage), parity)
@@ -90,15 +136,13 @@ class SpecializedWriter(ResultWriter):
             self._copy_in(0, here, self._places(step, rows), full)
             there = a("add.u32 {}, {}, {};", here, kernel.tile.rows * kernel.line)
             depth = a("mul.lo.u32 {}, {}, {};", step, kernel.tile.depth)
-            if kernel.cluster > 1:
-                there = a("mad.lo.u32 {}, {}, {}, {};", self.rank, share * kernel.line, there)
-            self._copy_in(1, there, [depth, column], full, kernel.cluster > 1)
+            self._copy_weights(there, depth, column, full)
             self._next(stage, parity)
             a.line(f"add.u32 {step}, {step}, 1;")
             more = a("setp.lt.u32 {}, {}, {};", step, kernel.steps, kind="p")
             a.line(f"@{more} bra {again};")
 
-        self._loop(tile, self.tiles, self.units, body)
+        self._loop(tile, self.tiles, body, self.units)
 
     def _places(self, step: str, rows: Sequence[str]) -> list[str]:
         """Where a step's box of the left factor begins, the last axis first."""
@@ -138,40 +182,71 @@ class SpecializedWriter(ResultWriter):
         self._prepare()
         self._prepare_results()
         tile, _, stride = self._tiles_of(self.group)
-        # the second group begins behind the stages of the first
-        stage = a("mul.lo.u32 {}, {}, {};", self.group, kernel.steps % kernel.stages)
-        parity = a("mul.lo.u32 {}, {}, {};", self.group, kernel.steps // kernel.stages % 2)
+        stage = self._begin_at(kernel.steps, kernel.stages)
+        slot = self._begin_at(kernel.units, kernel.frames) if kernel.frames else ("0", "0")
         second = a("setp.eq.u32 {}, {}, 1;", self.group, kind="p")
         a.line(f"@{second} bar.arrive 1, {GROUPS * THREADS};")
         self._begin_ring(0 if kernel.residual is not None else 1)
 
         def body() -> None:
             column, _ = self._locate(tile)
-            sums = self._multiply(stage, parity)
+            sums = self._multiply(stage, slot)
             self._finish(sums, column)
-            # past the other group's stages
-            a.line(f"add.u32 {stage}, {stage}, {kernel.steps % kernel.stages};")
-            self._wrap(stage, parity)
-            if kernel.steps // kernel.stages % 2:
-                a.line(f"xor.b32 {parity}, {parity}, 1;")
+            if not kernel.keeps_weights:
+                self._pass_by(stage, kernel.steps, kernel.stages)
+            if kernel.frames:
+                self._pass_by(slot, kernel.units, kernel.frames)
 
-        self._loop(tile, self.tiles, stride, body)
+        self._loop(tile, self.tiles, body, stride)
         self._look_ahead()
+
+    def _begin_at(self, used: int, places: int) -> Place:
+        """A group's first of some places, of which a tile uses so many: the second group's are
+        behind the first one's.
+        """
+        a = self.a
+        place = a("mul.lo.u32 {}, {}, {};", self.group, used % places)
+        return place, a("mul.lo.u32 {}, {}, {};", self.group, used // places % 2)
+
+    def _pass_by(self, place: Place, used: int, places: int) -> None:
+        """Goes on past those that the other group's tile uses."""
+        a = self.a
+        a.line(f"add.u32 {place[0]}, {place[0]}, {used % places};")
+        self._wrap(*place, places)
+        if used // places % 2:
+            a.line(f"xor.b32 {place[1]}, {place[1]}, 1;")
 
     def _prepare(self) -> None:
         """What a thread needs for the products of all of its tiles."""
         a, kernel = self.a, self.kernel
         self.turn = a("add.u32 {}, {}, 1;", self.group)
         self.other_turn = a("sub.u32 {}, 2, {};", self.group)
-        self.releases = a("setp.lt.u32 {}, {}, {};", self.lane, kernel.cluster, kind="p")
+        self.releases = a("setp.lt.u32 {}, {}, {};", self.lane, kernel.sharing, kind="p")
 
-    def _multiply(self, stage: str, parity: str) -> list[list[str]]:
+    def _multiply(self, stage: Place, slot: Place) -> list[list[str]]:
         """The loop over the depth; the sums of each 64 rows."""
         a, kernel = self.a, self.kernel
         sums = [a.registers(kernel.tile.columns // 2) for _ in range(kernel.tile.rows // 64)]
         for name in (name for names in sums for name in names):
             a.line(f"mov.b32 {name}, 0;")
         a.line(f"bar.sync {self.turn}, {GROUPS * THREADS};")
+        if kernel.frames:
+            if kernel.keeps_weights:
+                stage = a("mov.u32 {}, 0;"), "0"
+            last, left = self._multiply_frames(stage, slot, kernel.units, sums)
+        else:
+            last = self._multiply_steps(*stage, sums)
+        a.line(f"bar.arrive {self.other_turn}, {GROUPS * THREADS};")
+        a.line("wgmma.wait_group.sync.aligned 0;")
+        if not kernel.keeps_weights:
+            self._release(last, self.releases)
+        if kernel.frames:
+            self._free(kernel.frame_barriers + kernel.frames, left, self.leads)
+        return sums
+
+    def _multiply_steps(self, stage: str, parity: str, sums: Sequence[Sequence[str]]) -> str:
+        """A stage for each step; the one that products may still read."""
+        a, kernel = self.a, self.kernel
         step, again = a("mov.u32 {}, 0;"), a.label()
         last = a("mov.u32 {}, 0;")
         a.line(f"{again}:")
@@ -187,48 +262,4 @@ class SpecializedWriter(ResultWriter):
         a.line(f"add.u32 {step}, {step}, 1;")
         more = a("setp.lt.u32 {}, {}, {};", step, kernel.steps, kind="p")
         a.line(f"@{more} bra {again};")
-        a.line(f"bar.arrive {self.other_turn}, {GROUPS * THREADS};")
-        a.line("wgmma.wait_group.sync.aligned 0;")
-        self._release(last, self.releases)
-        return sums
-
-    def _multiply_stage(self, stage: str, step: str, sums: Sequence[Sequence[str]]) -> None:
-        a, kernel = self.a, self.kernel
-        types, depth = CODES if kernel.codes else TYPES[kernel.dtype]
-        whole = "" if self.sums == "int32" else ", 1, 1" if kernel.codes else ", 1, 1, 0, 0"
-        op = f"wgmma.mma_async.sync.aligned.m64n{kernel.tile.columns}k{depth}.{types}"
-        here = a("mad.lo.u32 {}, {}, {}, {};", stage, kernel.stage_bytes, self.memory)
-        right = a("add.u32 {}, {}, {};", here, kernel.tile.rows * kernel.line)
-        lows = [self._described(x) for x in (here, right)]
-        # eight rows behind one another, exchanged as tensor maps do
-        pattern = 1 if kernel.line == 128 else 2
-        high = a("mov.u32 {}, {};", (pattern << 30) | (8 * kernel.line >> 4))
-        adds = a("setp.ne.u32 {}, {}, 0;", step, kind="p")
-        always = a("setp.ne.u32 {}, {}, -1;", step, kind="p")
-        for part in range(kernel.line // 32):
-            b = self._descriptor(lows[1], 2 * part, high)
-            for block, names in enumerate(sums):
-                first = self._descriptor(lows[0], 2 * part + (64 * kernel.line >> 4) * block, high)
-                predicate = adds if part == 0 else always
-                a.line(f"{op} {{{', '.join(names)}}}, {first}, {b}, {predicate}{whole};")
-
-    def _described(self, address: str) -> str:
-        a = self.a
-        place = a("bfe.u32 {}, {}, 4, 14;", address)
-        return a("or.b32 {}, {}, 65536;", place)
-
-    def _descriptor(self, low: str, more: int, high: str) -> str:
-        a = self.a
-        moved = a("add.u32 {}, {}, {};", low, more) if more else low
-        return a("mov.b64 {}, {{{}, {}}};", moved, high, kind="d")
-
-    def _release(self, stage: str, predicate: str) -> None:
-        """Tells the threads that load, of all blocks of the cluster, that a stage may be loaded."""
-        a, kernel = self.a, self.kernel
-        barrier = self._barrier(kernel.stages, stage)
-        if kernel.cluster == 1:
-            a.line(f"@{predicate} mbarrier.arrive.shared::cta.b64 _, [{barrier}];")
-            return
-        there = a("mapa.shared::cluster.u32 {}, {}, {};", barrier, self.lane)
-        how = "mbarrier.arrive.shared::cluster.b64"
-        a.line(f"@{predicate} {how} _, [{there}];")
+        return last
