@@ -4,7 +4,6 @@ borders, depths that are no steps, clusters that share a depth; what is offered;
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +14,7 @@ pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'"
 from helpers.interpreted import check_interpreted
 from helpers.levels import conv_of_levels, product_of_levels
 from helpers.products import BF16, F32, SAME, TOLERANCES, arrays, conv_task, matmul_task
+from helpers.ptx_text import without
 from planish.errors import PlanError
 from planish.targets.base import Binding
 from planish.targets.cuda import ptx_interpreter
@@ -146,19 +146,6 @@ def run_text(change, rng, seed: int) -> bool:
     grid, error, _ = grid_of(change, rng, seed)
     grid.run()
     return error() < 2e-2
-
-
-def without(pattern: str, which: int):
-    """Text without a line: the one of that number that has a pattern; what waits does not wait."""
-
-    def change(text: str) -> str:
-        lines = text.splitlines()
-        found = [i for i, line in enumerate(lines) if re.search(pattern, line)]
-        waits = re.search(r"try_wait\S* (%p\d+)", lines[found[which]])
-        lines[found[which]] = f"    setp.eq.u32 {waits[1]}, 0, 0;" if waits else ""
-        return "\n".join(lines) + "\n"
-
-    return change
 
 
 def test_any_order_gives_the_result(rng):

@@ -4,7 +4,6 @@ that delays copies and products; turns, rings, clusters, borders; what is offere
 
 from __future__ import annotations
 
-import re
 import subprocess
 from dataclasses import replace
 
@@ -26,6 +25,7 @@ from helpers.products import (
     conv_task,
     matmul_task,
 )
+from helpers.ptx_text import without
 from planish.errors import PlanError
 from planish.fusion.task import Task
 from planish.graph import DType
@@ -385,19 +385,6 @@ def run_text(change, rng, seed: int, *tile) -> bool:
     grid, error = grid_of(change, rng, seed, *tile)
     grid.run()
     return error() < 2e-2
-
-
-def without(pattern: str, which: int):
-    """Text without a line: the one of that number that has a pattern; what waits does not wait."""
-
-    def change(text: str) -> str:
-        lines = text.splitlines()
-        found = [i for i, line in enumerate(lines) if re.search(pattern, line)]
-        waits = re.search(r"try_wait\S* (%p\d+)", lines[found[which]])
-        lines[found[which]] = f"    setp.eq.u32 {waits[1]}, 0, 0;" if waits else ""
-        return "\n".join(lines) + "\n"
-
-    return change
 
 
 def test_any_order_gives_the_result(rng):

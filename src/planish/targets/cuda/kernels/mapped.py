@@ -16,7 +16,7 @@ from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic, Wor
 from planish.targets.cuda.kernels import matrix_cost as cost
 from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.mapped_kernel import (
-    EVEN,
+    EVEN_BYTES,
     PAIRS,
     MappedKernel,
     paired,
@@ -78,27 +78,34 @@ def mapped_problem(task: Task, binding: Binding) -> Problem | None:
         return None
     if not problem.left.expression.is_copy or len(problem.left.leaves) != 1:
         return None
+    few = problem.window is None and problem.rows < FEWEST
+    return problem if is_left_mapped(problem) and not few else None
+
+
+def is_left_mapped(problem: Problem) -> bool:
+    """Whether boxes of the left factor, one tensor, can be loaded."""
     (leaf,) = problem.left.leaves
     if leaf is None or not leaf.pointer.aligned or leaf.wide or leaf.strides[-1] != 1:
-        return None
-    if problem.window is None:
-        if len(leaf.strides) != 2 or problem.rows < FEWEST:
-            return None
-        extents: tuple[int, ...] = (problem.rows,)
+        return False
+    window = problem.window
+    extents: tuple[int, ...] = (problem.rows,)
+    if window is None:
+        if len(leaf.strides) != 2:
+            return False
     else:
         high, wide = problem.axes[1:]
-        extents = (problem.rows // (high * wide), *problem.window.size)
-        if problem.window.strides not in ((1, 1), PAIRS):
-            return None
-        if problem.window.strides == PAIRS and any(n % 2 for n in problem.window.size):
-            return None
+        extents = (problem.rows // (high * wide), *window.size)
+        odd = any(n % 2 for n in window.size)
+        if window.strides not in ((1, 1), PAIRS) or (window.strides == PAIRS and odd):
+            return False
     strides = whole_strides(leaf.strides, (*extents, problem.channels))
-    if problem.window is not None and problem.window.strides == PAIRS:
+    if window is not None and window.strides == PAIRS:
         strides = paired(strides)
-    broadcast = any(s == 0 and n > 1 for s, n in zip(leaf.strides, extents, strict=False))
-    uneven = any(s % EVEN for s in strides[:-1])
-    uneven = uneven or any(a % b for a, b in pairwise(strides))
-    return None if broadcast or uneven or strides[-2] < problem.channels else problem
+    if any(s == 0 and n > 1 for s, n in zip(leaf.strides, extents, strict=False)):
+        return False
+    even = EVEN_BYTES // problem.dtype.size
+    uneven = any(s % even for s in strides[:-1]) or any(a % b for a, b in pairwise(strides))
+    return not uneven and strides[-2] >= problem.channels
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,7 @@ class MappedTactic(AnchoredTactic):
         problem = self.problem(binding)
         if problem is None or (problem.window is None) != (self.wide == 0):
             return False
-        if not _fits(problem, self.tile):
+        if not stays_in_pixels(problem, self.depth):
             return False
         if self.workspace(binding) > cost.MOST_WORKSPACE or self.zeroed(binding) > ZEROED_BYTES:
             return False
@@ -201,10 +208,10 @@ def row_tiles(problem: Problem, box: Box) -> int:
     return images * ceil(high, box.high) * ceil(wide, box.wide)
 
 
-def _fits(problem: Problem, tile: Tile) -> bool:
+def stays_in_pixels(problem: Problem, depth: int) -> bool:
     """Whether a step stays in the channels of a pixel, where another's are behind them."""
     by_pairs = problem.window is not None and problem.window.strides == PAIRS
-    return not by_pairs or problem.channels % tile.depth == 0
+    return not by_pairs or problem.channels % depth == 0
 
 
 def _at_once(tile: Tile, stages: int) -> int:
@@ -332,7 +339,7 @@ def _variants(
             continue
         for turned in (True,) if box.wide else (True, False):
             tile = Tile(box.rows, columns, depth, transposed=turned)
-            if not _fits(problem, tile):
+            if not stays_in_pixels(problem, tile.depth):
                 continue
             if tile.sides[0] < 64 or (turned and columns > 128 and box.rows > 64):
                 continue

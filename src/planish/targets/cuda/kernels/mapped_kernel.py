@@ -29,8 +29,8 @@ from planish.targets.cuda.kernels.matrix_writer import MatrixWriter
 
 PAIRS = 2, 2
 """Steps of a convolution whose image is seen as pairs."""
-EVEN = 8
-"""Elements of 16 bytes: strides are multiples of so many."""
+EVEN_BYTES = 16
+"""Strides are multiples of so many."""
 
 
 def whole_strides(strides: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
@@ -120,7 +120,8 @@ class MappedKernel(MatrixKernel):
         if not self.tile.is_persistent or len(self.result.outputs) != 1:
             return False
         (item,) = self.result.outputs
-        even = item.pointer.aligned and item.strides[-1] == 1 and item.strides[0] % EVEN == 0
+        pitch = item.strides[0] * item.pointer.dtype.size
+        even = item.pointer.aligned and item.strides[-1] == 1 and pitch % EVEN_BYTES == 0
         whole = len(self.result.shape) == 2 and item.strides[0] >= self.columns
         return even and whole and item.pointer.dtype is self.dtype
 

@@ -13,8 +13,7 @@ from planish.fusion.task import Task
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic
 from planish.targets.cuda.kernels.family import MachineFamily
-from planish.targets.cuda.kernels.mapped import Box, row_tiles
-from planish.targets.cuda.kernels.mapped_kernel import PAIRS
+from planish.targets.cuda.kernels.mapped import Box, row_tiles, stays_in_pixels
 from planish.targets.cuda.kernels.matrix_problem import (
     Problem,
     filters,
@@ -121,9 +120,8 @@ class PromptTactic(AnchoredTactic):
             return False
         if self.depth * problem.dtype.size not in LINES:
             return False
-        paired = problem.window is not None and problem.window.strides == PAIRS
-        if paired and problem.channels % self.depth:
-            return False  # a step would reach into the next pixel
+        if not stays_in_pixels(problem, self.depth):
+            return False
         if self.frames and not has_frames(problem):
             return False
         kernel = self._kernel(problem)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,9 +16,10 @@ from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.mapped import (
     MAP_SECONDS,
     Box,
+    is_left_mapped,
     row_tiles,
+    stays_in_pixels,
 )
-from planish.targets.cuda.kernels.mapped_kernel import PAIRS, paired, whole_strides
 from planish.targets.cuda.kernels.matrix_image import CHANNELS, ImageCopy, filters_on_copy
 from planish.targets.cuda.kernels.matrix_problem import (
     Convolution,
@@ -79,7 +79,8 @@ def specialized_problem(
         return _on_copy(problem, channels)
     if not problem.left.expression.is_copy or len(problem.left.leaves) != 1:
         return None
-    return (problem, None) if _is_left_mapped(problem) else None
+    steps = LINES[0] // problem.dtype.size  # of the narrowest tiles
+    return (problem, None) if is_left_mapped(problem) and stays_in_pixels(problem, steps) else None
 
 
 def _on_copy(problem: Problem, channels: int) -> tuple[Problem, ImageCopy] | None:
@@ -97,34 +98,6 @@ def _on_copy(problem: Problem, channels: int) -> tuple[Problem, ImageCopy] | Non
     # runs of neighbouring pixels overlap; there are as many as the result has pixels
     window = replace(found.window, size=(copy.size[0], problem.axes[-1]))
     return replace(found, window=window, result=problem.result, pixels=0), copy
-
-
-def _is_left_mapped(problem: Problem) -> bool:
-    """Whether boxes of the left factor can be loaded."""
-    (leaf,) = problem.left.leaves
-    if leaf is None or not leaf.pointer.aligned or leaf.wide or leaf.strides[-1] != 1:
-        return False
-    window = problem.window
-    extents: tuple[int, ...] = (problem.rows,)
-    if window is None:
-        if len(leaf.strides) != 2:
-            return False
-    else:
-        high, wide = problem.axes[1:]
-        extents = (problem.rows // (high * wide), *window.size)
-        odd = any(n % 2 for n in window.size)
-        if window.strides not in ((1, 1), PAIRS) or (window.strides == PAIRS and odd):
-            return False
-    strides = whole_strides(leaf.strides, (*extents, problem.channels))
-    if window is not None and window.strides == PAIRS:
-        strides = paired(strides)
-        if problem.channels * problem.dtype.size % LINES[0]:
-            return False  # a step would reach into the next pixel
-    if any(s == 0 and n > 1 for s, n in zip(leaf.strides, extents, strict=False)):
-        return False
-    even = 16 // problem.dtype.size
-    uneven = any(s % even for s in strides[:-1]) or any(a % b for a, b in pairwise(strides))
-    return not uneven and strides[-2] >= problem.channels
 
 
 def _is_result_mapped(problem: Problem) -> bool:
@@ -193,9 +166,8 @@ class SpecializedTactic(AnchoredTactic):
             return False
         if self.depth * problem.dtype.size not in LINES:
             return False
-        paired = problem.window is not None and problem.window.strides == PAIRS
-        if paired and problem.channels % self.depth:
-            return False  # a step would reach into the next pixel
+        if not stays_in_pixels(problem, self.depth):
+            return False
         if self.frames and (self.channels or not has_frames(problem, self.high)):
             return False
         return self._kernel(problem).shared <= self.machine.shared
