@@ -34,7 +34,6 @@ from planish.ops.float8 import decode, encode
 from planish.ops.matmul import MatMul
 from planish.targets.base import Binding, Layout, dense_strides
 from planish.targets.cuda.codegen.compile import triton
-from planish.targets.cuda.kernels import specialized
 from planish.targets.cuda.kernels.specialized import LIMIT, SpecializedFamily, SpecializedTactic
 from planish.targets.cuda.machine import H200
 from planish.targets.cuda.ptx_interpreter import Grid
@@ -498,8 +497,7 @@ def test_many_tiles_are_offered(make, rng, tmp_path):
 
 
 @pytest.mark.parametrize("make", [conv_task, conv_of_levels])
-def test_frames_are_offered_beside_the_others(make, rng, monkeypatch):
-    monkeypatch.setattr(specialized, "FRAMED", 3)
+def test_frames_are_offered_beside_the_others(make, rng):
     task = make(rng, (128, 56, 56, 64), 64, (3, 3), padding=SAME)
     tactics = list(SpecializedFamily().tactics(task, Binding({})))
     framed = [t for t in tactics if t.frames]

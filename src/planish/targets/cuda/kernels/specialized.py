@@ -56,10 +56,8 @@ LIMIT = 12
 """Tactics offered."""
 OF_SIZE = 3
 """Of these with tiles of the same rows and columns."""
-FRAMED = 0
-"""Tactics with frames offered beside them, each of other rows or columns: none before they have run
-on a GPU.
-"""
+FRAMED = 3
+"""Tactics with frames offered beside them, each of other rows or columns."""
 
 
 def specialized_problem(
