@@ -27,10 +27,12 @@ def _keeping_sums(filters: np.ndarray, dtype: DType) -> np.ndarray:
     """Filters ``[..., K]``: each weight takes over the error of the one before, largest first.
 
     Thus an error moves between inputs whose weights are alike, and so, behind normalisations, are
-    the means of these inputs.
+    the means of these inputs. Alike to nine bits will do: integers of 16 bits are sorted in less
+    than half the time.
     """
     flat = filters.reshape(-1, filters.shape[-1])
-    order = np.argsort(-np.abs(flat), axis=0, kind="stable")
+    magnitudes = np.abs(flat).astype(np.float32).view(np.uint32) >> 15
+    order = np.argsort(~magnitudes.astype(np.uint16), axis=0, kind="stable")
     made = np.empty(flat.shape, dtype.numpy)
     carried = np.zeros(flat.shape[1])
     for weights, row in zip(np.take_along_axis(flat, order, axis=0), made, strict=True):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TypeVar
 
 from planish.targets.cuda.kernels.matrix_tile import PERSISTENT, Tile, Walk, ceil, segments
@@ -158,7 +159,8 @@ class Choice:
     stages: int
 
 
-def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list[Choice]:
+@cache
+def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> tuple[Choice, ...]:
     """The likely best, fastest first, but for the best of every way, which come before the rest: at
     most three of one tile's rows and columns, two of one walk where there are several; two at least
     of those that share tiles and of those that do not, where both make sense, and, unless few are
@@ -198,7 +200,7 @@ def choices(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list
                 del kept[limit - len(missing) :]
             kept += missing
     kept += _transposed(shape, machine, passes, limit // 3)
-    return varied(kept, lambda choice: way(choice.tile))
+    return tuple(varied(kept, lambda choice: way(choice.tile)))
 
 
 def _transposed(shape: Shape, machine: CudaMachine, passes: int, limit: int) -> list[Choice]:
@@ -294,32 +296,32 @@ def _variants(shape: Shape, tile: Tile, machine: CudaMachine) -> Iterator[Choice
     size = tile.rows * tile.columns
     steps = _padded(shape, tile) // tile.depth
     tiles = shape.batch * ceil(shape.rows, tile.rows) * ceil(shape.columns, tile.columns)
+    many = replace(tile, split=PERSISTENT)
+    persists = may_persist(shape, many)
+    shared = {split: replace(tile, split=split) for split in SPLITS if split <= max(1, steps // 2)}
     for warps in (4, 8):
         if warps == 8 and (size < 64 * 128 or tile.sides[0] < 64):
             continue
         if size < 512 or size > _most_sums(shape, tile) * warps * 32:
             continue
         for stages in STAGES:
-            many = replace(tile, split=PERSISTENT)
             together = _resident(shape, tile, stages, machine) * machine.multiprocessors
             rounds = tiles / max(together, 1)
             loaded = 2 if tile.depth * shape.size > 128 else 3
-            if together and stages == loaded and rounds >= 3 and may_persist(shape, many):
+            if together and stages == loaded and rounds >= 3 and persists:
                 yield Choice(many, warps, stages)
             if shape.staged(tile, stages) > machine.shared - 4096 or tile.depth > DEPTHS[-1]:
                 continue
-            for split in SPLITS:
-                part = steps // split
-                if stages > max(2, part):
+            for split, part_tile in shared.items():
+                if stages > max(2, steps // split):
                     continue
                 if split > 1 and (
-                    part < 2
-                    or tiles * split > 4 * machine.multiprocessors
+                    tiles * split > 4 * machine.multiprocessors
                     or tiles * split * size * 4 > MOST_WORKSPACE
                     or size > 64 * warps * 32  # adding up takes registers, too
                 ):
                     continue
-                yield Choice(replace(tile, split=split), warps, stages)
+                yield Choice(part_tile, warps, stages)
 
 
 def programs_of_many_tiles(shape: Shape, machine: CudaMachine) -> list[Choice]:
