@@ -67,5 +67,9 @@ class DeviceError(PlanishError):
     """The device does not exist, or ran out of memory."""
 
 
+class DeviceLostError(DeviceError):
+    """A kernel failed on the device, or does not end: this process cannot use it any longer."""
+
+
 class InputError(PlanishError):
     """The caller passed a wrong argument: name, dtype, shape or kind."""

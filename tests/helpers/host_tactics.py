@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from planish.errors import TuningError
+from planish.errors import DeviceLostError, TuningError
 from planish.fusion.task import Task
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.target import CpuTarget
@@ -21,7 +21,7 @@ class HostTactic(Tactic):
     """Computes the references, with a difference.
 
     `kind` is "right", "wrong" (one element is off), "idle" (writes nothing), "failing" (cannot be
-    compiled); `delay` is in milliseconds; `room` is its workspace.
+    compiled), "fatal" (the device is lost); `delay` is in milliseconds; `room` is its workspace.
     """
 
     family: ClassVar[str] = "host"
@@ -40,6 +40,8 @@ class HostTactic(Tactic):
             time.sleep(self.delay / 1e3)
             if self.kind == "idle":
                 return
+            if self.kind == "fatal":
+                raise DeviceLostError("A kernel failed", where="here", why="it does", cure="none")
             compute(*arrays)
             if self.kind == "wrong":
                 result = arrays[-1]

@@ -12,6 +12,7 @@ import pytest
 from helpers.host_tactics import HostFamily, HostTactic, HostTarget
 from helpers.networks import N, Net, build, feeds, residual_net
 from helpers.openings import OpeningNet
+from planish.errors import DeviceLostError
 from planish.fusion.candidates import propose
 from planish.graph.graph import Graph
 from planish.graph.interpret import interpret
@@ -281,6 +282,17 @@ class TestCache:
         assert (report.measured, report.complete) == (0, False)
         _, report = tune(one_op(), target, cache, budget=0.1)
         assert report.measured
+
+    def test_a_tactic_that_took_the_device_with_it_is_not_tried_again(self) -> None:
+        target, cache = HostTarget({}, {"kind": "fatal"}, {"delay": 1.0}), TimingCache(None)
+        with pytest.raises(DeviceLostError, match="A kernel failed") as caught:
+            tune(one_op(), target, cache)
+        assert "layer 'relu'" in caught.value.where and "fatal" in caught.value.where
+        assert "builds leave it out" in caught.value.cure
+        plan, report = tune(one_op(), target, cache)
+        assert report.complete
+        assert report.cached  # what was measured before it is kept, too
+        assert {t["kind"] for t in tactics(plan)} == {"right"}
 
     def test_equal_tasks_are_measured_once(self) -> None:
         def chain(length: int) -> Graph:

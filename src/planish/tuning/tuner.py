@@ -21,7 +21,7 @@ from functools import cached_property
 
 import numpy as np
 
-from planish.errors import TuningError
+from planish.errors import DeviceLostError, TuningError
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Node, Value
 from planish.native import aligned_empty
@@ -305,7 +305,12 @@ class Tuner:
                         entry.expected,
                         self._other if entry.cold else None,
                     )
-                fresh += self._measure_one(entry, i, bench)
+                try:
+                    fresh += self._measure_one(entry, i, bench)
+                except DeviceLostError as error:
+                    name = f"{entry.key} {entry.tactics[i]}"
+                    self._cache.put([*fresh, (name, WRONG)])
+                    raise _named(error, entry, i) from error
                 self._report(what, done, len(wanted))
                 if len(fresh) >= BATCH:
                     self._cache.put(fresh)
@@ -472,3 +477,13 @@ class Tuner:
             order.append(task)
             stack.pop()
         return order
+
+
+def _named(error: DeviceLostError, entry: Entry, i: int) -> DeviceLostError:
+    """The error with the layer and the tactic in which it happened."""
+    return DeviceLostError(
+        error.what,
+        where=f"{error.where}, layer {entry.task.name!r}, tactic {entry.tactics[i]}",
+        why=error.why,
+        cure=f"{error.cure}. The timing cache knows the tactic now: builds leave it out",
+    )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -110,6 +111,14 @@ def pinned(folder: Path) -> None:
         gpu = driver.Gpu(0)
         patch.setattr(gpu, "_pinned", FakePool(full=True))
         gpu.allocate_host(1 << 20)
+
+
+@case("A kernel that does not end")
+def endless(folder: Path) -> None:
+    with finding([FakeDevice("NVIDIA H200")]) as patch:
+        gpu = driver.Gpu(0)
+        patch.setattr(gpu, "_driver", MagicMock(cuStreamQuery=lambda _: (driver.NOT_READY,)))
+        gpu.wait(gpu.stream, 0.01)
 
 
 @case("A GPU in a forked child")

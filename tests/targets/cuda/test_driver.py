@@ -9,7 +9,7 @@ import pytest
 
 import planish
 from helpers.fake_driver import FakeDevice, FakePool, FakeStream, stand_in
-from planish.errors import DeviceError, TuningError
+from planish.errors import DeviceError, DeviceLostError, TuningError
 from planish.targets.cuda import driver
 from planish.targets.cuda.codegen.tensor_map import BoxedArgument
 from planish.targets.cuda.memory import DeviceArray
@@ -68,6 +68,18 @@ def test_a_forked_child_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="forked child") as caught:
         gpu.enter()
     assert "spawn" in caught.value.cure
+
+
+def test_a_kernel_that_does_not_end_is_no_wait_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, [FakeDevice("NVIDIA H200")])
+    gpu, answers = driver.Gpu(0), [driver.NOT_READY, driver.NOT_READY, 0]
+    monkeypatch.setattr(gpu, "_driver", MagicMock(cuStreamQuery=lambda _: (answers.pop(0),)))
+    gpu.wait(gpu.stream, 60.0)
+    assert not answers
+    monkeypatch.setattr(gpu, "_driver", MagicMock(cuStreamQuery=lambda _: (driver.NOT_READY,)))
+    with pytest.raises(DeviceLostError, match="does not end") as caught:
+        gpu.wait(gpu.stream, 0.01)
+    assert "0.01 seconds" in caught.value.why
 
 
 def test_engines_take_only_their_share(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ class FakeGpu:
     def fill(self, *_: Any) -> None:
         pass
 
-    def wait(self, stream: FakeStream) -> None:
+    def wait(self, stream: FakeStream, seconds: float | None = None) -> None:
         stream.sync()
 
     def copy(self, target: int, source: int, size: int, stream: FakeStream) -> None:

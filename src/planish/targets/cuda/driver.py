@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import c_int32, c_int64, c_void_p
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.errors import DeviceError, TuningError
+from planish.errors import DeviceError, DeviceLostError, TuningError
 from planish.targets.cuda.buffers import DeviceMemory, HostMemory
 from planish.targets.cuda.codegen.compile import DeviceCode
 from planish.targets.cuda.codegen.source import LINE
@@ -38,6 +39,12 @@ LEGACY_STREAM = 1
 
 STREAMS = 16
 """So many streams are kept at hand."""
+
+NOT_READY = 600
+"""What the driver says of a stream (`CUDA_ERROR_NOT_READY`) on which something runs yet."""
+
+POLL_SECONDS = 2e-4
+"""Between two looks at a stream that is not waited for without end."""
 
 
 class Gpu:
@@ -410,24 +417,40 @@ class Gpu:
                 cure="pass a stream of cuda.core, PyTorch or CuPy, or its address",
             ) from error
 
-    def wait(self, stream: Any) -> None:
-        """Waits for everything that is queued on a stream.
+    def wait(self, stream: Any, seconds: float | None = None) -> None:
+        """Waits for everything that is queued on a stream, no longer than `seconds` if given.
 
         Raises
         ------
-        DeviceError
-            A kernel failed.
+        DeviceLostError
+            A kernel failed, or does not end.
         """
+        if seconds is not None:
+            self._poll(stream, seconds)
         try:
             stream.sync()
         except Exception as error:  # a class of cuda.core's own
-            raise DeviceError(
+            raise DeviceLostError(
                 "A kernel failed on the GPU",
                 where=f"cuda:{self.ordinal}",
                 why=str(error),
                 cure="start the process again: CUDA runs nothing more in this one; "
                 "please report it with the model",
             ) from error
+
+    def _poll(self, stream: Any, seconds: float) -> None:
+        """Returns when nothing runs on a stream, or something failed."""
+        deadline = time.monotonic() + seconds
+        while int(self._driver.cuStreamQuery(self.handle(stream))[0]) == NOT_READY:
+            if time.monotonic() > deadline:
+                raise DeviceLostError(
+                    "A kernel does not end on the GPU",
+                    where=f"cuda:{self.ordinal}",
+                    why=f"it has been running for {seconds:g} seconds",
+                    cure="end this process (kill -9, if it does not end by itself): the GPU is "
+                    "occupied until then; please report it with the model",
+                )
+            time.sleep(POLL_SECONDS)
 
     def event(self, timing: bool = False) -> Any:
         """An event."""
