@@ -75,8 +75,18 @@ def test_a_ratio_needs_somebody_to_compare_with(cli, model: Path, plan: Path) ->
 
 def test_a_batch_the_model_cannot_run(cli, model: Path) -> None:
     outcome = cli(
-        "bench", model, "--against", "none", "--input", "x=2x6", "--batch", 3,
+        "bench", model, "--against", "none", "--input", "x=2x6", "--batch", "2,3",
         "--tuning-seconds", 0,
     )  # fmt: skip
     assert outcome.code == 1
     assert "cannot run at batch 3" in outcome.err
+    assert "turns" not in outcome.err  # nothing was measured in vain
+
+
+def test_the_batch_of_a_model_that_has_one_of_its_own(cli, model: Path) -> None:
+    outcome = cli(
+        "bench", model, "--against", "none", "--input", "x=2x6", "--tuning-seconds", 0,
+        "--seconds", 0, "--json",
+    )  # fmt: skip
+    assert outcome.code == 0
+    assert [row["batch"] for row in outcome.document["results"]] == [2]

@@ -68,7 +68,10 @@ def bench(
             help="Runtimes to measure, and other plans, with commas; none: Planish alone."
         ),
     ] = "tensorflow,onnxruntime,openvino",
-    batch: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1",
+    batch: Annotated[
+        str | None,
+        typer.Option(help="Batch sizes, with commas; None: the model's own, or 1."),
+    ] = None,
     seconds: Annotated[
         float, typer.Option(min=0, help="Time for each runtime and batch size.")
     ] = 5.0,
@@ -93,11 +96,12 @@ def bench(
     options: BuildOptions,
 ) -> dict[str, Any]:
     """Measures latency beside TensorFlow, ONNX Runtime and OpenVINO (also in BF16 and INT8)."""
-    peers, batches = _peers(against), parse_batches(batch)
+    peers, wanted = _peers(against), parse_batches(batch) if batch else []
     pythons = parse_pairs(python_for or [], "PEER=/path/to/python")
     threads = options.arguments["threads"] or THREADS_ALL
     with contextlib.ExitStack() as stack:
         engine = open_engine(plan or model, options, allow_device_code)
+        batches = _batches(engine, wanted)
         trusted = allow_device_code or plan is None
         own = (plan or _keep(engine, stack), "trusted plan" if trusted else "plan")
         runners, left_out = _start(model, own, peers, pythons, threads, engine, stack)
@@ -240,19 +244,38 @@ def _measure(
     return rows
 
 
+def _batches(engine: Engine, wanted: Sequence[int]) -> Sequence[int]:
+    """The batch sizes to measure at: those wanted, or the model's own.
+
+    Raises
+    ------
+    InputError
+        The model's batch is another, fixed one.
+    """
+    if _symbolic(engine):
+        return wanted or [1]
+    own = [int(str(i.shape[0])) for i in engine.inputs if i.shape][:1] or [1]
+    for size in wanted:
+        if size not in own:
+            raise InputError(
+                f"The model cannot run at batch {size}",
+                where="--batch",
+                why=f"its inputs are {', '.join(map(str, engine.inputs))}",
+                cure=f"leave --batch out, or make it symbolic: --input {engine.inputs[0].name}=Nx…",
+            )
+    return own
+
+
+def _symbolic(engine: Engine) -> set[str]:
+    """The first dimensions of inputs that have names."""
+    first = {str(i.shape[0]) for i in engine.inputs if i.shape}
+    return {d for d in first if not d.isdigit()}
+
+
 def _inputs(engine: Engine, batch: int, seed: int) -> dict[str, Any]:
     from planish.cli.arrays import read_inputs
 
-    first = {str(i.shape[0]) for i in engine.inputs if i.shape}
-    symbolic = {d for d in first if not d.isdigit()}
-    if not symbolic and first != {str(batch)}:
-        raise InputError(
-            f"The model cannot run at batch {batch}",
-            where="--batch",
-            why=f"its inputs are {', '.join(map(str, engine.inputs))}",
-            cure="pass --batch with the model's own, or make it symbolic: --input NAME=Nx…",
-        )
-    at = sizes(engine, dict.fromkeys(symbolic, batch))
+    at = sizes(engine, dict.fromkeys(_symbolic(engine), batch))
     return read_inputs([], engine.inputs, at, seed)[0]
 
 
