@@ -3,9 +3,9 @@
     x ─▶ Conv ─▶ bias, relu ─▶ MaxPool 2x2, by steps of two ─▶
     x ─▶ cast, Transpose, … ─▶ Conv ─▶ bias, relu ─▶ MaxPool 2x2 or 3x3, by steps of two ─▶
 
-The second of an image of few channels, as networks begin; with what stands before it, or without.
-As one task, beside its parts, what the convolution gives is neither written nor read. Steps before
-the pooling keep the order of numbers, so that they may as well come behind it.
+The second of an image of few channels, as networks begin, also of levels; with what stands before
+it, or without. As one task, beside its parts, what the convolution gives is neither written nor
+read. Steps before the pooling keep the order of numbers, so that they may as well come behind it.
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ def _find(
 
 def _is_plain(node: Node) -> bool:
     op = node.op
-    return isinstance(op, Conv | ConvInteger) and op.groups == 1 and node.inputs[1].is_constant
+    if not isinstance(op, Conv | ConvInteger) or op.groups > 1 or not node.inputs[1].is_constant:
+        return False
+    return isinstance(op, Conv) or _has_few_channels(node)
 
 
 def _has_few_channels(conv: Node) -> bool:

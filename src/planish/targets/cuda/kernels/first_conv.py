@@ -37,7 +37,7 @@ from planish.targets.cuda.kernels.matrix_problem import (
 from planish.targets.cuda.kernels.matrix_tile import ceil
 from planish.targets.cuda.kernels.specialized_results import is_expressible as is_epilogue
 from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import checked_parameters, impossible
+from planish.targets.restoring import checked_parameters
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.INT8)
 RINGS = (4, 6, 8, 12, 16)
@@ -111,12 +111,13 @@ def _parts(task: Task, binding: Binding) -> Parts | None:
 
 
 def _is_understood(task: Task) -> bool:
-    if not understood(task) or task.anchor is None or task.pair or task.sum or task.opening:
+    """Whether it is a convolution of few channels, whose weights can be laid out now."""
+    anchor = task.anchor
+    if anchor is None or not isinstance(anchor.op, Convolution) or len(anchor.op.strides) != 2:
         return False
-    op = task.anchor.op
-    if not isinstance(op, Convolution) or len(op.strides) != 2:
-        return False
-    return isinstance(op.padding[1][0], int)  # weights are laid out for it
+    channels = anchor.inputs[1].shape[-2]
+    few = isinstance(channels, int) and channels <= CHANNELS
+    return few and isinstance(anchor.op.padding[1][0], int) and understood(task)
 
 
 def _is_image(problem: Problem) -> bool:
@@ -283,9 +284,6 @@ class FirstConvFamily(MachineFamily):
             halves=HALVES,
             ahead=AHEAD,
         )
-        shape = filters(task).shape
-        if shape[2] > CHANNELS:
-            raise impossible(self.name, task, f"pixels have {shape[2]} channels")
         return FirstConvTactic(task, **values, machine=self.machine)
 
 
