@@ -105,6 +105,9 @@ class FirstConvKernel(PtxKernel):
         Parts of a row, 1 or 2: of two, tensor cores compute one while the other one is finished.
     ahead : int
         Units that threads have in registers, or ask for, while earlier ones are computed.
+    late : bool
+        Whether the fence behind which tensor cores see what was stored is that of the threads that
+        compute. Those that load would wait there for all that they have asked for.
     dtype : DType
         Of the factors.
     image : Work
@@ -130,6 +133,7 @@ class FirstConvKernel(PtxKernel):
     ring: int
     halves: int
     ahead: int
+    late: bool
     dtype: DType
     image: Work
     size: tuple[int, int, int]

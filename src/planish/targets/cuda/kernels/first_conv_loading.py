@@ -147,7 +147,8 @@ class ImageLoadingWriter(GroupWriter):
             a.line(f"st.shared.v4.b32 [{place}], {{{zero}, {zero}, {zero}, {zero}}};")
 
         self._loop(place, end, body, ALL * CHUNK)
-        a.line("fence.proxy.async.shared::cta;")
+        if not kernel.late:
+            a.line("fence.proxy.async.shared::cta;")
         a.line("bar.sync 0;")
 
     # ---- warps that load ------------------------------------------------------------------------
@@ -172,12 +173,13 @@ class ImageLoadingWriter(GroupWriter):
             there = a("mad.lo.u32 {}, {}, {}, {};", slot, kernel.unit_bytes, self.memory)
             for item, own, registers in zip(items, pieces, sets, strict=True):
                 self._store_item(item, own, registers, there)
-            self._ask(items, sets, number, ahead)
-            a.line("fence.proxy.async.shared::cta;")
+            if not kernel.late:
+                a.line("fence.proxy.async.shared::cta;")
             a.line("bar.warp.sync -1;")
             done = self._barrier(0, slot)
             a.line(f"@{self.leads} mbarrier.arrive.shared::cta.b64 _, [{done}];")
             self._turn(slot, parity, kernel.ring)
+            self._ask(items, sets, number, ahead)
             for item in items:
                 a.line(f"add.u32 {item.row}, {item.row}, {kernel.strides[0]};")
                 a.line(f"add.u64 {item.pointer}, {item.pointer}, {self._unit_stride};")
