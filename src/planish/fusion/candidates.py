@@ -77,8 +77,7 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
             opening = opening_before(node, free, outputs)
             if opening is not None:
                 offer(opening.nodes, opening.second)
-            pooled = pooled_before(node, free, outputs)
-            if pooled is not None:
+            for pooled in pooled_before(node, free, outputs):
                 offer(pooled.nodes, pooled.conv)
         befores = []
         if len(node.outputs) == 1:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+import numpy as np
+
 from planish.fusion.fused import Fused
 from planish.fusion.images import FoundImage, image_before, image_of
 from planish.fusion.pairs import is_by_channel
@@ -19,13 +21,14 @@ from planish.graph.graph import Node, Value
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Elementwise
 from planish.ops.pool import MaxPool
+from planish.ops.quantization import ConvInteger
 
 FEW_CHANNELS = 4
 """Of the image, at most."""
-LONGEST = 4
+LONGEST = 6
 """Most elementwise nodes behind each convolution."""
-ORDERLY = ("add", "relu", "clip", "cast")
-"""Elementwise ops which, by constants, give more for more."""
+ORDERLY = ("add", "relu", "clip", "cast", "mul", "quantize")
+"""Elementwise ops which, by constants, give more for more; if scales are positive."""
 
 POOL = MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1))
 """What ends an opening."""
@@ -158,16 +161,25 @@ def orderly_above(
         node = value.producer
         if node is None or not is_open(node):
             return None
-        if isinstance(node.op, Conv):
+        if isinstance(node.op, Conv | ConvInteger):
             found = [node, *reversed(chain)]
             return found if is_wanted(node) and is_by_channel(found) else None
         read = [v for v in node.inputs if not v.is_constant]
-        orderly = isinstance(node.op, Elementwise) and node.op.name in ORDERLY
-        if not orderly or len(read) != 1 or read[0].shape != value.shape or len(chain) == LONGEST:
+        if len(read) != 1 or read[0].shape != value.shape or len(chain) == LONGEST:
+            return None
+        if not _is_orderly(node):
             return None
         chain.append(node)
         value = read[0]
     return None
+
+
+def _is_orderly(node: Node) -> bool:
+    """Whether a node of one operand and constants gives more for more."""
+    if not isinstance(node.op, Elementwise) or node.op.name not in ORDERLY:
+        return False
+    scales = {"mul": node.inputs, "quantize": node.inputs[1:2]}.get(node.op.name, ())
+    return all(bool(np.all(v.data > 0)) for v in scales if v.data is not None)
 
 
 def _is_plain(node: Node) -> bool:

@@ -37,6 +37,7 @@ from planish.ops.float8 import MatMulFloat8
 from planish.ops.normalization import QuantizedSoftmax
 from planish.ops.pool import MaxPool
 from planish.ops.quantization import ConvInteger, MatMulInteger
+from planish.ops.shape import Transpose
 
 __all__ = ["ACCUMULATOR", "PRECISIONS", "Fused", "Task", "make_task"]
 
@@ -109,12 +110,12 @@ class Task:
             return "opening"
         if self.attention:
             return "attention"
+        if self.pooled:
+            return "pooled"
         if self.image:
             return "image"
         if self.sum:
             return "sum"
-        if self.pooled:
-            return "pooled"
         return "bottleneck" if self.bottleneck else "pair" if self.pair else ""
 
     @property
@@ -314,19 +315,29 @@ def _opening_task(nodes: tuple[Node, ...], found: FoundOpening) -> Task:
 
 
 def _pooled_task(nodes: tuple[Node, ...], found: FoundPooled) -> Task:
-    """The task of a convolution and a pooling; image and filters are its first inputs."""
+    """The task of a convolution and a pooling; image and filters are its first inputs, the image as
+    it is before what stands before the convolution.
+    """
     inputs: dict[Value, int] = {}
 
     def operand(value: Value) -> int:
         return inputs.setdefault(value, len(inputs))
 
-    conv, pool = found.conv, found.pool
-    for value in conv.inputs:
+    conv, pool, prologue = found.conv, found.pool, None
+    operand(found.source)
+    if found.before:
+        skipped = (found.transpose,) if found.transpose else ()
+        prologue = fuse(found.before, (conv.inputs[0],), operand, None, skipped)
+    for value in conv.inputs[1:]:
         operand(value)
+    image = None
+    if found.transpose is not None:
+        assert isinstance(found.transpose.op, Transpose)
+        image = Image(found.transpose.op.perm)
     epilogue = fuse(found.behind, (pool.inputs[0],), operand, conv.output)
     assert isinstance(pool.op, MaxPool)
-    pooled = Pooled(pool.op)
-    return Task(nodes, conv, tuple(inputs), (pool.output,), None, epilogue, pooled=pooled)
+    outputs, pooled = (pool.output,), Pooled(pool.op)
+    return Task(nodes, conv, tuple(inputs), outputs, prologue, epilogue, image=image, pooled=pooled)
 
 
 def _sum_task(nodes: tuple[Node, ...], found: FoundSum) -> Task:

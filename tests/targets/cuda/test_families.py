@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
 
 from helpers.attentions import Form, attention, attention_task
+from helpers.first_layers import FirstNet, first_tasks
 from helpers.interpreted import FUSED, TF32
 from helpers.levels import conv_of_levels, product_of_codes, product_of_levels
 from helpers.openings import OpeningNet, opening_tasks
@@ -196,6 +197,10 @@ CASES = {
         sum_tasks(SumNet((2, 7, 9, 24), (2, 13, 18, 40), 20, stride=2).graph)[0]
     ),
     "first layers": with_data(opening_tasks(OpeningNet(3, 11, 14, 3, 16, 32).graph)[0]),
+    "first layer and pooling": with_data(first_tasks(FirstNet(2, 17, 23).graph)[-1]),
+    "first layer of levels and pooling": with_data(
+        first_tasks(FirstNet(2, 18, 24, dtype=DType.INT8).graph)[-1]
+    ),
     "convolution and pooling": with_data(pooled_tasks(PooledNet((2, 7, 10, 72), 70).graph)[0]),
     "fold": alone(Fold((7, 6), (3, 2), (2, 3), (1, 0), (1, 2)), floats(1, 4, 2, 6, 5)),
     "places of maxima": alone(MaxPoolIndices((3, 3), (2, 2), PAD, (1, 1)), floats(2, 7, 6, 5)),

@@ -163,10 +163,10 @@ def _load(w: Warp, i: Instruction, mask: Array) -> bool:
 
 def _store(w: Warp, i: Instruction, mask: Array) -> bool:
     names = listed(i.operands[1])
-    data = np.stack([w.get(n) for n in names], 1).view(np.uint8)
+    data = np.stack([w.get(n, i.name[-1]) for n in names], 1).view(np.uint8)
     places = w.places(i.operands[0])
     for lane in np.flatnonzero(mask):
-        at, size = int(places[lane]), 4 * len(names)
+        at, size = int(places[lane]), data.shape[1]
         assert at % size == 0, "an address is not aligned"
         if i.name[1] == "global":
             ctypes.memmove(at, data[lane].tobytes(), size)
@@ -208,7 +208,8 @@ def _convert_address(w: Warp, i: Instruction, mask: Array) -> bool:
 
 def _shuffle(w: Warp, i: Instruction, mask: Array) -> bool:
     to, source, lane, *_ = i.operands
-    w.set(to, np.full(LANES, w.get(source)[int(lane)], np.uint32), mask)
+    assert mask.all(), "a thread does not take part"
+    w.set(to, w.get(source)[w.get(lane) % LANES], mask)
     return True
 
 
@@ -317,7 +318,8 @@ def _products(w: Warp, i: Instruction, mask: Array) -> bool:
             for product in w.products.pop(0):
                 product()
     elif i.name[1] == "mma_async":
-        first, second = (int(w.get(o, "u64")[0]) for o in i.operands[1:3])
+        first = i.operands[1] if i.operands[1][0] == "{" else int(w.get(i.operands[1], "u64")[0])
+        second = int(w.get(i.operands[2], "u64")[0])
         adds = bool(w.get(i.operands[3])[0])
         names = listed(i.operands[0])
         w.begun.append(lambda: _product(w, i.name, names, first, second, adds))
@@ -333,14 +335,18 @@ _FACTORS: dict[str, Any] = {
 
 
 def _product(
-    w: Warp, name: Sequence[str], sums: Sequence[str], first: int, second: int, adds: bool
+    w: Warp, name: Sequence[str], sums: Sequence[str], first: int | str, second: int, adds: bool
 ) -> None:
     shape = re.match(r"m64n(\d+)k", name[4])
     assert shape is not None
     columns, kind = int(shape[1]), name[6]
     dtype = _FACTORS[kind]
     wide = np.int64 if kind == "s8" else np.float32
-    a = _factor(w.block.memory, first, 16 * (w.index % 4) + np.arange(16), dtype).astype(wide)
+    if isinstance(first, str):
+        a = _held(w, listed(first), dtype).astype(wide)
+    else:
+        rows = 16 * (w.index % 4) + np.arange(16)
+        a = _factor(w.block.memory, first, rows, dtype).astype(wide)
     b = _factor(w.block.memory, second, np.arange(columns), dtype).astype(wide)
     made = (a @ b.T).astype(np.int32 if kind == "s8" else np.float32)
     lanes = np.arange(LANES)
@@ -353,9 +359,21 @@ def _product(
         w.set(register, value, np.ones(LANES, np.bool_))
 
 
+def _held(w: Warp, names: Sequence[str], dtype: Any) -> Array:
+    """A warp's 16 rows of 32 bytes of a left factor that its threads hold."""
+    rows = np.zeros((2, 8, 2, 4), np.uint32)  # of eight; half of the depth, thread of four
+    for number, name in enumerate(names):
+        rows[number % 2, :, number // 2] = w.get(name).reshape(8, 4)
+    return rows.reshape(16, 8).view(dtype)
+
+
 def _factor(memory: Array, descriptor: int, rows: Array, dtype: Any) -> Array:
     """Rows of 32 bytes of a factor, as a descriptor says that they lie."""
     start, stride = (descriptor & 0x3FFF) << 4, (descriptor >> 32 & 0x3FFF) << 4
+    if descriptor >> 62 == 0:  # eight rows of 16 bytes, and so many bytes on the next 16 of each
+        more, byte = (descriptor >> 16 & 0x3FFF) << 4, np.arange(32)
+        places = start + (rows // 8 * stride + rows % 8 * 16)[:, None]
+        return memory[places + byte // 16 * more + byte % 16].view(dtype)
     line = {1: 128, 2: 64}[descriptor >> 62]
     places = start + (rows // 8 * stride + rows % 8 * line)[:, None] + np.arange(32)
     return memory[exchanged(places, line)].view(dtype)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from planish.fusion.openings import POOL
 from planish.fusion.pooled import pooled_of
 from planish.fusion.task import Task, make_task
 from planish.targets.base import Binding
@@ -69,7 +70,7 @@ class MappedPoolWriter(MappedWriter):
 def pooled_problem(task: Task, binding: Binding) -> Problem | None:
     """The problem of a convolution, with the pooled result; None if the kernel cannot."""
     found = pooled_of(task.nodes)
-    if found is None:
+    if found is None or found.before or found.pool.op != POOL:
         return None
     problem = mapped_problem(make_task(found.unpooled, found.conv), binding)
     if problem is None or problem.window is None:
@@ -108,7 +109,9 @@ class MappedPoolFamily(MappedFamily):
         return pooled_problem(task, binding)
 
     def understands(self, task: Task) -> bool:
-        return task.pooled is not None and understood(task) and is_packed(task)
+        if task.pooled is None or task.prologue or task.pooled.pool != POOL:
+            return False
+        return understood(task) and is_packed(task)
 
 
 FAMILIES = (MappedPoolFamily(),)

@@ -36,7 +36,8 @@ from planish.targets.cuda.kernels.specialized_cost import (
     frame_bytes,
     has_frames,
 )
-from planish.targets.cuda.kernels.specialized_tiles import LINES, SIDE, THREADS
+from planish.targets.cuda.kernels.specialized_tiles import LINES, SIDE
+from planish.targets.cuda.kernels.warp_groups import THREADS
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters, impossible
 

@@ -13,7 +13,8 @@ from planish.targets.cuda.codegen.ptx import Lanes
 from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.matrix_tile import SHARED_BYTES
 from planish.targets.cuda.kernels.prompt_loading import PromptLoader
-from planish.targets.cuda.kernels.specialized_tiles import SIDE, THREADS
+from planish.targets.cuda.kernels.specialized_tiles import SIDE
+from planish.targets.cuda.kernels.warp_groups import THREADS
 
 PIECE = 16
 """Bytes of a row of the result that a thread writes at once."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from planish.targets.cuda.kernels.prompt_results import PIECE, PromptResultWriter
 from planish.targets.cuda.kernels.specialized_results import Epilogue
-from planish.targets.cuda.kernels.specialized_tiles import THREADS
+from planish.targets.cuda.kernels.warp_groups import THREADS
 
 
 class PromptWriter(PromptResultWriter):

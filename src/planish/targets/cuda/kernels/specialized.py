@@ -45,7 +45,8 @@ from planish.targets.cuda.kernels.specialized_cost import (
 )
 from planish.targets.cuda.kernels.specialized_kernel import SpecializedKernel, neighbours
 from planish.targets.cuda.kernels.specialized_results import is_expressible
-from planish.targets.cuda.kernels.specialized_tiles import LINES, SIDE, THREADS
+from planish.targets.cuda.kernels.specialized_tiles import LINES, SIDE
+from planish.targets.cuda.kernels.warp_groups import THREADS
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters, impossible
 

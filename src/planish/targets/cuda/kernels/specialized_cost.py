@@ -12,7 +12,8 @@ from planish.targets.cuda.kernels.mapped import MOST_WASTE, WIDEST, Box, row_til
 from planish.targets.cuda.kernels.matrix_problem import Problem
 from planish.targets.cuda.kernels.matrix_tile import Tile, ceil
 from planish.targets.cuda.kernels.specialized_kernel import neighbours
-from planish.targets.cuda.kernels.specialized_tiles import GROUPS, LINES, SIDE, THREADS, WHOLE
+from planish.targets.cuda.kernels.specialized_tiles import GROUPS, LINES, SIDE, WHOLE
+from planish.targets.cuda.kernels.warp_groups import THREADS
 from planish.targets.cuda.machine import CudaMachine
 
 ROWS = (64, 128, 192, 256)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from planish.graph.types import DType
-from planish.targets.cuda.codegen.ptx import Assembly
-from planish.targets.cuda.codegen.source import ASKING, LINE
 from planish.targets.cuda.kernels.matrix_tile import ceil
+from planish.targets.cuda.kernels.warp_groups import BARRIER, GroupWriter
 
 if TYPE_CHECKING:
     from planish.targets.cuda.kernels.specialized_kernel import SpecializedKernel
@@ -18,13 +16,9 @@ LINES = 64, 128
 """Bytes of a row of a factor's box in shared memory, and of the result's."""
 GROUPS = 2
 """Groups of warps that compute."""
-THREADS = 128
-"""Of a group."""
 WARPS = 4 * (GROUPS + 1)
 COMPUTING, LOADING = 240, 24
 """Registers of threads."""
-BARRIER = 8
-"""Bytes of a barrier in shared memory."""
 SIDE = 8
 """Pixels side by side of tiles with frames: rows of the matrix that tensor cores take as they lie.
 """
@@ -32,13 +26,10 @@ WHOLE = 1024
 """Bytes of which places in shared memory are multiples where exchanged ones begin."""
 
 
-class TileWriter:
+class TileWriter(GroupWriter):
     """What all groups of warps have in common; one object per kernel."""
 
-    def __init__(self, kernel: SpecializedKernel) -> None:
-        self.kernel, self.a = kernel, Assembly()
-        self.pointers = kernel.pointers
-        self.sums = "int32" if kernel.dtype is DType.INT8 and not kernel.codes else "float32"
+    kernel: SpecializedKernel
 
     def _begin(self) -> None:
         a, kernel = self.a, self.kernel
@@ -84,24 +75,6 @@ class TileWriter:
         if self.kernel.cluster > 1:
             self._meet()
 
-    def _look_ahead(self, threads: int = GROUPS * THREADS) -> None:
-        """Has the second-level cache fetch what a later kernel reads, by so many threads of
-        a block; see `source.AHEAD`.
-        """
-        a = self.a
-        block, blocks = a("mov.u32 {}, %ctaid.x;"), a("mov.u32 {}, %nctaid.x;")
-        lines, ahead = a("ld.param.u32 {}, [lines];"), a("ld.param.u64 {}, [ahead];", kind="d")
-        with a.skipped_unless(a("setp.lt.u32 {}, {}, {};", block, ASKING, kind="p")):
-            asking = a("min.u32 {}, {}, {};", blocks, ASKING)
-            line = a("mad.lo.u32 {}, {}, {}, {};", self.tid, asking, block)
-            stride = a("mul.lo.u32 {}, {}, {};", asking, threads)
-
-            def body() -> None:
-                where = a("mad.wide.u32 {}, {}, {}, {};", line, LINE, ahead, kind="d")
-                a.line(f"prefetch.global.L2 [{where}];")
-
-            self._loop(line, lines, body, stride)
-
     def _count_tiles(self, rows: str) -> None:
         """Names `tiles`: those of a cluster's rows by those of columns."""
         a, kernel = self.a, self.kernel
@@ -145,35 +118,6 @@ class TileWriter:
             place = rest
         return column, [*found, a("mul.lo.u32 {}, {}, {};", place, kernel.images)]
 
-    def _loop(self, number: str, end: object, body: Callable[[], None], stride: object = 1) -> None:
-        """Goes through numbers: of tiles, of steps, or of lines."""
-        a = self.a
-        again, done = a.label(), a.label()
-        a.line(f"{again}:")
-        over = a("setp.ge.u32 {}, {}, {};", number, end, kind="p")
-        a.line(f"@{over} bra {done};")
-        body()
-        a.line(f"add.u32 {number}, {number}, {stride};")
-        a.line(f"bra {again};")
-        a.line(f"{done}:")
-
-    def _barrier(self, first: int, stage: str) -> str:
-        """The address of a stage's barrier; `first` is the number of the first stage's."""
-        start = self.kernel.barriers + BARRIER * first
-        base = self.a("add.u32 {}, {}, {};", self.memory, start)
-        return self.a("mad.lo.u32 {}, {}, {}, {};", stage, BARRIER, base)
-
-    def _wait(self, barrier: str, parity: str) -> None:
-        a = self.a
-        again, done = a.label(), a.label()
-        a.line(f"{again}:")
-        ready = a.register("p")
-        how = "mbarrier.try_wait.parity.shared::cta.b64"
-        a.line(f"{how} {ready}, [{barrier}], {parity};")
-        a.line(f"@{ready} bra {done};")
-        a.line(f"bra {again};")
-        a.line(f"{done}:")
-
     def _next(self, stage: str, parity: str) -> None:
         """Goes on to the next stage."""
         self.a.line(f"add.u32 {stage}, {stage}, 1;")
@@ -183,14 +127,6 @@ class TileWriter:
         a = self.a
         over = a("setp.ge.u32 {}, {}, {};", place, count, kind="p")
         a.line(f"@{over} sub.u32 {place}, {place}, {count};")
-        a.line(f"@{over} xor.b32 {parity}, {parity}, 1;")
-
-    def _turn(self, place: str, parity: str, count: int) -> None:
-        """Goes on to the next of so many places."""
-        a = self.a
-        a.line(f"add.u32 {place}, {place}, 1;")
-        over = a("setp.ge.u32 {}, {}, {};", place, count, kind="p")
-        a.line(f"@{over} mov.u32 {place}, 0;")
         a.line(f"@{over} xor.b32 {parity}, {parity}, 1;")
 
     def _copy_in(

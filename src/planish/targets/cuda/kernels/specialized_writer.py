@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planish.targets.cuda.codegen.ptx import VERSION
 from planish.targets.cuda.kernels.mapped_kernel import PAIRS, whole_strides
 from planish.targets.cuda.kernels.specialized_frames import FrameWriter, Place
-from planish.targets.cuda.kernels.specialized_tiles import (
-    COMPUTING,
-    GROUPS,
-    LOADING,
-    THREADS,
-)
+from planish.targets.cuda.kernels.specialized_tiles import COMPUTING, GROUPS, LOADING
+from planish.targets.cuda.kernels.warp_groups import THREADS
 
 
 class SpecializedWriter(FrameWriter):
@@ -40,28 +35,6 @@ class SpecializedWriter(FrameWriter):
         a.line(f"{end}:")
         a.line("ret;")
         return self._wrapped(a.body())
-
-    def _wrapped(self, body: str) -> str:
-        parameters = []
-        for i, pointer in enumerate(self.pointers):
-            if pointer.map is None:
-                parameters.append(f".param .u64 p{i}")
-                continue
-            parameters.append(f".param .align 64 .b8 p{i}[128]")
-            axes = range(len(pointer.map.shape))
-            parameters += [f".param .u32 p{i}_n{j}" for j in axes]
-            parameters += [f".param .u64 p{i}_s{j}" for j in axes]
-        parameters += [".param .u32 n0", ".param .u64 ahead", ".param .u32 lines"]
-        parameters += [".param .u64 none0", ".param .u64 none1"]
-        cluster = self.kernel.cluster
-        shape = f".explicitcluster\n.reqnctapercluster {cluster}, 1, 1\n" if cluster > 1 else ""
-        return (
-            f".version {VERSION}\n.target sm_90a\n.address_size 64\n\n"
-            ".extern .shared .align 1024 .b8 memory[];\n\n"
-            f".visible .entry {self.kernel.symbol}(\n    {f',{chr(10)}    '.join(parameters)}\n)\n"
-            f"{shape}.maxntid {32 * self.kernel.warps}, 1, 1\n"
-            f".minnctapersm {self.kernel.at_once}\n{{\n{body}}}\n"
-        )
 
     def _load(self) -> None:
         tile = self.a("mov.u32 {}, {};", self.unit)
@@ -198,7 +171,7 @@ class SpecializedWriter(FrameWriter):
                 self._pass_by(slot, kernel.units, kernel.frames)
 
         self._loop(tile, self.tiles, body, stride)
-        self._look_ahead()
+        self._look_ahead(GROUPS * THREADS)
 
     def _begin_at(self, used: int, places: int) -> Place:
         """A group's first of some places, of which a tile uses so many: the second group's are
