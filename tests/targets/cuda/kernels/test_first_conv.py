@@ -56,7 +56,7 @@ def check(task: Task, rng, *tactics: tuple[int, ...], layouts=None) -> None:
     data = arrays(task, rng)
     expected = [e.astype(np.float32) for e in task.evaluate(data)]
     scale = max(1.0, *(float(np.abs(e).max()) for e in expected))
-    made = [FirstConvTactic(task, *t) for t in tactics or [(1, 6, 1, 1), (3, 16, 2, 3, True)]]
+    made = [FirstConvTactic(task, *t) for t in tactics or [(1, 6, 1, 1), (3, 16, 2, 3)]]
     check_interpreted(
         family(task),
         task,

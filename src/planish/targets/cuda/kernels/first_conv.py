@@ -37,7 +37,7 @@ from planish.targets.cuda.kernels.matrix_problem import (
 from planish.targets.cuda.kernels.matrix_tile import ceil
 from planish.targets.cuda.kernels.specialized_results import is_expressible as is_epilogue
 from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import FLAG, checked_parameters
+from planish.targets.restoring import checked_parameters
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.INT8)
 RINGS = (4, 6, 8, 12, 16)
@@ -167,9 +167,7 @@ def _has_room(kernel: FirstConvKernel) -> bool:
     return kernel.items <= MOST_ITEMS
 
 
-def _kernel(
-    parts: Parts, high: int, ring: int, halves: int = 1, ahead: int = 1, late: bool = False
-) -> FirstConvKernel:
+def _kernel(parts: Parts, high: int, ring: int, halves: int = 1, ahead: int = 1) -> FirstConvKernel:
     problem = parts.problem
     assert problem.window is not None
     return FirstConvKernel(
@@ -178,7 +176,6 @@ def _kernel(
         ring=ring,
         halves=halves,
         ahead=ahead,
-        late=late,
         dtype=problem.dtype,
         image=problem.left,
         size=(*problem.window.size, problem.channels),
@@ -202,7 +199,6 @@ class FirstConvTactic(AnchoredTactic):
     ring: int
     halves: int = 2
     ahead: int = 2
-    late: bool = False
     machine: CudaMachine = field(default=H200, compare=False)
 
     def result_shape(self, binding: Binding) -> tuple[int, ...]:
@@ -212,7 +208,7 @@ class FirstConvTactic(AnchoredTactic):
         parts = parts_of(self.task, binding)
         if parts is None or not super().accepts(binding):
             return False
-        kernel = _kernel(parts, self.high, self.ring, self.halves, self.ahead, self.late)
+        kernel = _kernel(parts, self.high, self.ring, self.halves, self.ahead)
         room = self.machine.shared_per_multiprocessor // kernel.at_once - RESERVED
         if kernel.ring <= kernel.seen or self.ahead > kernel.most_ahead:
             return False
@@ -228,7 +224,7 @@ class FirstConvTactic(AnchoredTactic):
     def launches(self, binding: Binding) -> list[Launch]:
         parts = parts_of(self.task, binding)
         assert parts is not None, "the tactic accepts the binding"
-        kernel = _kernel(parts, self.high, self.ring, self.halves, self.ahead, self.late)
+        kernel = _kernel(parts, self.high, self.ring, self.halves, self.ahead)
         images = parts.problem.rows // math.prod(kernel.positions)
         pointers: tuple[Place, ...] = (
             *parts.problem.left_values,
@@ -257,10 +253,9 @@ class FirstConvFamily(MachineFamily):
         order = sorted(heights, key=lambda h: (self._cycles(parts, images, h), h))
         ring = next((r for r in RINGS if r >= kernel.seen + SLACK), RINGS[-1])
         most = min(kernel.most_ahead, AHEAD[-1])
-        forms = ((2, most, True), (1, most, True), (2, min(most, 2), False))
         for high in order[:HIGHS]:
-            for form in forms:
-                tactic = FirstConvTactic(task, high, ring, *form, self.machine)
+            for halves in reversed(HALVES):
+                tactic = FirstConvTactic(task, high, ring, halves, most, self.machine)
                 if tactic.accepts(binding):
                     yield tactic
 
@@ -287,7 +282,6 @@ class FirstConvFamily(MachineFamily):
             ring=RINGS,
             halves=HALVES,
             ahead=AHEAD,
-            late=FLAG,
         )
         return FirstConvTactic(task, **values, machine=self.machine)
 

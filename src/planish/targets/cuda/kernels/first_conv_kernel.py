@@ -62,7 +62,7 @@ MOST_SUMS = 96
 """Of them of an instruction: the assembler wants all of them, and more, among the first 128."""
 SPARE = 16
 """Registers for all else."""
-BESIDE = 24, 36
+BESIDE = 26, 36
 """Registers of a thread that loads, beside elements: of halves, and of levels, which take more."""
 EDGE = 12
 """More of them, where a row's last pixels are looked after one by one; for each item but one."""
@@ -105,9 +105,6 @@ class FirstConvKernel(PtxKernel):
         Parts of a row, 1 or 2: of two, tensor cores compute one while the other one is finished.
     ahead : int
         Units that threads have in registers, or ask for, while earlier ones are computed.
-    late : bool
-        Whether the fence behind which tensor cores see what was stored is that of the threads that
-        compute. Those that load would wait there for all that they have asked for.
     dtype : DType
         Of the factors.
     image : Work
@@ -133,7 +130,6 @@ class FirstConvKernel(PtxKernel):
     ring: int
     halves: int
     ahead: int
-    late: bool
     dtype: DType
     image: Work
     size: tuple[int, int, int]

@@ -147,8 +147,6 @@ class ImageLoadingWriter(GroupWriter):
             a.line(f"st.shared.v4.b32 [{place}], {{{zero}, {zero}, {zero}, {zero}}};")
 
         self._loop(place, end, body, ALL * CHUNK)
-        if not kernel.late:
-            a.line("fence.proxy.async.shared::cta;")
         a.line("bar.sync 0;")
 
     # ---- warps that load ------------------------------------------------------------------------
@@ -173,8 +171,6 @@ class ImageLoadingWriter(GroupWriter):
             there = a("mad.lo.u32 {}, {}, {}, {};", slot, kernel.unit_bytes, self.memory)
             for item, own, registers in zip(items, pieces, sets, strict=True):
                 self._store_item(item, own, registers, there)
-            if not kernel.late:
-                a.line("fence.proxy.async.shared::cta;")
             a.line("bar.warp.sync -1;")
             done = self._barrier(0, slot)
             a.line(f"@{self.leads} mbarrier.arrive.shared::cta.b64 _, [{done}];")

@@ -98,8 +98,9 @@ class FirstConvWriter(FirstConvResultWriter):
             for _ in rows:
                 self._wait(self._barrier(0, self.seen[0]), self.seen[1])
                 self._turn(*self.seen, kernel.ring)
-            if kernel.late:
-                a.line("fence.proxy.async.shared::cta;")
+            # tensor cores see what was stored behind a fence: those that load would wait there for
+            # all that they have asked for
+            a.line("fence.proxy.async.shared::cta;")
         units = [self._unit(i) for i in range(kernel.seen + len(rows) - 1)]
         runs = self.halves[half]
         types, depth = TYPES[kernel.dtype]
