@@ -8,12 +8,12 @@
 Attention (`planish.fusion.attention`), pairs of convolutions (`planish.fusion.pairs`), inverted
 bottlenecks (`planish.fusion.bottleneck`), convolutions of transposed images
 (`planish.fusion.images`), sums of convolutions (`planish.fusion.sums`), a network's opening
-(`planish.fusion.openings`) and a convolution with a pooling (`planish.fusion.pooled`) are proposed
-as a whole too, beside their parts.
+(`planish.fusion.openings`), a convolution with a pooling (`planish.fusion.pooled`) and a product
+with a layer norm (`planish.fusion.normalized`) are proposed as a whole too, beside their parts.
 
-Only sets with one output are proposed (but for ops that have several themselves, and pairs), and
-every other value inside is used only inside, so that any choice that covers each node once is a
-valid plan.
+Only sets with one output are proposed (but for ops that have several themselves, pairs, and
+products with a layer norm), and every other value inside is used only inside, so that any choice
+that covers each node once is a valid plan.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterator, Mapping
 from planish.fusion.attention import attention_around
 from planish.fusion.bottleneck import bottleneck_before
 from planish.fusion.images import image_before
+from planish.fusion.normalized import normalized_behind
 from planish.fusion.openings import opening_before
 from planish.fusion.pairs import pair_before
 from planish.fusion.pooled import pooled_before
@@ -100,6 +101,9 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
             if added and added.join in after:
                 offer({*added.nodes, *after}, None)
             offer({node, *after}, node)
+            normalized = normalized_behind(node, after, free, outputs)
+            if normalized is not None:
+                offer(normalized.nodes, node)
             for before in befores:
                 offer({node, *after} | before, node)
             for whole in wholes:

@@ -8,8 +8,8 @@ A task without an anchor is elementwise altogether: then everything stands in th
 of attention has two products (see `planish.fusion.attention`), a pair two convolutions (see
 `planish.fusion.pairs`), a bottleneck three (see `planish.fusion.bottleneck`); the last one is its
 anchor. So is the last one of two convolutions whose results are added (`planish.fusion.sums`), and
-of two before a pooling (`planish.fusion.openings`), and one before a pooling
-(`planish.fusion.pooled`).
+of two before a pooling (`planish.fusion.openings`), one before a pooling
+(`planish.fusion.pooled`), and a product before a layer norm (`planish.fusion.normalized`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from planish.fusion.bottleneck import Bottleneck, FoundBottleneck, bottleneck_of
 from planish.fusion.expression import identity
 from planish.fusion.fused import ACCUMULATOR, Fused, fuse
 from planish.fusion.images import FoundImage, Image, image_of
+from planish.fusion.normalized import FoundNormalized, Normalized, normalized_of
 from planish.fusion.openings import FoundOpening, Opening, opening_of
 from planish.fusion.pairs import FoundPair, Pair, pair_of
 from planish.fusion.pooled import FoundPooled, Pooled, pooled_of
@@ -34,7 +35,7 @@ from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast
 from planish.ops.float8 import MatMulFloat8
-from planish.ops.normalization import QuantizedSoftmax
+from planish.ops.normalization import LayerNorm, QuantizedSoftmax
 from planish.ops.pool import MaxPool
 from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.ops.shape import Transpose
@@ -85,6 +86,9 @@ class Task:
     pooled : Pooled or None
         What is taken of the anchor's result in a task of a convolution and a pooling: the epilogue
         is that of the pooled result.
+    normalized : Normalized or None
+        What is done to the anchor's result in a task of a product and a layer norm: the epilogue is
+        that of the normalized result.
     """
 
     nodes: tuple[Node, ...]
@@ -100,11 +104,12 @@ class Task:
     sum: Sum | None = None
     opening: Opening | None = None
     pooled: Pooled | None = None
+    normalized: Normalized | None = None
 
     @property
     def pattern(self) -> str:
         """Which kind of task it is that only some families know: "attention", "pair", "bottleneck",
-        "image", "sum", "opening", "pooled"; "" for all others.
+        "image", "sum", "opening", "pooled", "normalized"; "" for all others.
         """
         if self.opening:
             return "opening"
@@ -116,6 +121,8 @@ class Task:
             return "image"
         if self.sum:
             return "sum"
+        if self.normalized:
+            return "normalized"
         return "bottleneck" if self.bottleneck else "pair" if self.pair else ""
 
     @property
@@ -130,7 +137,7 @@ class Task:
         """What it computes between prologue and epilogue, with all attributes."""
         op = str(self.attention or self.anchor.op) if self.anchor else "elementwise"
         before = (self.opening, self.pooled, self.image, self.bottleneck, self.pair, self.sum)
-        return " ".join(str(part) for part in (*before, op) if part)
+        return " ".join(str(part) for part in (*before, self.normalized, op) if part)
 
     @property
     def output(self) -> Value:
@@ -204,6 +211,9 @@ def make_task(nodes: Iterable[Node], anchor: Node | None = None) -> Task:
     pooled = pooled_of(nodes)
     if pooled is not None:
         return _pooled_task(nodes, pooled)
+    normalized = normalized_of(nodes)
+    if normalized is not None:
+        return _normalized_task(nodes, normalized)
     pair = pair_of(nodes)
     if pair is not None:
         return _pair_task(nodes, pair)
@@ -338,6 +348,26 @@ def _pooled_task(nodes: tuple[Node, ...], found: FoundPooled) -> Task:
     assert isinstance(pool.op, MaxPool)
     outputs, pooled = (pool.output,), Pooled(pool.op)
     return Task(nodes, conv, tuple(inputs), outputs, prologue, epilogue, image=image, pooled=pooled)
+
+
+def _normalized_task(nodes: tuple[Node, ...], found: FoundNormalized) -> Task:
+    """The task of a product and a layer norm; the product's inputs are its first."""
+    inputs: dict[Value, int] = {}
+
+    def operand(value: Value) -> int:
+        return inputs.setdefault(value, len(inputs))
+
+    product, norm, inner = found.product, found.norm, found.inner
+    for value in product.inputs:
+        operand(value)
+    between = fuse(found.between, (inner,), operand, product.output)
+    scale, offset = (operand(value) for value in norm.inputs[1:])
+    last = nodes[-1].output
+    epilogue = fuse(found.behind, (last,), operand, norm.output)
+    assert isinstance(norm.op, LayerNorm)
+    normalized = Normalized(norm.op, between, scale, offset, found.is_kept)
+    outputs = (last, inner) if found.is_kept else (last,)
+    return Task(nodes, product, tuple(inputs), outputs, None, epilogue, normalized=normalized)
 
 
 def _sum_task(nodes: tuple[Node, ...], found: FoundSum) -> Task:

@@ -11,6 +11,7 @@ from planish.errors import PlanError
 from planish.fusion.attention import attention_of
 from planish.fusion.bottleneck import bottleneck_of
 from planish.fusion.images import image_of
+from planish.fusion.normalized import normalized_of
 from planish.fusion.openings import opening_of
 from planish.fusion.pairs import pair_of
 from planish.fusion.pooled import pooled_of
@@ -42,10 +43,12 @@ def check_nodes(graph: Graph, nodes: Sequence[Node], anchor: Node | None) -> Non
     members, outputs = set(nodes), set(graph.outputs)
     whole = bottleneck_of(nodes)
     pair = whole.pair if whole else pair_of(nodes)
+    normalized = normalized_of(nodes)
     for node in nodes[:-1]:
         for value in node.outputs:
             inner = bool(value.users) and all(u in members for u in value.users)
             inner = inner or (pair is not None and value is pair.inner)
+            inner = inner or (normalized is not None and value is normalized.inner)
             require(inner and value not in outputs, f"{value.name!r} is needed outside")
     attention = attention_of(nodes)
     if attention is not None:
@@ -58,6 +61,9 @@ def check_nodes(graph: Graph, nodes: Sequence[Node], anchor: Node | None) -> Non
     pooled = pooled_of(nodes)
     if pooled is not None:
         require(anchor is pooled.conv, "its anchor is not the convolution")
+        return
+    if normalized is not None:
+        require(anchor is normalized.product, "its anchor is not the product")
         return
     if pair is not None:
         require(anchor is pair.second, "its anchor is not the pair's second convolution")

@@ -19,7 +19,7 @@ from planish.targets.base import Launch, Layout
 ABSOLUTE, ARENA, FIRST_INPUT = 0, 1, 2
 """Bases of an address: absolute, in the arena, in input 0; inputs are followed by outputs."""
 
-ZEROED_BYTES = 1 << 18
+ZEROED_BYTES = 1 << 22
 """So many bytes before an arena's first are `Zeroed` memory, on targets whose kernels use it."""
 
 

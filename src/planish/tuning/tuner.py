@@ -405,7 +405,7 @@ class Tuner:
                     continue  # its nodes alone do as well
                 seconds = HOST_STEP_SECONDS + entry.guess
             elif seconds is None:
-                if task.pair or task.image or task.sum or task.opening or task.pooled:
+                if task.pattern not in ("", "attention"):
                     continue  # only measuring tells whether it is faster than its parts
                 seconds = off * entry.guess
             cost = int((seconds + tactic.extra_seconds + STEP_SECONDS) * 1e9)

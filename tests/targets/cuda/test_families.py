@@ -17,6 +17,7 @@ from helpers.attentions import Form, attention, attention_task
 from helpers.first_layers import FirstNet, first_tasks
 from helpers.interpreted import FUSED, TF32
 from helpers.levels import conv_of_levels, product_of_codes, product_of_levels
+from helpers.normalized import NormalizedNet
 from helpers.openings import OpeningNet, opening_tasks
 from helpers.pairs import PairNet, PointwiseNet, pair_task
 from helpers.pooled import PooledNet, pooled_tasks
@@ -202,6 +203,7 @@ CASES = {
         first_tasks(FirstNet(2, 18, 24, dtype=DType.INT8).graph)[-1]
     ),
     "convolution and pooling": with_data(pooled_tasks(PooledNet((2, 7, 10, 72), 70).graph)[0]),
+    "product and layer norm": with_data(NormalizedNet((2, 70), 72, 256).task),
     "fold": alone(Fold((7, 6), (3, 2), (2, 3), (1, 0), (1, 2)), floats(1, 4, 2, 6, 5)),
     "places of maxima": alone(MaxPoolIndices((3, 3), (2, 2), PAD, (1, 1)), floats(2, 7, 6, 5)),
     "best of rows": alone(TopK(5), floats(3, 70)),

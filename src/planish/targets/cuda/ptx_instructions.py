@@ -6,6 +6,7 @@ import ctypes
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -155,6 +156,8 @@ def _load(w: Warp, i: Instruction, mask: Array) -> bool:
             data[lane] = w.block.memory[at : at + size]
         else:
             data[lane] = np.frombuffer(ctypes.string_at(at, size), np.uint8)
+    if i.name[1] == "relaxed":
+        w.poll(data.tobytes())
     values = data.view(np.uint16 if size == 2 else np.uint32)
     for number, name in enumerate(names):
         w.set(name, values[:, number], mask)
@@ -168,6 +171,10 @@ def _store(w: Warp, i: Instruction, mask: Array) -> bool:
     for lane in np.flatnonzero(mask):
         at, size = int(places[lane]), data.shape[1]
         assert at % size == 0, "an address is not aligned"
+        if i.name[1] == "relaxed":  # in no order, not even that of the words
+            for word in range(0, size, 4):
+                w.block.grid.later(partial(_write, at + word, data[lane, word : word + 4]))
+            continue
         if i.name[1] == "global":
             ctypes.memmove(at, data[lane].tobytes(), size)
             continue
@@ -175,6 +182,21 @@ def _store(w: Warp, i: Instruction, mask: Array) -> bool:
         if i.name[1] == "shared::cluster":
             block = block.grid.of_cluster(block)[(at >> 24) - 1]
         block.memory[at & 0xFFFFFF : (at & 0xFFFFFF) + size] = data[lane]
+    return True
+
+
+def _write(at: int, data: Array) -> None:
+    ctypes.memmove(at, data.tobytes(), len(data))
+
+
+def _atomic(w: Warp, i: Instruction, mask: Array) -> bool:
+    assert i.name[1:3] == ("global", "inc")
+    to, where, last = i.operands
+    for lane in np.flatnonzero(mask):
+        word = ctypes.c_uint32.from_address(int(w.places(where)[lane]))
+        old = word.value
+        word.value = 0 if old >= w.get(last)[lane] else old + 1
+        w.set(to, np.full(LANES, old, np.uint32), np.arange(LANES) == lane)
     return True
 
 
@@ -208,7 +230,11 @@ def _convert_address(w: Warp, i: Instruction, mask: Array) -> bool:
 
 def _shuffle(w: Warp, i: Instruction, mask: Array) -> bool:
     to, source, lane, *_ = i.operands
-    assert mask.all(), "a thread does not take part"
+    if not (mask | w.done).all():
+        return False
+    if i.name[2] == "bfly":
+        w.set(to, w.get(source)[np.arange(LANES) ^ int(lane)], mask)
+        return True
     w.set(to, w.get(source)[w.get(lane) % LANES], mask)
     return True
 
@@ -388,6 +414,7 @@ _SPECIAL: dict[str, Callable[[Warp, Instruction, Array], bool]] = {
     "prefetch": _ask,
     "ld": _load,
     "st": _store,
+    "atom": _atomic,
     "mov": _move,
     "cvta": _convert_address,
     "shfl": _shuffle,
@@ -493,6 +520,7 @@ _ARITHMETIC: dict[str, Callable[..., Array]] = {
     "div": lambda n, a, b: a / b if n[-1] == "f32" else a // b,
     "and": lambda n, a, b: a & b,
     "or": lambda n, a, b: a | b,
+    "not": lambda n, a: ~a,
     "xor": lambda n, a, b: a ^ b,
     "shr": lambda n, a, b: a >> b,
     "shl": lambda n, a, b: a << b,
@@ -500,6 +528,7 @@ _ARITHMETIC: dict[str, Callable[..., Array]] = {
     "min": _smaller,
     "max": _larger,
     "abs": lambda n, a: np.abs(a),
+    "neg": lambda n, a: -a,
     "ex2": lambda n, a: np.exp2(a),
     "sqrt": lambda n, a: np.sqrt(a),
     "rsqrt": lambda n, a: np.float32(1) / np.sqrt(a),

@@ -33,6 +33,8 @@ TURN = 400
 """Instructions that a warp executes before another one has its turn, at most."""
 VERY_LATE = 0.1
 """How much of what hardware does is done when nothing else can be."""
+PATIENCE = 50
+"""Turns of all warps without anything new: those that poll look at one place in each."""
 SHARED = 232448
 """Bytes of a block's shared memory."""
 
@@ -94,6 +96,7 @@ class Grid:
         self.delay = self.random.random()
         self.late: list[Callable[[], None]] = []
         self.last: list[Callable[[], None]] = []
+        self.stuck = 0
         self.blocks = [Block(self, i) for i in range(programs)]
 
     def run(self) -> None:
@@ -113,10 +116,10 @@ class Grid:
             for _ in range(1 + int(len(self.late) * self.random.random() ** 2)):
                 if self.late:
                     self.late.pop()()
-        elif self.last:
-            if not can_go_on:
-                self.last.pop(self.random.randrange(len(self.last)))()
-        elif not can_go_on:
+        elif self.last and not can_go_on:
+            self.last.pop(self.random.randrange(len(self.last)))()
+        self.stuck = 0 if can_go_on or self.late or self.last else self.stuck + 1
+        if self.stuck > PATIENCE:
             raise Deadlock("all threads of a kernel wait")
 
     def later(self, what: Callable[[], None]) -> None:
@@ -199,6 +202,8 @@ class Warp:
         self.stores = 0
         self.arrived: dict[int, tuple[int, ...]] = {}
         self.met = np.zeros(LANES, np.int64)
+        self.polled: dict[int, bytes] = {}
+        self.is_polling = False
         every = np.ones(LANES, np.uint32)
         self.special = {
             "%tid.x": self.index * LANES + np.arange(LANES, dtype=np.uint32),
@@ -213,13 +218,23 @@ class Warp:
         return bool(self.done.all())
 
     def run(self) -> bool:
-        """Executes some instructions; says whether there were any that it could."""
-        moved = False
+        """Executes some instructions; says whether there were any that it could, other than polling
+        what has not changed.
+        """
+        moved, was_polling, self.is_polling = False, self.is_polling, False
         for _ in range(TURN):
             if self.is_done or not self._step():
                 break
             moved = True
+            if self.is_polling:  # others are to have their turn
+                return not was_polling
         return moved
+
+    def poll(self, found: bytes) -> None:
+        """Notes what an instruction has read, and whether that is what it read last."""
+        place = int(self.at[~self.done].min())
+        self.is_polling = self.polled.get(place) == found
+        self.polled[place] = found
 
     def _step(self) -> bool:
         """An instruction of those threads that are the furthest behind and need not wait."""

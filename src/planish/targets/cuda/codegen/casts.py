@@ -81,7 +81,7 @@ def code_to_float(k: Source, value: str) -> str:
     """What an int8 code of E4M3 stands for, as float32: a half float's bits, of another exponent
     by 8.
     """
-    wide = k.let("wide", f"({value}).to(tl.int16)")
+    wide = f"({value}).to(tl.int16)"  # no statement: Hopper's instruction needs none
     bits = f"((({wide} & 0x7F) << 7) | (({wide} & 0x80) << 8)).to(tl.float16, bitcast=True)"
     nan = 'float("nan")'
     text = f"tl.where(({wide} & 0x7F) == 0x7F, {nan}, {bits}.to(tl.float32) * 256.0)"

@@ -13,6 +13,7 @@ from planish.targets.cuda.codegen.ptx import Lanes
 from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.matrix_tile import SHARED_BYTES
 from planish.targets.cuda.kernels.prompt_loading import PromptLoader
+from planish.targets.cuda.kernels.specialized_results import Epilogue
 from planish.targets.cuda.kernels.specialized_tiles import SIDE
 from planish.targets.cuda.kernels.warp_groups import THREADS
 
@@ -22,6 +23,8 @@ PIECE = 16
 
 class PromptResultWriter(PromptLoader):
     """Writes what surrounds the products of the group that computes."""
+
+    epilogue: Epilogue
 
     def _place_pieces(self) -> None:
         """Names the rows of the pieces that the thread finishes, whether they exist, and the first
@@ -98,7 +101,7 @@ class PromptResultWriter(PromptLoader):
             if item is not None and not any(item.strides):
                 address = a(f"ld.param.u64 {{}}, [p{2 + kernel.place_of(number)}];", kind="d")
                 address = a("cvta.to.global.u64 {}, {};", address, kind="d")
-                self.scalars[number] = self._scalar(item.pointer.dtype, address)
+                self.scalars[number] = self.epilogue.scalar(item.pointer.dtype, address)
         for number, vector, place in kernel.vectors:
             size = vector.pointer.dtype.size
             few = kernel.tile.columns * size // 16

@@ -13,6 +13,7 @@ from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic, Workspace
 from planish.targets.cuda.kernels.family import MachineFamily
+from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.mapped import (
     MAP_SECONDS,
     Box,
@@ -104,24 +105,35 @@ def _is_result_mapped(problem: Problem) -> bool:
     work = problem.result
     if len(work.outputs) != 1 or len(work.shape) != 2:
         return False
-    (output,) = work.outputs
-    size = output.pointer.dtype.size
+    size = work.outputs[0].pointer.dtype.size
+    whole = whole_tensors((*work.leaves, *work.outputs), problem.columns, size)
+    if whole is None or whole > 2:
+        return False
+    return is_expressible(work, sums_of(problem))
+
+
+def sums_of(problem: Problem) -> str:
+    """The type of sums of products."""
+    return "int32" if problem.dtype is DType.INT8 and not problem.codes else "float32"
+
+
+def whole_tensors(items: Iterable[Access | None], columns: int, size: int) -> int | None:
+    """How many tensors have an element for each of the result, in boxes of elements of so many
+    bytes; None if one cannot be copied in boxes, or another not be loaded by columns.
+    """
     whole = 0
-    for item in (*work.leaves, output):
+    for item in items:
         if item is None or not any(item.strides):
             continue
         if not item.pointer.aligned or item.wide or item.strides[-1] != 1:
-            return False
+            return None
         if item.strides[0] == 0:
             continue
         pitch = item.strides[0]
-        if pitch < problem.columns or pitch * size % 16 or item.pointer.dtype.size != size:
-            return False
+        if pitch < columns or pitch * size % 16 or item.pointer.dtype.size != size:
+            return None
         whole += 1
-    if whole > 2 or size > 2:
-        return False
-    sums = "int32" if problem.dtype is DType.INT8 and not problem.codes else "float32"
-    return is_expressible(work, sums)
+    return whole if size <= 2 else None
 
 
 @dataclass(frozen=True)

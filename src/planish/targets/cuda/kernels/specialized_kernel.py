@@ -82,16 +82,23 @@ class SpecializedKernel(PtxKernel):
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
-        left, found = self.left.pointer, self.result.pointers
+        found = self.result.pointers
         number = self.residual
         residual = None if number is None else self.place_of(number)
         rest = [
-            _mapped(p, self._result_map(item)) if whole else p
+            mapped_pointer(p, self._result_map(item)) if whole else p
             for i, (p, item) in enumerate(zip(found, self._items, strict=True))
             for whole in (i in (residual, len(found) - 1),)
         ]
+        return (*self.factors, *rest)
+
+    @property
+    def factors(self) -> tuple[Pointer, Pointer]:
+        """The first pointers."""
         weights = Pointer(DType.INT8 if self.dtype.size == 1 else self.dtype)
-        return (_mapped(left, self._left_map()), _mapped(weights, self._right_map()), *rest)
+        return mapped_pointer(self.left.pointer, self._left_map()), mapped_pointer(
+            weights, self._right_map()
+        )
 
     @property
     def _items(self) -> list[Access]:
@@ -272,7 +279,8 @@ class SpecializedKernel(PtxKernel):
         return SpecializedWriter(self).write()
 
 
-def _mapped(pointer: Pointer, tensor: TensorMap) -> MappedPointer:
+def mapped_pointer(pointer: Pointer, tensor: TensorMap) -> MappedPointer:
+    """A pointer to a tensor that boxes are copied of."""
     return MappedPointer(pointer.dtype, pointer.aligned, tensor=tensor)
 
 

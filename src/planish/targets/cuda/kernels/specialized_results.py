@@ -8,7 +8,7 @@ memory but for a box.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from planish.graph.types import DType
 from planish.targets.cuda.codegen.elementwise import compute_type, emit
@@ -29,7 +29,8 @@ def is_expressible(result: Work, sums: str) -> bool:
             else epilogue.unpacked(item.pointer.dtype, a.registers(4 * item.pointer.dtype.size))
             for item in result.leaves
         ]
-        epilogue.finish(Lanes(a, sums, tuple(a.registers(16))), loaded)
+        made = epilogue.apply(Lanes(a, sums, tuple(a.registers(16))), loaded)
+        epilogue.packed(made, 16, result.expression.dtype(result.expression.results[0]))
     except NotExpressible:
         return False
     return True
@@ -63,17 +64,33 @@ class Epilogue:
             raise NotExpressible(f"a tensor of {dtype}")
         return Lanes(a, compute_type(dtype).removeprefix("tl."), tuple(registers))
 
+    def scalar(self, dtype: DType, address: str) -> Lanes:
+        """Loads one number."""
+        a = self.assembly
+        if dtype.size == 2:
+            half = a("ld.global.nc.b16 {}, [{}];", address, kind="h")
+            return Lanes(a, dtype.numpy.name, (half,)).to("float32")
+        if dtype.size != 4:
+            raise NotExpressible(f"one number of {dtype}")
+        return self.unpacked(dtype, [a("ld.global.nc.b32 {}, [{}];", address)])
+
     def finish(self, sums: Lanes, loaded: Sequence[Lanes | None]) -> list[str]:
         """Registers with the result's elements as they are stored; per leaf what was loaded."""
+        dtype = self.work.outputs[0].pointer.dtype
+        return self.packed(self.apply(sums, loaded), len(sums.names), dtype)
+
+    def apply(self, sums: Lanes, loaded: Sequence[Lanes | None]) -> Lanes:
+        """The result's elements in the type they are computed in."""
         names: dict[str, Lanes] = {}
         for name, lanes in zip(self._leaves, loaded, strict=True):
             if name is not None:
                 names[name] = sums if lanes is None else lanes
-        made = run(self.assembly, self._code, names)[self._result]
-        return self._packed(made, len(sums.names))
+        made: Lanes = run(self.assembly, self._code, names)[self._result]
+        return made
 
-    def _packed(self, made: Lanes, count: int) -> list[str]:
-        a, dtype = self.assembly, self.work.outputs[0].pointer.dtype
+    def packed(self, made: Lanes, count: int, dtype: DType) -> list[str]:
+        """So many elements as they are stored."""
+        a = self.assembly
         wanted = compute_type(dtype).removeprefix("tl.")
         if made.kind != wanted or (len(made.names) == 1 and count > 4):
             raise NotExpressible(f"a result of {made.kind}")
@@ -82,6 +99,71 @@ class Epilogue:
         op = "cvt.rn.f16x2.f32" if dtype is DType.FLOAT16 else "cvt.rn.bf16x2.f32"
         pairs = zip(made.names[::2], made.names[1::2], strict=True)
         return [a(f"{op} {{}}, {{}}, {{}};", high, low) for low, high in pairs]
+
+
+class Operands:
+    """What the leaves of some work read, but for a residual: numbers, which are loaded once, and
+    what columns have in common. `first` is the number of the first leaf's pointer.
+    """
+
+    def __init__(
+        self, work: Work, assembly: Assembly, first: int, residual: int | None = None
+    ) -> None:
+        a = self.assembly = assembly
+        self.work, self.residual, self.epilogue = work, residual, Epilogue(work, a)
+        self._scalars: dict[int, Lanes] = {}
+        self._vectors: dict[int, tuple[DType, int]] = {}
+        read = [number for number, item in enumerate(work.leaves) if item is not None]
+        for pointer, number in enumerate(read, first):
+            item = work.leaves[number]
+            if item is None or number == residual:
+                continue
+            if any(item.strides):
+                self._vectors[number] = item.pointer.dtype, pointer
+            else:
+                address = self._address(pointer)
+                self._scalars[number] = self.epilogue.scalar(item.pointer.dtype, address)
+
+    def _address(self, pointer: int) -> str:
+        a = self.assembly
+        address = a(f"ld.param.u64 {{}}, [p{pointer}];", kind="d")
+        return a("cvta.to.global.u64 {}, {};", address, kind="d")
+
+    def addresses(self, column: str) -> dict[int, str]:
+        """Where what columns have in common lies, from a column on."""
+        a, found = self.assembly, {}
+        for number, (dtype, pointer) in self._vectors.items():
+            address = self._address(pointer)  # anew: registers are short while there are sums
+            found[number] = a("mad.wide.u32 {}, {}, {}, {};", column, dtype.size, address, kind="d")
+        return found
+
+    def load(self, addresses: Mapping[int, str], place: int, count: int) -> dict[int, list[str]]:
+        """What so many columns from a place on have in common, as it was loaded."""
+        a = self.assembly
+        found = {}
+        for number, address in addresses.items():
+            size = self._vectors[number][0].size
+            names = a.registers(count * size // 4)
+            for i in range(0, len(names), 4):
+                where = f"[{address}+{place * size + 4 * i}]"
+                a.line(f"ld.global.nc.v4.b32 {{{', '.join(names[i : i + 4])}}}, {where};")
+            found[number] = names
+        return found
+
+    def unpacked(self, loaded: Mapping[int, Sequence[str]]) -> dict[int, Lanes]:
+        """The same in the type it is computed in."""
+        return {n: self.epilogue.unpacked(self._vectors[n][0], x) for n, x in loaded.items()}
+
+    def leaves(
+        self, vectors: Mapping[int, Lanes], residual: Sequence[str] = ()
+    ) -> list[Lanes | None]:
+        """Per leaf what was loaded; None for constants and sums."""
+        known: dict[int, Lanes] = {**self._scalars, **vectors}
+        if self.residual is not None:
+            item = self.work.leaves[self.residual]
+            assert item is not None
+            known[self.residual] = self.epilogue.unpacked(item.pointer.dtype, residual)
+        return [known.get(number) for number in range(len(self.work.leaves))]
 
 
 class ResultWriter(TileWriter):
@@ -107,106 +189,90 @@ class ResultWriter(TileWriter):
             by = high if pitch == LINES[1] else a("bfe.u32 {}, {}, 1, 2;", high)
             piece = a("xor.b32 {}, {}, {};", piece, by)
             self.pieces.append(a("mad.lo.u32 {}, {}, 16, {};", piece, line))
-        self.epilogue = Epilogue(kernel.result, a)
-        self.scalars: dict[int, Lanes] = {}
-        self.vectors: dict[int, tuple[DType, str]] = {}
-        for number, item in enumerate(kernel.result.leaves):
-            if item is None or number == kernel.residual:
-                continue
-            pointer = 2 + kernel.place_of(number)
-            address = a(f"ld.param.u64 {{}}, [p{pointer}];", kind="d")
-            address = a("cvta.to.global.u64 {}, {};", address, kind="d")
-            if any(item.strides):
-                self.vectors[number] = item.pointer.dtype, address
-            else:
-                self.scalars[number] = self._scalar(item.pointer.dtype, address)
+        self.operands = Operands(kernel.result, a, 2, kernel.residual)
 
-    def _scalar(self, dtype: DType, address: str) -> Lanes:
-        a = self.a
-        if dtype.size == 2:
-            half = a("ld.global.nc.b16 {}, [{}];", address, kind="h")
-            return Lanes(a, dtype.numpy.name, (half,)).to("float32")
-        if dtype.size != 4:
-            raise NotExpressible(f"one number of {dtype}")
-        return self.epilogue.unpacked(dtype, [a("ld.global.nc.b32 {}, [{}];", address)])
-
-    def _finish(self, sums: Sequence[Sequence[str]], column: str) -> None:
+    def _finish(self, sums: Sequence[Sequence[str]], column: str, tile: str) -> None:
         """Applies the epilogue, 16 bytes of a row at a time, and hands boxes over to be stored."""
-        a, kernel = self.a, self.kernel
-        each = 16 // kernel.size  # columns of a piece
-        own = kernel.neighbours // 4  # of a box's row a thread's
-        first = a("mad.lo.u32 {}, {}, {}, {};", self.quarter, own, column)
-        addresses = {
-            number: (dtype, a("mad.wide.u32 {}, {}, {}, {};", first, dtype.size, address, kind="d"))
-            for number, (dtype, address) in self.vectors.items()
-        }
-        order = [(box, piece) for box in range(kernel.boxes) for piece in range(len(self.pieces))]
-        vectors = self._load_vectors(addresses, 0, each)
-        for number, (box, piece) in enumerate(order):
-            if piece == 0:
-                self._wait(self._ring_barrier(0, self.group, self.place), self.turned)
-                moved = [
-                    a("mad.lo.u32 {}, {}, {}, {};", self.place, kernel.box_bytes, start)
-                    for start in self.pieces
-                ]
-            now = {n: self.epilogue.unpacked(*item) for n, item in vectors.items()}
-            if number + 1 < len(order):  # while this one is computed
-                after, inner = order[number + 1]
-                place = after * kernel.neighbours + inner * each
-                vectors = self._load_vectors(addresses, place, each)
-            for block in range(len(sums)):
-                for half in range(2):
-                    self._finish_piece(sums[block], moved[piece], (box, piece, block, half), now)
-            if piece == len(self.pieces) - 1:
-                a.line("fence.proxy.async.shared::cta;")
-                a.line("bar.warp.sync -1;")
-                done = self._ring_barrier(1, self.group, self.place)
-                a.line(f"@{self.leads} mbarrier.arrive.shared::cta.b64 _, [{done}];")
-                self._next_of_ring()
-
-    def _load_vectors(
-        self, addresses: dict[int, tuple[DType, str]], place: int, count: int
-    ) -> dict[int, tuple[DType, list[str]]]:
-        """What a thread's next columns have in common, as it was loaded."""
         a = self.a
-        found = {}
-        for number, (dtype, address) in addresses.items():
-            names = a.registers(count * dtype.size // 4)
-            for i in range(0, len(names), 4):
-                where = f"[{address}+{place * dtype.size + 4 * i}]"
-                a.line(f"ld.global.nc.v4.b32 {{{', '.join(names[i : i + 4])}}}, {where};")
-            found[number] = dtype, names
-        return found
+        for box, piece, vectors in self._pieces(self.operands, column):
+            if piece == 0:
+                starts = self._enter_box()
+            for block, names in enumerate(sums):
+                for half in range(2):
+                    where = self._place_of(starts[piece], block, half)
+                    own = [names[i] for i in self._numbers(box, piece, half)]
+                    leaves = self.operands.leaves(vectors, self._residual_at(where))
+                    made = self.operands.epilogue.finish(Lanes(a, self.sums, tuple(own)), leaves)
+                    a.line(f"st.shared.v4.b32 {where}, {{{', '.join(made)}}};")
+            if piece == self._last:
+                self._leave_box()
 
-    def _finish_piece(
-        self,
-        sums: Sequence[str],
-        start: str,
-        place: tuple[int, int, int, int],
-        vectors: dict[int, Lanes],
-    ) -> None:
-        """16 bytes of a row."""
+    def _pieces(
+        self, operands: Operands, column: str
+    ) -> Iterator[tuple[int, int, dict[int, Lanes]]]:
+        """Goes through the pieces of a thread's rows: a box, the piece in it, and what its columns
+        have in common, the next piece's being loaded meanwhile.
+        """
         a, kernel = self.a, self.kernel
-        box, piece, block, half = place
-        each = 16 // kernel.size
-        names = []
-        for i in range(piece * each, (piece + 1) * each):
-            eight = box * kernel.neighbours // 8 + i // 2
-            names.append(sums[4 * eight + 2 * half + i % 2])
-        pitch = kernel.neighbours * kernel.size
-        where = f"[{start}+{(64 * block + 8 * half) * pitch}]"
-        leaves: list[Lanes | None] = []
-        for number, item in enumerate(kernel.result.leaves):
-            if item is None:
-                leaves.append(None)
-            elif number == kernel.residual:
-                registers = a.registers(4)
-                a.line(f"ld.shared.v4.b32 {{{', '.join(registers)}}}, {where};")
-                leaves.append(self.epilogue.unpacked(item.pointer.dtype, registers))
-            else:
-                leaves.append(vectors[number] if number in vectors else self.scalars[number])
-        results = self.epilogue.finish(Lanes(a, self.sums, tuple(names)), leaves)
-        a.line(f"st.shared.v4.b32 {where}, {{{', '.join(results)}}};")
+        first = a("mad.lo.u32 {}, {}, {}, {};", self.quarter, kernel.neighbours // 4, column)
+        addresses = operands.addresses(first)
+        order = [(box, piece) for box in range(kernel.boxes) for piece in range(self._last + 1)]
+        places = [box * kernel.neighbours + piece * self.each for box, piece in order]
+        loaded = operands.load(addresses, places[0], self.each)
+        for (box, piece), after in zip(order, (*places[1:], None), strict=True):
+            now = operands.unpacked(loaded)
+            if after is not None:
+                loaded = operands.load(addresses, after, self.each)
+            yield box, piece, now
+
+    @property
+    def each(self) -> int:
+        """Columns of a piece."""
+        return 16 // self.kernel.size
+
+    @property
+    def _last(self) -> int:
+        """The number of a box's last piece: four threads share a row."""
+        return self.kernel.neighbours // 4 // self.each - 1
+
+    def _numbers(self, box: int, piece: int, half: int) -> list[int]:
+        """Which of a thread's sums of 64 rows are a piece of one of its two rows."""
+        eight = box * self.kernel.neighbours // 8
+        places = range(piece * self.each, (piece + 1) * self.each)
+        return [4 * (eight + i // 2) + 2 * half + i % 2 for i in places]
+
+    def _place_of(self, start: str, block: int, half: int, more: int = 0) -> str:
+        """Where a piece of a row of a box lies, or what is so many bytes behind its beginning."""
+        pitch = self.kernel.neighbours * self.kernel.size
+        return f"[{start}+{(64 * block + 8 * half) * pitch + more}]"
+
+    def _residual_at(self, where: str) -> Sequence[str]:
+        """What is added to a piece: the registers."""
+        a = self.a
+        if self.kernel.residual is None:
+            return ()
+        registers = a.registers(4)
+        a.line(f"ld.shared.v4.b32 {{{', '.join(registers)}}}, {where};")
+        return registers
+
+    def _enter_box(self) -> list[str]:
+        """Waits until the next box may be computed; where each of a thread's pieces begins."""
+        a, kernel = self.a, self.kernel
+        self._wait(self._ring_barrier(0, self.group, self.place), self.turned)
+        return [
+            a("mad.lo.u32 {}, {}, {}, {};", self.place, kernel.box_bytes, start)
+            for start in self.pieces
+        ]
+
+    def _leave_box(self, written: bool = True) -> None:
+        """Says that a box is complete, or was read."""
+        a = self.a
+        if written:
+            a.line("fence.proxy.async.shared::cta;")
+        a.line("bar.warp.sync -1;")
+        done = self._ring_barrier(1, self.group, self.place)
+        a.line(f"@{self.leads} mbarrier.arrive.shared::cta.b64 _, [{done}];")
+        self._next_of_ring()
 
     def _buffer(self, group: str) -> str:
         """Where a group's boxes begin."""

@@ -39,10 +39,7 @@ class TileWriter(GroupWriter):
         self.group = a("shr.u32 {}, {}, 2;", self.warp)
         self.lane = a("and.b32 {}, {}, 31;", self.tid)
         self.memory = a("mov.u32 {}, memory;")
-        block, blocks = a("mov.u32 {}, %ctaid.x;"), a("mov.u32 {}, %nctaid.x;")
-        self.rank = a("mov.u32 {}, %cluster_ctarank;") if kernel.cluster > 1 else "0"
-        self.unit = a("div.u32 {}, {}, {};", block, kernel.cluster)
-        self.units = a("div.u32 {}, {}, {};", blocks, kernel.cluster)
+        self._number_blocks()
         rows = a("ld.param.u32 {}, [n0];")
         self._count_tiles(rows)
         first = a("setp.eq.u32 {}, {}, 0;", self.tid, kind="p")
@@ -61,6 +58,14 @@ class TileWriter(GroupWriter):
         }
         self._meet()
         a.line("griddepcontrol.wait;")
+
+    def _number_blocks(self) -> None:
+        """Names the cluster that this block is in, of how many, and its number there."""
+        a, kernel = self.a, self.kernel
+        block, blocks = a("mov.u32 {}, %ctaid.x;"), a("mov.u32 {}, %nctaid.x;")
+        self.rank = a("mov.u32 {}, %cluster_ctarank;") if kernel.cluster > 1 else "0"
+        self.unit = a("div.u32 {}, {}, {};", block, kernel.cluster)
+        self.units = a("div.u32 {}, {}, {};", blocks, kernel.cluster)
 
     def _meet(self) -> None:
         """Waits for all threads of the cluster."""

@@ -159,12 +159,12 @@ class SpecializedWriter(FrameWriter):
         slot = self._begin_at(kernel.units, kernel.frames) if kernel.frames else ("0", "0")
         second = a("setp.eq.u32 {}, {}, 1;", self.group, kind="p")
         a.line(f"@{second} bar.arrive 1, {GROUPS * THREADS};")
-        self._begin_ring(0 if kernel.residual is not None else 1)
+        self._begin_ring(self._first_turn)
 
         def body() -> None:
             column, _ = self._locate(tile)
             sums = self._multiply(stage, slot)
-            self._finish(sums, column)
+            self._finish(sums, column, tile)
             if not kernel.keeps_weights:
                 self._pass_by(stage, kernel.steps, kernel.stages)
             if kernel.frames:
@@ -172,6 +172,11 @@ class SpecializedWriter(FrameWriter):
 
         self._loop(tile, self.tiles, body, stride)
         self._look_ahead(GROUPS * THREADS)
+
+    @property
+    def _first_turn(self) -> int:
+        """The parity that a group's first box waits for: what is loaded into, or free as it is."""
+        return 0 if self.kernel.residual is not None else 1
 
     def _begin_at(self, used: int, places: int) -> Place:
         """A group's first of some places, of which a tile uses so many: the second group's are
