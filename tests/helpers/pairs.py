@@ -101,8 +101,49 @@ class PointwiseNet(PairNet):
         return self.graph.add(op, x, self.constant(1, 1, channels, columns))
 
 
+class SummedNet(PointwiseNet):
+    """x ─▶ 1x1 convolution, bias ─┐
+    z ─▶ 1x1 convolution, bias ─┴▶ sum, relu ─┬─▶ 1x1 convolution, bias
+                                              └─▶ another reader, if it is `kept`
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int | object],
+        other: int,
+        middle: int,
+        columns: int,
+        *,
+        dtype: DType = DType.FLOAT16,
+        kept: bool = True,
+        swapped: bool = False,
+        stride: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.graph = graph = Graph("summed")
+        *image, channels = shape
+        self.x = graph.input("x", TensorType((*image, channels), dtype))
+        lengths = (n * stride for n in image[1:])  # type: ignore[operator]
+        self.z = graph.input("z", TensorType((image[0], *lengths, other), dtype))
+        ends = [self._end(self.x, 1, middle), self._end(self.z, stride, middle)]
+        y = graph.add(ew.Add(), *(reversed(ends) if swapped else ends))
+        self.inner = y = graph.add(ew.Relu(), y)
+        self.second = y = self.pointwise(y, middle, columns)
+        self.result = graph.add(ew.Add(), y, self.constant(columns))
+        if kept:
+            graph.mark_output(graph.add(ew.Neg(), self.inner), "other")
+
+    def _end(self, image: Value, stride: int, columns: int) -> Value:
+        op = Conv((stride, stride), ((0, 0), (0, 0)), (1, 1))
+        channels = image.shape[-1]
+        assert isinstance(channels, int)
+        y = self.graph.add(op, image, self.constant(1, 1, channels, columns))
+        return self.graph.add(ew.Add(), y, self.constant(columns))
+
+
 def pair_task(net: PairNet) -> Task:
     """The largest task of the net, which is a pair with all that follows."""
     task = max(propose(net.done()), key=lambda t: len(t.nodes))
-    assert task.pattern == "pair"
+    assert task.pattern in ("pair", "summed")
     return task

@@ -7,9 +7,10 @@
 
 Attention (`planish.fusion.attention`), pairs of convolutions (`planish.fusion.pairs`), inverted
 bottlenecks (`planish.fusion.bottleneck`), convolutions of transposed images
-(`planish.fusion.images`), sums of convolutions (`planish.fusion.sums`), a network's opening
-(`planish.fusion.openings`), a convolution with a pooling (`planish.fusion.pooled`) and a product
-with a layer norm (`planish.fusion.normalized`) are proposed as a whole too, beside their parts.
+(`planish.fusion.images`), sums of convolutions (`planish.fusion.sums`), pairs that begin with one
+(`planish.fusion.summed`), a network's opening (`planish.fusion.openings`), a convolution with a
+pooling (`planish.fusion.pooled`) and a product with a layer norm (`planish.fusion.normalized`) are
+proposed as a whole too, beside their parts.
 
 Only sets with one output are proposed (but for ops that have several themselves, pairs, and
 products with a layer norm), and every other value inside is used only inside, so that any choice
@@ -27,6 +28,7 @@ from planish.fusion.normalized import normalized_behind
 from planish.fusion.openings import opening_before
 from planish.fusion.pairs import pair_before
 from planish.fusion.pooled import pooled_before
+from planish.fusion.summed import summed_before
 from planish.fusion.sums import sum_with
 from planish.fusion.task import Task, make_task
 from planish.graph.graph import Graph, Node, Value
@@ -39,6 +41,9 @@ from planish.ops.pool import MaxPool
 from planish.ops.quantization import ConvInteger, MatMulInteger
 
 _BYTES = (DType.INT8, DType.UINT8)
+
+_LARGER = (bottleneck_before, summed_before)
+"""What a pair may be the end of."""
 
 LONGEST = 24
 """Most elementwise nodes around one anchor."""
@@ -91,9 +96,8 @@ def propose(graph: Graph, free: frozenset[Node] = frozenset()) -> list[Task]:
         for before in befores:
             offer({node} | before, node)
         pair = pair_before(node, free, outputs) if isinstance(node.op, Conv) else None
-        wholes = [
-            whole for whole in (pair, pair and bottleneck_before(pair, free, outputs)) if whole
-        ]
+        larger = [find(pair, free, outputs) for find in _LARGER] if pair else []
+        wholes = [whole for whole in (pair, *larger) if whole]
         for whole in wholes:
             offer(whole.nodes, node)
         added = sum_with(node, free, outputs) if reads_images else None

@@ -74,7 +74,7 @@ def sum_with(conv: Node, free: Collection[Node], outputs: Collection[Value]) -> 
 
     Nothing in `free` belongs to it, and none of the graph's `outputs` lies inside.
     """
-    return _find(conv, lambda n: n not in free, lambda v: v not in outputs)
+    return find_sum(conv, lambda n: n not in free, lambda v: v not in outputs)
 
 
 def sum_of(nodes: Collection[Node]) -> FoundSum | None:
@@ -82,11 +82,11 @@ def sum_of(nodes: Collection[Node]) -> FoundSum | None:
     convolutions = [n for n in nodes if isinstance(n.op, Conv | ConvInteger)]
     if len(convolutions) != 2:
         return None
-    found = _find(convolutions[1], set(nodes).__contains__, lambda v: True)
+    found = find_sum(convolutions[1], set(nodes).__contains__, lambda v: True)
     return found if found and found.first is convolutions[0] else None
 
 
-def _find(
+def find_sum(
     conv: Node, is_open: Callable[[Node], bool], is_hidden: Callable[[Value], bool]
 ) -> FoundSum | None:
     """The sum below a convolution, of open nodes whose results are hidden."""

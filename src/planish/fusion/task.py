@@ -7,9 +7,10 @@
 A task without an anchor is elementwise altogether: then everything stands in the epilogue. A task
 of attention has two products (see `planish.fusion.attention`), a pair two convolutions (see
 `planish.fusion.pairs`), a bottleneck three (see `planish.fusion.bottleneck`); the last one is its
-anchor. So is the last one of two convolutions whose results are added (`planish.fusion.sums`), and
-of two before a pooling (`planish.fusion.openings`), one before a pooling
-(`planish.fusion.pooled`), and a product before a layer norm (`planish.fusion.normalized`).
+anchor. So is the last one of two convolutions whose results are added (`planish.fusion.sums`), also
+where they are the first of a pair (`planish.fusion.summed`), of two before a pooling
+(`planish.fusion.openings`), one before a pooling (`planish.fusion.pooled`), and a product before a
+layer norm (`planish.fusion.normalized`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from planish.fusion.normalized import FoundNormalized, Normalized, normalized_of
 from planish.fusion.openings import FoundOpening, Opening, opening_of
 from planish.fusion.pairs import FoundPair, Pair, pair_of
 from planish.fusion.pooled import FoundPooled, Pooled, pooled_of
+from planish.fusion.summed import FoundSummed, summed_of
 from planish.fusion.sums import FoundSum, Sum, sum_of
 from planish.graph.graph import Node, Value
 from planish.graph.types import DType
@@ -80,7 +82,8 @@ class Task:
     image : Image or None
         In which order of axes a convolution reads input 0, where that is another than the task's.
     sum : Sum or None
-        What is added to the anchor's result in a task of two convolutions side by side.
+        What is added to the anchor's result in a task of two convolutions side by side; of a pair,
+        to the first one's.
     opening : Opening or None
         What comes before the anchor in a task of two convolutions and a pooling, which is last.
     pooled : Pooled or None
@@ -109,7 +112,7 @@ class Task:
     @property
     def pattern(self) -> str:
         """Which kind of task it is that only some families know: "attention", "pair", "bottleneck",
-        "image", "sum", "opening", "pooled", "normalized"; "" for all others.
+        "image", "sum", "summed", "opening", "pooled", "normalized"; "" for all others.
         """
         if self.opening:
             return "opening"
@@ -120,7 +123,7 @@ class Task:
         if self.image:
             return "image"
         if self.sum:
-            return "sum"
+            return "summed" if self.pair else "sum"
         if self.normalized:
             return "normalized"
         return "bottleneck" if self.bottleneck else "pair" if self.pair else ""
@@ -217,9 +220,9 @@ def make_task(nodes: Iterable[Node], anchor: Node | None = None) -> Task:
     pair = pair_of(nodes)
     if pair is not None:
         return _pair_task(nodes, pair)
-    bottleneck = bottleneck_of(nodes)
-    if bottleneck is not None:
-        return _pair_task(nodes, bottleneck.pair, bottleneck)
+    whole = bottleneck_of(nodes) or summed_of(nodes)
+    if whole is not None:
+        return _pair_task(nodes, whole.pair, whole)
     image = image_of(nodes)
     if image is not None:
         return _image_task(nodes, image)
@@ -390,11 +393,12 @@ def _sum_task(nodes: tuple[Node, ...], found: FoundSum) -> Task:
 
 
 def _pair_task(
-    nodes: tuple[Node, ...], found: FoundPair, whole: FoundBottleneck | None = None
+    nodes: tuple[Node, ...], found: FoundPair, whole: FoundBottleneck | FoundSummed | None = None
 ) -> Task:
     """The task of two convolutions, or three: image and filters of the first are its first inputs.
 
-    What the second of three reads comes from inside, so that the task has no input for it.
+    What the second of three reads comes from inside, so that the task has no input for it; unless
+    it is added to the first.
     """
     inputs: dict[Value, int] = {}
 
@@ -402,7 +406,7 @@ def _pair_task(
         return inputs.setdefault(value, len(inputs))
 
     bottleneck = None
-    if whole is not None:
+    if isinstance(whole, FoundBottleneck):
         _, filters = (operand(value) for value in whole.first.inputs)
         work = fuse(whole.chain, (found.first.inputs[0],), operand, whole.first.output)
         assert isinstance(whole.first.op, Conv)
@@ -411,14 +415,26 @@ def _pair_task(
         operand(found.first.inputs[0])
     first, second = found.first, found.second
     filters = operand(first.inputs[1])
-    between = fuse(found.chain, (second.inputs[0],), operand, first.output)
+    added, beside, chain = None, None, found.chain
+    if isinstance(whole, FoundSummed):
+        beside, chain = whole.first.output, tuple(n for n in nodes if n in whole.chain)
+        assert isinstance(whole.first.op, Conv)
+        added = Sum(whole.first.op, *(operand(value) for value in whole.first.inputs))
+    between = fuse(chain, (second.inputs[0],), operand, first.output, beside=beside)
     operand(second.inputs[1])
     inside = (whole or found).nodes
     last = nodes[-1].output
     epilogue = fuse([n for n in nodes if n not in inside], (last,), operand, second.output)
     assert isinstance(first.op, Conv)
     pair = Pair(first.op, filters, between, found.is_kept)
-    outputs = (last, found.inner) if found.is_kept else (last,)
     return Task(
-        nodes, second, tuple(inputs), outputs, None, epilogue, pair=pair, bottleneck=bottleneck
+        nodes,
+        second,
+        tuple(inputs),
+        (last, found.inner) if found.is_kept else (last,),
+        None,
+        epilogue,
+        pair=pair,
+        bottleneck=bottleneck,
+        sum=added,
     )

@@ -15,6 +15,7 @@ from planish.fusion.normalized import normalized_of
 from planish.fusion.openings import opening_of
 from planish.fusion.pairs import pair_of
 from planish.fusion.pooled import pooled_of
+from planish.fusion.summed import summed_of
 from planish.fusion.sums import sum_of
 from planish.fusion.task import Task
 from planish.graph.graph import Graph, Node, Value
@@ -41,7 +42,7 @@ def check_nodes(graph: Graph, nodes: Sequence[Node], anchor: Node | None) -> Non
     require(bool(nodes), "it has no nodes")
     require(order == sorted(set(order)), "its nodes are not in the order of the graph")
     members, outputs = set(nodes), set(graph.outputs)
-    whole = bottleneck_of(nodes)
+    whole = bottleneck_of(nodes) or summed_of(nodes)
     pair = whole.pair if whole else pair_of(nodes)
     normalized = normalized_of(nodes)
     for node in nodes[:-1]:

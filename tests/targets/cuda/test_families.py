@@ -194,6 +194,7 @@ CASES = {
     "attention": with_data(attention_task(attention(Form(mask="keys"), dtype=HALF))),
     "depthwise and pointwise": with_data(pair_task(PairNet((1, 6, 7, 24), 20))),
     "two pointwise": with_data(pair_task(PointwiseNet((1, 46, 46, 24), 72, 20))),
+    "two pointwise of many rows": with_data(pair_task(PointwiseNet((1, 92, 91, 64), 64, 64))),
     "two added": with_data(
         sum_tasks(SumNet((2, 7, 9, 24), (2, 13, 18, 40), 20, stride=2).graph)[0]
     ),

@@ -299,8 +299,10 @@ def _asynchronous(w: Warp, i: Instruction, mask: Array) -> bool:
     """Copies of boxes."""
     grid, name = w.block.grid, i.name
     if "wait_group" in name:
-        return w.stores == 0
+        return not any(w.stores[: len(w.stores) - int(i.operands[0])])
     if "commit_group" in name:
+        w.stores.append(w.asked)
+        w.asked = []
         return True
     into = name[5].startswith("shared")
     source = i.operands[1] if into else i.operands[0]
@@ -309,11 +311,12 @@ def _asynchronous(w: Warp, i: Instruction, mask: Array) -> bool:
     place = [w.one(n, mask) for n in reversed(listed(rest.strip()))]
     if not into:
         (start,) = w.places(i.operands[1])[mask]
-        w.stores += 1
+        group = w.asked
+        group.append(place)
 
         def store(block: Block = w.block) -> None:
             boxes.store(place, block.memory, int(start))
-            w.stores -= 1
+            group.pop()
 
         grid.later(store)
         return True

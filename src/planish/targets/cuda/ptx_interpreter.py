@@ -199,7 +199,8 @@ class Warp:
     def __post_init__(self) -> None:
         self.products: list[list[Callable[[], None]]] = []
         self.begun: list[Callable[[], None]] = []
-        self.stores = 0
+        self.stores: list[list[Sequence[int]]] = []  # by groups, those that are not done
+        self.asked: list[Sequence[int]] = []
         self.arrived: dict[int, tuple[int, ...]] = {}
         self.met = np.zeros(LANES, np.int64)
         self.polled: dict[int, bytes] = {}

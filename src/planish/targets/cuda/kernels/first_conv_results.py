@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planish.graph.types import DType
-from planish.targets.cuda.codegen.ptx import Lanes, NotExpressible
+from planish.targets.cuda.codegen.ptx import Lanes
 from planish.targets.cuda.kernels.first_conv_loading import ImageLoadingWriter
 from planish.targets.cuda.kernels.specialized_results import Epilogue
 
@@ -63,7 +62,7 @@ class FirstConvResultWriter(ImageLoadingWriter):
             address = a(f"ld.param.u64 {{}}, [p{2 + kernel.place_of(number)}];", kind="d")
             address = a("cvta.to.global.u64 {}, {};", address, kind="d")
             if not any(item.strides):
-                self.leaves.append(self._scalar(dtype, address))
+                self.leaves.append(self.epilogue.scalar(dtype, address))
                 continue
             address = a("mad.wide.u32 {}, {}, {}, {};", own, dtype.size, address, kind="d")
             names = a.registers(2 * dtype.size // 4)
@@ -71,15 +70,6 @@ class FirstConvResultWriter(ImageLoadingWriter):
             a.line(f"ld.global.nc{vector}.b32 {to}, [{address}];")
             lanes = self.epilogue.unpacked(dtype, names)
             self.leaves.append(Lanes(a, lanes.kind, lanes.names * PAIR))
-
-    def _scalar(self, dtype: DType, address: str) -> Lanes:
-        a = self.a
-        if dtype.size == 2:
-            half = a("ld.global.nc.b16 {}, [{}];", address, kind="h")
-            return Lanes(a, dtype.numpy.name, (half,)).to("float32")
-        if dtype.size != 4:
-            raise NotExpressible(f"one number of {dtype}")
-        return self.epilogue.unpacked(dtype, [a("ld.global.nc.b32 {}, [{}];", address)])
 
     def _by_filters(self, sums: Rows, runs: int) -> list[tuple[str, str]]:
         """The sums of each column, of both filters."""

@@ -57,7 +57,7 @@ class Parts(NamedTuple):
 
 def parts_of(task: Task, binding: Binding) -> Parts | None:
     """The parts of a task; None if the kernel cannot compute it."""
-    found = pair_of(task.nodes) if _understood(task) else None
+    found = pair_of(task.nodes) if is_pair(task) else None
     if found is None:
         return None
     before = make_task([n for n in task.nodes if n in found.nodes - {found.second}], found.first)
@@ -70,7 +70,8 @@ def parts_of(task: Task, binding: Binding) -> Parts | None:
     return Parts(first, second)
 
 
-def _understood(task: Task) -> bool:
+def is_pair(task: Task) -> bool:
+    """Whether a task is two convolutions of single pixels, of halves."""
     if task.pair is None or task.anchor is None or task.pair.is_depthwise:
         return False
     values = (task.inputs[0], task.anchor.inputs[0], *task.anchor.inputs[1:])
@@ -229,7 +230,7 @@ class ProductPairFamily(MachineFamily):
             self.name,
             task,
             parameters,
-            _understood(task),
+            is_pair(task),
             rows=ROWS,
             block=BLOCKS,
             warps=WARPS,

@@ -73,7 +73,7 @@ def specialized_problem(
     problem = problem_of(task, binding)
     if problem is None or problem.dtype not in DTYPES or problem.batched or problem.zero:
         return None
-    if not _is_result_mapped(problem):
+    if not is_result_mapped(problem):
         return None
     if channels:
         return _on_copy(problem, channels)
@@ -100,7 +100,7 @@ def _on_copy(problem: Problem, channels: int) -> tuple[Problem, ImageCopy] | Non
     return replace(found, window=window, result=problem.result, pixels=0), copy
 
 
-def _is_result_mapped(problem: Problem) -> bool:
+def is_result_mapped(problem: Problem) -> bool:
     """Whether boxes of the result can be stored, and what is added to it loaded."""
     work = problem.result
     if len(work.outputs) != 1 or len(work.shape) != 2:

@@ -53,17 +53,6 @@ class ProductWriter(ResultWriter):
         pattern = 1 if line == 128 else 2
         return self.a("mov.u32 {}, {};", (pattern << 30) | (lines * line >> 4))
 
-    def _described(self, address: str) -> str:
-        """The low half of a descriptor."""
-        a = self.a
-        place = a("bfe.u32 {}, {}, 4, 14;", address)
-        return a("or.b32 {}, {}, 65536;", place)
-
-    def _descriptor(self, low: str, more: int, high: str) -> str:
-        a = self.a
-        moved = a("add.u32 {}, {}, {};", low, more) if more else low
-        return a("mov.b64 {}, {{{}, {}}};", moved, high, kind="d")
-
     def _release(self, stage: str, predicate: str) -> None:
         """Tells the threads that load, of all blocks that share weights, that a stage may be
         loaded.
@@ -76,8 +65,3 @@ class ProductWriter(ResultWriter):
         there = a("mapa.shared::cluster.u32 {}, {}, {};", barrier, self.lane)
         how = "mbarrier.arrive.shared::cluster.b64"
         a.line(f"@{predicate} {how} _, [{there}];")
-
-    def _free(self, first: int, place: str, predicate: str) -> None:
-        """Tells this block's thread that loads that a place is free."""
-        barrier = self._barrier(first, place)
-        self.a.line(f"@{predicate} mbarrier.arrive.shared::cta.b64 _, [{barrier}];")

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from planish.graph.types import DType
 from planish.targets.cuda.codegen.elementwise import compute_type, emit
 from planish.targets.cuda.codegen.ptx import Assembly, Lanes, NotExpressible, run
+from planish.targets.cuda.codegen.ptx import number as literal
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernels.fused import Work
 from planish.targets.cuda.kernels.specialized_tiles import GROUPS, LINES, TileWriter
@@ -80,11 +81,18 @@ class Epilogue:
         return self.packed(self.apply(sums, loaded), len(sums.names), dtype)
 
     def apply(self, sums: Lanes, loaded: Sequence[Lanes | None]) -> Lanes:
-        """The result's elements in the type they are computed in."""
+        """The result's elements in the type they are computed in. What was summed with the sums is
+        zero; see `fuse`.
+        """
         names: dict[str, Lanes] = {}
+        left = sums
         for name, lanes in zip(self._leaves, loaded, strict=True):
-            if name is not None:
-                names[name] = sums if lanes is None else lanes
+            if name is None:
+                continue
+            names[name] = left if lanes is None else lanes
+            if lanes is None:
+                zero = literal(0.0) if sums.kind == "float32" else "0"
+                left = Lanes(self.assembly, sums.kind, (zero,))
         made: Lanes = run(self.assembly, self._code, names)[self._result]
         return made
 
@@ -136,6 +144,13 @@ class Operands:
             address = self._address(pointer)  # anew: registers are short while there are sums
             found[number] = a("mad.wide.u32 {}, {}, {}, {};", column, dtype.size, address, kind="d")
         return found
+
+    def further(self, addresses: Mapping[int, str], steps: str, count: int) -> dict[int, str]:
+        """So many times so many columns behind them."""
+        a = self.assembly
+        sizes = {n: count * self._vectors[n][0].size for n in addresses}
+        how = "mad.wide.u32 {}, {}, {}, {};"
+        return {n: a(how, steps, sizes[n], start, kind="d") for n, start in addresses.items()}
 
     def load(self, addresses: Mapping[int, str], place: int, count: int) -> dict[int, list[str]]:
         """What so many columns from a place on have in common, as it was loaded."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from planish.targets.cuda.kernels.matrix_tile import ceil
@@ -133,19 +132,6 @@ class TileWriter(GroupWriter):
         over = a("setp.ge.u32 {}, {}, {};", place, count, kind="p")
         a.line(f"@{over} sub.u32 {place}, {place}, {count};")
         a.line(f"@{over} xor.b32 {parity}, {parity}, 1;")
-
-    def _copy_in(
-        self, number: int, to: str, place: Sequence[str], barrier: str, for_all: bool = False
-    ) -> None:
-        """Loads a box of a tensor, for all blocks of the cluster or for this one."""
-        how = "cp.async.bulk.tensor.{}d.shared::cluster.global.mbarrier::complete_tx::bytes"
-        text = how.format(len(place)) + (".multicast::cluster" if for_all else "")
-        box = f"[{self.maps[number]}, {{{', '.join(place)}}}]"
-        mask = ""
-        if for_all:
-            every = self.a("mov.b16 {}, {};", (1 << self.kernel.cluster) - 1, kind="h")
-            mask = f", {every}"
-        self.a.line(f"{text} [{to}], {box}, [{barrier}]{mask};")
 
     def _tiles_of(self, group: str) -> tuple[str, str, str]:
         """A group's tile, a box of it, and how far the next tile is."""

@@ -51,6 +51,8 @@ class GroupWriter:
     tid: str
     memory: str
     """Where shared memory begins."""
+    maps: dict[int, str]
+    """Where tensor maps are, by the numbers of their pointers."""
 
     def __init__(self, kernel: GroupedKernel) -> None:
         self.kernel, self.a = kernel, Assembly()
@@ -133,3 +135,32 @@ class GroupWriter:
         over = a("setp.ge.u32 {}, {}, {};", place, count, kind="p")
         a.line(f"@{over} mov.u32 {place}, 0;")
         a.line(f"@{over} xor.b32 {parity}, {parity}, 1;")
+
+    def _free(self, first: int, place: str, predicate: str) -> None:
+        """Tells this block's thread that loads that a place is free."""
+        barrier = self._barrier(first, place)
+        self.a.line(f"@{predicate} mbarrier.arrive.shared::cta.b64 _, [{barrier}];")
+
+    def _copy_in(
+        self, number: int, to: str, place: Sequence[str], barrier: str, for_all: bool = False
+    ) -> None:
+        """Loads a box of a tensor, for all blocks of the cluster or for this one."""
+        how = "cp.async.bulk.tensor.{}d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        text = how.format(len(place)) + (".multicast::cluster" if for_all else "")
+        box = f"[{self.maps[number]}, {{{', '.join(place)}}}]"
+        mask = ""
+        if for_all:
+            every = self.a("mov.b16 {}, {};", (1 << self.kernel.cluster) - 1, kind="h")
+            mask = f", {every}"
+        self.a.line(f"{text} [{to}], {box}, [{barrier}]{mask};")
+
+    def _described(self, address: str) -> str:
+        """The low half of a descriptor."""
+        a = self.a
+        place = a("bfe.u32 {}, {}, 4, 14;", address)
+        return a("or.b32 {}, {}, 65536;", place)
+
+    def _descriptor(self, low: str, more: int, high: str) -> str:
+        a = self.a
+        moved = a("add.u32 {}, {}, {};", low, more) if more else low
+        return a("mov.b64 {}, {{{}, {}}};", moved, high, kind="d")
