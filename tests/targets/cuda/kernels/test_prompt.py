@@ -71,6 +71,8 @@ FRAMED = [
     dict(shape=(2, 8, 17, 200), filters=64, window=(3, 3), padding=SAME, dtype=BF16),
     dict(shape=(1, 7, 9, 136), filters=64, window=(3, 2), padding=((3, 0), (0, 2))),
     dict(shape=(1, 12, 11, 72), filters=64, window=(3, 3), padding=((2, 2), (1, 2)), dilation=2),
+    dict(shape=(2, 8, 9, 200), filters=64, window=(1, 3), padding=((0, 0), (1, 1))),
+    dict(shape=(1, 9, 8, 264), filters=64, window=(2, 1), padding=((1, 0), (0, 0))),
 ]
 SQUARES = [
     (64, 64, 64, 4, 1, 1, 8, 8),

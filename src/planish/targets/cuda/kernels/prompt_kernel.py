@@ -87,8 +87,16 @@ class PromptKernel(SpecializedKernel):
 
     @property
     def first_steps(self) -> int:
-        """Steps whose weights are loaded before the kernel before this one has ended."""
-        return min(self.stages, self.units // self.cluster * self.taps)
+        """Steps whose weights are loaded before the kernel before this one has ended: of frames no
+        more than there are places for.
+        """
+        least = self.units // self.cluster
+        return min(self.stages, (min(least, self.frames) if self.frames else least) * self.taps)
+
+    @property
+    def first_frames(self) -> int:
+        """Frames that these steps read."""
+        return ceil(self.first_steps, self.taps)
 
     @property
     def pieces(self) -> list[tuple[int, int, int]]:

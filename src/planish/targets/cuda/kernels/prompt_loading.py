@@ -115,12 +115,14 @@ class PromptLoader(SpecializedWriter):
             for i in range(kernel.tile.rows // 64)
         ]
         a.line("griddepcontrol.wait;")
-        self._load_frame("0", self.first, places, kernel.square_bytes)
+        for number in range(kernel.first_frames):
+            unit = a("add.u32 {}, {}, {};", self.first, number)
+            self._load_frame(str(number), unit, places, kernel.square_bytes)
         step, stage, parity = self._begin_later()
         # of the step: the frame's number, and the tap
         unit, tap = (a("mov.u32 {}, {};", n) for n in divmod(kernel.first_steps, kernel.taps))
-        slot = a("mov.u32 {}, {};", 1 % kernel.frames)
-        turned = a("mov.u32 {}, {};", int(kernel.frames > 1))
+        slot = a("mov.u32 {}, {};", kernel.first_frames % kernel.frames)
+        turned = a("mov.u32 {}, {};", int(kernel.frames > kernel.first_frames))
         last = a("mul.lo.u32 {}, {}, {};", self.count, kernel.taps)
 
         def body() -> None:

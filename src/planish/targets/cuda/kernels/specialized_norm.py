@@ -294,9 +294,10 @@ class NormFamily(MachineFamily):
         """Tiles, with as many stages as there is room for beside each ring."""
         problem, size = parts.problem, parts.after.outputs[0].pointer.dtype.size
         line = LINES[problem.channels * problem.dtype.size > LINES[0]]
+        most = min(MOST_BLOCKS, self.machine.multiprocessors)
         for rows, columns in itertools.product(ROWS, COLUMNS):
             blocks = problem.columns // columns
-            if problem.columns % columns or blocks > MOST_BLOCKS:
+            if problem.columns % columns or blocks > most:
                 continue
             if rows * columns > MOST_SUMS * THREADS:
                 continue

@@ -208,17 +208,17 @@ class NormWriter(SpecializedWriter):
             states.append([])
             for pieces, total in zip(rows, sums, strict=True):
                 whole = self._of_quad(total)
-                mean = a("mul.f32 {}, {}, {};", whole, number(1 / kernel.tile.columns))
+                mean = a("mul.rn.f32 {}, {}, {};", whole, number(1 / kernel.tile.columns))
                 parts = [number(0)] * 2
                 for piece in pieces:
                     for i, name in enumerate(self._unpacked(piece)):
-                        away = a("sub.f32 {}, {}, {};", name, mean)
+                        away = a("sub.rn.f32 {}, {}, {};", name, mean)
                         parts[i % 2] = a("fma.rn.f32 {}, {}, {}, {};", away, away, parts[i % 2])
                 squares = self._of_quad(a("add.f32 {}, {}, {};", *parts))
                 states[-1].append((mean, squares))
         if kernel.column_tiles > 1:
             states = self._of_whole_rows(states, tile)
-        return [[self._scale(*state) for state in rows] for rows in states]
+        return [[(mean, self._scale(squares)) for mean, squares in rows] for rows in states]
 
     def _unpacked(self, piece: Sequence[str]) -> tuple[str, ...]:
         """A piece's numbers as float32."""
@@ -232,15 +232,12 @@ class NormWriter(SpecializedWriter):
             total = a("add.f32 {}, {}, {};", total, other)
         return total
 
-    def _scale(self, mean: str, squares: str) -> tuple[str, str]:
-        """The inverse of the deviation of a row with that mean and sum of squared deviations, and
-        by what products with it are too small.
-        """
+    def _scale(self, squares: str) -> str:
+        """The inverse of the deviation of a row with that sum of squared deviations."""
         a, kernel = self.a, self.kernel
         share, epsilon = number(1 / kernel.columns), number(kernel.epsilon)
         variance = a("fma.rn.f32 {}, {}, {}, {};", squares, share, epsilon)
-        scale = a("rsqrt.approx.ftz.f32 {}, {};", variance)
-        return scale, a("mul.f32 {}, {}, {};", a("neg.f32 {}, {};", mean), scale)
+        return a("rsqrt.approx.ftz.f32 {}, {};", variance)
 
     def _of_whole_rows(self, states: Sequence[Sequence[State]], tile: str) -> list[list[State]]:
         """Exchanges what blocks know of their columns: gives what is true of all."""
@@ -340,11 +337,13 @@ class NormWriter(SpecializedWriter):
                 starts = self._enter_box()
             for block, halves in enumerate(made):
                 for half, eights in enumerate(halves):
-                    scale, more = rows[block][half]
-                    own = [
-                        a("fma.rn.f32 {}, {}, {}, {};", name, scale, more)
+                    mean, scale = rows[block][half]
+                    # the mean first: its product with the inverse deviation may be large
+                    away = [
+                        a("sub.rn.f32 {}, {}, {};", name, mean)
                         for name in self._unpacked(eights[count])
                     ]
+                    own = [a("mul.rn.f32 {}, {}, {};", name, scale) for name in away]
                     leaves = after.leaves(vectors)
                     result = after.epilogue.finish(Lanes(a, "float32", tuple(own)), leaves)
                     self._store_eight(self._place_of_eight(starts, eight, block, half), result)
