@@ -1,4 +1,6 @@
-"""The kernel families of GPUs, one a file. The order is that in which tactics are offered."""
+"""The kernel families of GPUs, one a file, those written in PTX in a folder of their own. The order
+is that in which tactics are offered.
+"""
 
 from planish.targets.base import Family
 from planish.targets.cuda.kernels import (
@@ -9,7 +11,6 @@ from planish.targets.cuda.kernels import (
     cudnn_attention,
     depthwise,
     depthwise_product,
-    first_conv,
     fold,
     gather,
     mapped,
@@ -23,18 +24,21 @@ from planish.targets.cuda.kernels import (
     pool,
     pool_indices,
     product_pair,
-    prompt,
     recurrent,
     reduction,
     resize,
     rows,
     sampling,
-    specialized,
-    specialized_norm,
-    specialized_pair,
     suppression,
     top_k,
     unique,
+)
+from planish.targets.cuda.kernels.ptx import (
+    first_conv,
+    prompt,
+    specialized,
+    specialized_norm,
+    specialized_pair,
 )
 
 _PRODUCTS: tuple[Family, ...] = (*matrix.FAMILIES, *depthwise.FAMILIES)

@@ -13,10 +13,10 @@ from planish.targets.cuda.codegen.ptx import Assembly, Lanes, NotExpressible, ru
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernels.fused import Work
 from planish.targets.cuda.kernels.matrix_tile import ceil
-from planish.targets.cuda.kernels.warp_groups import BARRIER, THREADS, GroupWriter
+from planish.targets.cuda.kernels.ptx.warp_groups import BARRIER, THREADS, GroupWriter
 
 if TYPE_CHECKING:
-    from planish.targets.cuda.kernels.first_conv_kernel import FirstConvKernel
+    from planish.targets.cuda.kernels.ptx.first_conv_kernel import FirstConvKernel
 
 QUAD, CHANNELS, CHUNK = 4, 4, 16
 """See `first_conv_kernel`."""

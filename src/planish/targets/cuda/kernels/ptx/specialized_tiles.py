@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 from planish.targets.cuda.kernels.matrix_tile import ceil
-from planish.targets.cuda.kernels.warp_groups import BARRIER, GroupWriter
+from planish.targets.cuda.kernels.ptx.warp_groups import BARRIER, GroupWriter
 
 if TYPE_CHECKING:
-    from planish.targets.cuda.kernels.specialized_kernel import SpecializedKernel
+    from planish.targets.cuda.kernels.ptx.specialized_kernel import SpecializedKernel
 
 LINES = 64, 128
 """Bytes of a row of a factor's box in shared memory, and of the result's."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planish.targets.cuda.kernels.prompt_results import PIECE, PromptResultWriter
-from planish.targets.cuda.kernels.specialized_results import Epilogue
-from planish.targets.cuda.kernels.warp_groups import THREADS
+from planish.targets.cuda.kernels.ptx.prompt_results import PIECE, PromptResultWriter
+from planish.targets.cuda.kernels.ptx.specialized_results import Epilogue
+from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 
 
 class PromptWriter(PromptResultWriter):

@@ -41,10 +41,10 @@ import numpy as np
 
 from planish.graph.types import DType
 from planish.targets.cuda.kernel import Pointer, PtxKernel
-from planish.targets.cuda.kernels.first_conv_writer import FirstConvWriter
 from planish.targets.cuda.kernels.fused import Access, Work
 from planish.targets.cuda.kernels.matrix_tile import ceil
-from planish.targets.cuda.kernels.warp_groups import BARRIER
+from planish.targets.cuda.kernels.ptx.first_conv_writer import FirstConvWriter
+from planish.targets.cuda.kernels.ptx.warp_groups import BARRIER
 
 CHANNELS = 4
 """Of a pixel in shared memory."""

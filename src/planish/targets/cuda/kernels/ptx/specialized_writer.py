@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from planish.targets.cuda.kernels.mapped_kernel import PAIRS, whole_strides
-from planish.targets.cuda.kernels.specialized_frames import FrameWriter, Place
-from planish.targets.cuda.kernels.specialized_tiles import COMPUTING, GROUPS, LOADING
-from planish.targets.cuda.kernels.warp_groups import THREADS
+from planish.targets.cuda.kernels.ptx.specialized_frames import FrameWriter, Place
+from planish.targets.cuda.kernels.ptx.specialized_tiles import COMPUTING, GROUPS, LOADING
+from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 
 
 class SpecializedWriter(FrameWriter):

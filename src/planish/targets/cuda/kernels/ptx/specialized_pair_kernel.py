@@ -33,14 +33,14 @@ from planish.targets.cuda.kernel import MappedPointer, Pointer, PtxKernel
 from planish.targets.cuda.kernels.fused import Access, Work
 from planish.targets.cuda.kernels.mapped_kernel import whole_strides
 from planish.targets.cuda.kernels.matrix_tile import ceil
-from planish.targets.cuda.kernels.specialized_pair_writer import (
+from planish.targets.cuda.kernels.ptx.specialized_pair_writer import (
     BOX,
     LINE,
     SIDE,
     SpecializedPairWriter,
 )
-from planish.targets.cuda.kernels.specialized_tiles import GROUPS, WARPS
-from planish.targets.cuda.kernels.warp_groups import BARRIER
+from planish.targets.cuda.kernels.ptx.specialized_tiles import GROUPS, WARPS
+from planish.targets.cuda.kernels.ptx.warp_groups import BARRIER
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from planish.targets.cuda.kernels.matrix_sum import parts_of as sum_parts_of
 from planish.targets.cuda.kernels.matrix_sum import tasks_of
 from planish.targets.cuda.kernels.matrix_tile import Tile, ceil, regrouped
 from planish.targets.cuda.kernels.product_pair import is_pair, parts_of
-from planish.targets.cuda.kernels.specialized import is_result_mapped
-from planish.targets.cuda.kernels.specialized_pair_kernel import SpecializedPairKernel
-from planish.targets.cuda.kernels.specialized_pair_writer import BOX, SIDE
-from planish.targets.cuda.kernels.specialized_tiles import GROUPS
-from planish.targets.cuda.kernels.warp_groups import THREADS
+from planish.targets.cuda.kernels.ptx.specialized import is_result_mapped
+from planish.targets.cuda.kernels.ptx.specialized_pair_kernel import SpecializedPairKernel
+from planish.targets.cuda.kernels.ptx.specialized_pair_writer import BOX, SIDE
+from planish.targets.cuda.kernels.ptx.specialized_tiles import GROUPS
+from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters, impossible
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from planish.targets.cuda.codegen.ptx import Lanes
 from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.matrix_tile import SHARED_BYTES
-from planish.targets.cuda.kernels.prompt_loading import PromptLoader
-from planish.targets.cuda.kernels.specialized_results import Epilogue
-from planish.targets.cuda.kernels.specialized_tiles import SIDE
-from planish.targets.cuda.kernels.warp_groups import THREADS
+from planish.targets.cuda.kernels.ptx.prompt_loading import PromptLoader
+from planish.targets.cuda.kernels.ptx.specialized_results import Epilogue
+from planish.targets.cuda.kernels.ptx.specialized_tiles import SIDE
+from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 
 PIECE = 16
 """Bytes of a row of the result that a thread writes at once."""

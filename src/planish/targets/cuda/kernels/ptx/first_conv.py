@@ -18,14 +18,6 @@ from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Tactic
 from planish.targets.base import Pointer as Place
 from planish.targets.cuda.kernels.family import MachineFamily
-from planish.targets.cuda.kernels.first_conv_kernel import (
-    CHANNELS,
-    CHUNK,
-    FirstConvKernel,
-    Pooling,
-    packed,
-)
-from planish.targets.cuda.kernels.first_conv_loading import SOURCES, is_expressible
 from planish.targets.cuda.kernels.fused import Work, bind_work
 from planish.targets.cuda.kernels.matrix_problem import (
     Convolution,
@@ -35,7 +27,15 @@ from planish.targets.cuda.kernels.matrix_problem import (
     understood,
 )
 from planish.targets.cuda.kernels.matrix_tile import ceil
-from planish.targets.cuda.kernels.specialized_results import is_expressible as is_epilogue
+from planish.targets.cuda.kernels.ptx.first_conv_kernel import (
+    CHANNELS,
+    CHUNK,
+    FirstConvKernel,
+    Pooling,
+    packed,
+)
+from planish.targets.cuda.kernels.ptx.first_conv_loading import SOURCES, is_expressible
+from planish.targets.cuda.kernels.ptx.specialized_results import is_expressible as is_epilogue
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters
 

@@ -35,9 +35,9 @@ from planish.targets.cuda.kernel import MappedPointer, Pointer, PtxKernel
 from planish.targets.cuda.kernels.fused import Access, Work
 from planish.targets.cuda.kernels.mapped_kernel import pixels_map, whole_strides
 from planish.targets.cuda.kernels.matrix_tile import Tile, Window, ceil, segments
-from planish.targets.cuda.kernels.specialized_tiles import GROUPS, LINES, SIDE, WARPS, WHOLE
-from planish.targets.cuda.kernels.specialized_writer import SpecializedWriter
-from planish.targets.cuda.kernels.warp_groups import BARRIER
+from planish.targets.cuda.kernels.ptx.specialized_tiles import GROUPS, LINES, SIDE, WARPS, WHOLE
+from planish.targets.cuda.kernels.ptx.specialized_writer import SpecializedWriter
+from planish.targets.cuda.kernels.ptx.warp_groups import BARRIER
 
 
 @dataclass(frozen=True)

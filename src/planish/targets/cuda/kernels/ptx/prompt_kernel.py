@@ -30,10 +30,10 @@ from planish.graph.types import DType
 from planish.targets.cuda.kernel import MappedPointer, Pointer
 from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.matrix_tile import SHARED_BYTES, Tile, ceil
-from planish.targets.cuda.kernels.prompt_writer import PromptWriter
-from planish.targets.cuda.kernels.specialized_kernel import SpecializedKernel
-from planish.targets.cuda.kernels.specialized_tiles import WHOLE
-from planish.targets.cuda.kernels.warp_groups import THREADS
+from planish.targets.cuda.kernels.ptx.prompt_writer import PromptWriter
+from planish.targets.cuda.kernels.ptx.specialized_kernel import SpecializedKernel
+from planish.targets.cuda.kernels.ptx.specialized_tiles import WHOLE
+from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 
 AT_ONCE = 2
 """Blocks that fit on a multiprocessor: of this kernel, or of this one and the next."""

@@ -1,0 +1,11 @@
+"""Kernels written in PTX, for GPUs of compute capability 9.0 (Hopper): what Triton cannot express.
+
+    specialized         products and convolutions of many tiles: warps load, multiply and end tiles
+    specialized_norm    the same with a layer norm behind them
+    specialized_pair    two convolutions of single pixels, one behind the other
+    prompt              products and convolutions of few tiles, ready before their turn
+    first_conv          convolutions of images of few channels, with the pooling behind them
+
+A family is a module of that name, with its tactics. `..._kernel` describes a kernel, others write
+its text; `warp_groups` is what all of them share.
+"""
