@@ -64,18 +64,5 @@ class PromptWriter(PromptResultWriter):
         return sums
 
     def _multiply_boxes(self, sums: Sequence[Sequence[str]]) -> None:
-        a = self.a
-        stage, parity, step, last = (a("mov.u32 {}, 0;") for _ in range(4))
-
-        def body() -> None:
-            self._wait(self._barrier(0, stage), parity)
-            a.line("wgmma.fence.sync.aligned;")
-            self._multiply_stage(stage, step, sums)
-            a.line("wgmma.commit_group.sync.aligned;")
-            a.line("wgmma.wait_group.sync.aligned 1;")
-            begun = a("setp.ne.u32 {}, {}, 0;", step, kind="p")
-            self._release(last, a("and.pred {}, {}, {};", begun, self.releases, kind="p"))
-            a.line(f"mov.u32 {last}, {stage};")
-            self._next(stage, parity)
-
-        self._loop(step, self.count, body)
+        stage, parity, step, last = (self.a("mov.u32 {}, 0;") for _ in range(4))
+        self._loop(step, self.count, lambda: self._multiply_step(stage, parity, step, last, sums))

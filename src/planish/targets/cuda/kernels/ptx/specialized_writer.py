@@ -228,6 +228,17 @@ class SpecializedWriter(FrameWriter):
         step, again = a("mov.u32 {}, 0;"), a.label()
         last = a("mov.u32 {}, 0;")
         a.line(f"{again}:")
+        self._multiply_step(stage, parity, step, last, sums)
+        a.line(f"add.u32 {step}, {step}, 1;")
+        more = a("setp.lt.u32 {}, {}, {};", step, kernel.steps, kind="p")
+        a.line(f"@{more} bra {again};")
+        return last
+
+    def _multiply_step(
+        self, stage: str, parity: str, step: str, last: str, sums: Sequence[Sequence[str]]
+    ) -> None:
+        """Begins a step's products, and gives the stage of the `last` one back when they ended."""
+        a = self.a
         self._wait(self._barrier(0, stage), parity)
         a.line("wgmma.fence.sync.aligned;")
         self._multiply_stage(stage, step, sums)
@@ -237,7 +248,3 @@ class SpecializedWriter(FrameWriter):
         self._release(last, a("and.pred {}, {}, {};", begun, self.releases, kind="p"))
         a.line(f"mov.u32 {last}, {stage};")
         self._next(stage, parity)
-        a.line(f"add.u32 {step}, {step}, 1;")
-        more = a("setp.lt.u32 {}, {}, {};", step, kernel.steps, kind="p")
-        a.line(f"@{more} bra {again};")
-        return last
