@@ -335,6 +335,60 @@ def test_wholes_are_measured_before_their_parts(monkeypatch: pytest.MonkeyPatch)
     assert all(not step.task.pattern for step in parts.steps)
 
 
+def test_of_wholes_one_tactic_of_each_family_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow family that is offered first does not hide a fast one."""
+
+    class OtherTactic(HostTactic):
+        family = "other"
+
+    class Whole(HostFamily):
+        pattern = "opening"
+
+    class Other(Whole):
+        name = "other"
+
+        def tactics(self, task, binding):
+            return [OtherTactic(task), OtherTactic(task, delay=0.1)]
+
+    class Wholes(HostTarget):
+        def families(self):
+            return [*super().families(), Whole([{"delay": 8.0}, {"delay": 9.0}]), Other([])]
+
+    order: list[tuple[str, str]] = []
+    measure = Bench.measure
+
+    def measured(self, tactic, best=float("inf")):
+        order.append((tactic.task.pattern, tactic.family))
+        return measure(self, tactic, best)
+
+    monkeypatch.setattr(Bench, "measure", measured)
+    tune(OpeningNet(dtype=DType.FLOAT32).graph, Wholes({"delay": 2.0}))
+    assert order[:3] == [("opening", "host"), ("opening", "other"), ("", "host")]
+
+
+def test_tasks_of_the_cheapest_cover_are_measured_in_rounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = Net()
+    x = net.input(1, 4, 4, 3)
+    graph = net.output(net.conv(x, 4), net.conv(x, 6))
+    names: list[str] = []
+    measure = Bench.measure
+
+    def measured(self, tactic, best=float("inf")):
+        names.append(tactic.task.name)
+        return measure(self, tactic, best)
+
+    monkeypatch.setattr(Bench, "measure", measured)
+    sizes = [tuner_module.ROUND, tuner_module.LATER_ROUND, 2]
+    target = HostTarget(*({"room": i} for i in range(sum(sizes))))
+    target.tactics_per_task = sum(sizes)
+    tune(graph, target)
+    for size in sizes:
+        assert sorted(names[: 2 * size]) == ["conv"] * size + ["conv_1"] * size
+        del names[: 2 * size]
+
+
 def test_steps_run_when_their_inputs_are_ready() -> None:
     from planish.plan.check import check_steps
 

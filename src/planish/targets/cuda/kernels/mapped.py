@@ -46,6 +46,8 @@ COLUMNS = (64, 128, 256)
 DEPTHS = (64, 128)
 STAGES = (3, 4, 6)
 SPLITS = (1, 2, 3, 4, 6, 8)
+RESERVED = 4096
+"""Bytes of shared memory left to the compiler, for barriers and what else it needs."""
 WIDEST = 32
 """Pixels of a box side by side."""
 MAP_SECONDS = 0.3e-6
@@ -350,10 +352,15 @@ def _variants(
                 ):
                     continue
                 for stages in STAGES:
-                    if stages * (box.rows + columns) * depth * 2 > machine.shared - 4096:
+                    if _buffers(tile, stages) > machine.shared - RESERVED:
                         continue
                     for split in _splits(problem, tile, stages, machine):
                         yield replace(tile, split=split), warps, stages
+
+
+def _buffers(tile: Tile, stages: int) -> int:
+    """Bytes of shared memory that the factors take."""
+    return stages * (tile.rows + tile.columns) * tile.depth * 2
 
 
 def _splits(problem: Problem, tile: Tile, stages: int, machine: CudaMachine) -> Iterator[int]:
@@ -366,6 +373,8 @@ def _splits(problem: Problem, tile: Tile, stages: int, machine: CudaMachine) -> 
         if split == 1 or (room and enough and tiles * split <= 2 * machine.multiprocessors):
             yield split
     many = tiles >= 3 * machine.multiprocessors * _at_once(tile, stages)
+    half = tile.rows * tile.columns  # its bytes: results leave in halves, through shared memory
+    many = many and _buffers(tile, stages) + half <= machine.shared - RESERVED
     if many and not tile.transposed and min(tile.rows, tile.columns) >= 128:
         yield PERSISTENT
 
