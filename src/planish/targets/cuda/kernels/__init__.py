@@ -33,13 +33,11 @@ from planish.targets.cuda.kernels import (
     top_k,
     unique,
 )
-from planish.targets.cuda.kernels.ptx import (
-    first_conv,
-    prompt,
-    specialized,
-    specialized_norm,
-    specialized_pair,
-)
+from planish.targets.cuda.kernels.ptx.first_conv import tactics as first_conv
+from planish.targets.cuda.kernels.ptx.prompt import tactics as prompt
+from planish.targets.cuda.kernels.ptx.specialized import tactics as specialized
+from planish.targets.cuda.kernels.ptx.specialized_norm import tactics as specialized_norm
+from planish.targets.cuda.kernels.ptx.specialized_pair import tactics as specialized_pair
 
 _PRODUCTS: tuple[Family, ...] = (*matrix.FAMILIES, *depthwise.FAMILIES)
 """The fast families of products and convolutions; `contraction` takes what they decline."""

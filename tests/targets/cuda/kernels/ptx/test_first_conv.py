@@ -26,8 +26,13 @@ from planish.fusion.task import Task
 from planish.graph import DType
 from planish.targets.base import Binding, Layout, dense_strides
 from planish.targets.cuda.codegen.compile import triton
-from planish.targets.cuda.kernels.ptx.first_conv import FAMILIES, HIGHS, RINGS, FirstConvTactic
-from planish.targets.cuda.kernels.ptx.first_conv_kernel import FirstConvKernel, packed
+from planish.targets.cuda.kernels.ptx.first_conv.kernel import FirstConvKernel, packed
+from planish.targets.cuda.kernels.ptx.first_conv.tactics import (
+    FAMILIES,
+    HIGHS,
+    RINGS,
+    FirstConvTactic,
+)
 from planish.targets.cuda.machine import H200
 from planish.targets.cuda.ptx_interpreter import Deadlock
 from planish.targets.cuda.run import is_on_gpu, run_tactic

@@ -19,7 +19,7 @@ from planish.errors import PlanError
 from planish.targets.base import Binding
 from planish.targets.cuda import ptx_interpreter
 from planish.targets.cuda.codegen.compile import DeviceCode
-from planish.targets.cuda.kernels.ptx.prompt import LIMIT, PromptFamily, PromptTactic
+from planish.targets.cuda.kernels.ptx.prompt.tactics import LIMIT, PromptFamily, PromptTactic
 from planish.targets.cuda.machine import H200
 
 FAMILY = PromptFamily()

@@ -34,7 +34,11 @@ from planish.ops.float8 import decode, encode
 from planish.ops.matmul import MatMul
 from planish.targets.base import Binding, Layout, dense_strides
 from planish.targets.cuda.codegen.compile import triton
-from planish.targets.cuda.kernels.ptx.specialized import LIMIT, SpecializedFamily, SpecializedTactic
+from planish.targets.cuda.kernels.ptx.specialized.tactics import (
+    LIMIT,
+    SpecializedFamily,
+    SpecializedTactic,
+)
 from planish.targets.cuda.machine import H200
 from planish.targets.cuda.ptx_interpreter import Grid
 from planish.targets.cuda.run import is_on_gpu, run_tactic

@@ -23,7 +23,7 @@ from planish.graph import DType
 from planish.ops.float8 import decode
 from planish.targets.base import Binding, Zeroed
 from planish.targets.cuda.codegen.compile import triton
-from planish.targets.cuda.kernels.ptx.specialized_norm import LIMIT, NormFamily, NormTactic
+from planish.targets.cuda.kernels.ptx.specialized_norm.tactics import LIMIT, NormFamily, NormTactic
 from planish.targets.cuda.machine import H200
 from planish.targets.cuda.ptx_interpreter import Grid
 from planish.targets.cuda.run import run_tactic

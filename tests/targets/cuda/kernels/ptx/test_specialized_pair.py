@@ -22,12 +22,12 @@ from planish.fusion.task import Task
 from planish.graph import DType
 from planish.targets.base import Binding
 from planish.targets.cuda.codegen.compile import triton
-from planish.targets.cuda.kernels.ptx.specialized_pair import (
+from planish.targets.cuda.kernels.ptx.specialized_pair.kernel import SpecializedPairKernel
+from planish.targets.cuda.kernels.ptx.specialized_pair.tactics import (
     FAMILIES,
     LIMIT,
     SpecializedPair,
 )
-from planish.targets.cuda.kernels.ptx.specialized_pair_kernel import SpecializedPairKernel
 from planish.targets.cuda.machine import H200
 from planish.targets.cuda.ptx_interpreter import Deadlock
 from planish.targets.cuda.run import is_on_gpu, run_tactic

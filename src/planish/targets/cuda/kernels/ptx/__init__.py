@@ -6,6 +6,6 @@
     prompt              products and convolutions of few tiles, ready before their turn
     first_conv          convolutions of images of few channels, with the pooling behind them
 
-A family is a module of that name, with its tactics. `..._kernel` describes a kernel, others write
-its text; `warp_groups` is what all of them share.
+Each is a folder: `tactics` is the family, `kernel` describes a kernel, `writer` and what is beside
+it write its text. `warp_groups` is what all of them share.
 """

@@ -32,7 +32,7 @@ from planish.targets.cuda.kernels.matrix_problem import (
     understood,
 )
 from planish.targets.cuda.kernels.matrix_tile import Tile, ceil
-from planish.targets.cuda.kernels.ptx.specialized_cost import (
+from planish.targets.cuda.kernels.ptx.specialized.cost import (
     CLUSTERS,
     COLUMNS,
     DEPTHS,
@@ -44,9 +44,9 @@ from planish.targets.cuda.kernels.ptx.specialized_cost import (
     choices,
     has_frames,
 )
-from planish.targets.cuda.kernels.ptx.specialized_kernel import SpecializedKernel, neighbours
-from planish.targets.cuda.kernels.ptx.specialized_results import is_expressible
-from planish.targets.cuda.kernels.ptx.specialized_tiles import LINES, SIDE
+from planish.targets.cuda.kernels.ptx.specialized.kernel import SpecializedKernel, neighbours
+from planish.targets.cuda.kernels.ptx.specialized.results import is_expressible
+from planish.targets.cuda.kernels.ptx.specialized.tiles import LINES, SIDE
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters, impossible

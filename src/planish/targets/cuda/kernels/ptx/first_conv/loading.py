@@ -16,10 +16,10 @@ from planish.targets.cuda.kernels.matrix_tile import ceil
 from planish.targets.cuda.kernels.ptx.warp_groups import BARRIER, THREADS, GroupWriter
 
 if TYPE_CHECKING:
-    from planish.targets.cuda.kernels.ptx.first_conv_kernel import FirstConvKernel
+    from planish.targets.cuda.kernels.ptx.first_conv.kernel import FirstConvKernel
 
 QUAD, CHANNELS, CHUNK = 4, 4, 16
-"""See `first_conv_kernel`."""
+"""See `kernel`."""
 ALL = 2 * THREADS
 SOURCES = (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16)
 """What images may be."""

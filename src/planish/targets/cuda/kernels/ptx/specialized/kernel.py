@@ -35,8 +35,8 @@ from planish.targets.cuda.kernel import MappedPointer, Pointer, PtxKernel
 from planish.targets.cuda.kernels.fused import Access, Work
 from planish.targets.cuda.kernels.mapped_kernel import pixels_map, whole_strides
 from planish.targets.cuda.kernels.matrix_tile import Tile, Window, ceil, segments
-from planish.targets.cuda.kernels.ptx.specialized_tiles import GROUPS, LINES, SIDE, WARPS, WHOLE
-from planish.targets.cuda.kernels.ptx.specialized_writer import SpecializedWriter
+from planish.targets.cuda.kernels.ptx.specialized.tiles import GROUPS, LINES, SIDE, WARPS, WHOLE
+from planish.targets.cuda.kernels.ptx.specialized.writer import SpecializedWriter
 from planish.targets.cuda.kernels.ptx.warp_groups import BARRIER
 
 

@@ -6,14 +6,14 @@ from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from planish.targets.cuda.codegen.ptx import Lanes
-from planish.targets.cuda.kernels.ptx.specialized_products import TYPES
-from planish.targets.cuda.kernels.ptx.specialized_results import Operands
-from planish.targets.cuda.kernels.ptx.specialized_tiles import COMPUTING, GROUPS, LOADING
+from planish.targets.cuda.kernels.ptx.specialized.products import TYPES
+from planish.targets.cuda.kernels.ptx.specialized.results import Operands
+from planish.targets.cuda.kernels.ptx.specialized.tiles import COMPUTING, GROUPS, LOADING
 from planish.targets.cuda.kernels.ptx.warp_groups import BARRIER, THREADS, GroupWriter
 
 if TYPE_CHECKING:
     from planish.targets.cuda.kernels.fused import Work
-    from planish.targets.cuda.kernels.ptx.specialized_pair_kernel import SpecializedPairKernel
+    from planish.targets.cuda.kernels.ptx.specialized_pair.kernel import SpecializedPairKernel
 
 SIDE = 64
 """Rows and columns of a box: 128 bytes wide, and as many rows as an instruction multiplies."""

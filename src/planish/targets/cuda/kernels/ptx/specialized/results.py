@@ -16,7 +16,7 @@ from planish.targets.cuda.codegen.ptx import Assembly, Lanes, NotExpressible, ru
 from planish.targets.cuda.codegen.ptx import number as literal
 from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernels.fused import Work
-from planish.targets.cuda.kernels.ptx.specialized_tiles import GROUPS, LINES, TileWriter
+from planish.targets.cuda.kernels.ptx.specialized.tiles import GROUPS, LINES, TileWriter
 
 
 def is_expressible(result: Work, sums: str) -> bool:

@@ -11,8 +11,8 @@ from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.mapped import MOST_WASTE, WIDEST, Box, row_tiles
 from planish.targets.cuda.kernels.matrix_problem import Problem
 from planish.targets.cuda.kernels.matrix_tile import Tile, ceil
-from planish.targets.cuda.kernels.ptx.specialized_kernel import neighbours
-from planish.targets.cuda.kernels.ptx.specialized_tiles import GROUPS, LINES, SIDE, WHOLE
+from planish.targets.cuda.kernels.ptx.specialized.kernel import neighbours
+from planish.targets.cuda.kernels.ptx.specialized.tiles import GROUPS, LINES, SIDE, WHOLE
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 from planish.targets.cuda.machine import CudaMachine
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from planish.targets.cuda.codegen.ptx import Lanes
 from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.matrix_tile import SHARED_BYTES
-from planish.targets.cuda.kernels.ptx.prompt_loading import PromptLoader
-from planish.targets.cuda.kernels.ptx.specialized_results import Epilogue
-from planish.targets.cuda.kernels.ptx.specialized_tiles import SIDE
+from planish.targets.cuda.kernels.ptx.prompt.loading import PromptLoader
+from planish.targets.cuda.kernels.ptx.specialized.results import Epilogue
+from planish.targets.cuda.kernels.ptx.specialized.tiles import SIDE
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 
 PIECE = 16

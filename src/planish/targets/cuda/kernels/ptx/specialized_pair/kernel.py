@@ -33,13 +33,13 @@ from planish.targets.cuda.kernel import MappedPointer, Pointer, PtxKernel
 from planish.targets.cuda.kernels.fused import Access, Work
 from planish.targets.cuda.kernels.mapped_kernel import whole_strides
 from planish.targets.cuda.kernels.matrix_tile import ceil
-from planish.targets.cuda.kernels.ptx.specialized_pair_writer import (
+from planish.targets.cuda.kernels.ptx.specialized.tiles import GROUPS, WARPS
+from planish.targets.cuda.kernels.ptx.specialized_pair.writer import (
     BOX,
     LINE,
     SIDE,
     SpecializedPairWriter,
 )
-from planish.targets.cuda.kernels.ptx.specialized_tiles import GROUPS, WARPS
 from planish.targets.cuda.kernels.ptx.warp_groups import BARRIER
 
 

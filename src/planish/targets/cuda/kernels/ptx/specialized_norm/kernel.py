@@ -34,9 +34,9 @@ from planish.graph.types import DType
 from planish.targets.cuda.kernel import Pointer
 from planish.targets.cuda.kernels.fused import Access, Work
 from planish.targets.cuda.kernels.matrix_tile import ceil
-from planish.targets.cuda.kernels.ptx.specialized_kernel import SpecializedKernel, mapped_pointer
-from planish.targets.cuda.kernels.ptx.specialized_norm_writer import TICKETS, NormWriter
-from planish.targets.cuda.kernels.ptx.specialized_tiles import BARRIER
+from planish.targets.cuda.kernels.ptx.specialized.kernel import SpecializedKernel, mapped_pointer
+from planish.targets.cuda.kernels.ptx.specialized.tiles import BARRIER
+from planish.targets.cuda.kernels.ptx.specialized_norm.writer import TICKETS, NormWriter
 
 STATE = 8
 """Bytes of a row's mean and squared deviations."""

@@ -22,21 +22,21 @@ from planish.targets.cuda.kernels.matrix_problem import (
     understood,
 )
 from planish.targets.cuda.kernels.matrix_tile import Tile, ceil
-from planish.targets.cuda.kernels.ptx.prompt_kernel import (
+from planish.targets.cuda.kernels.ptx.prompt.kernel import (
     AT_ONCE,
     PromptKernel,
     is_divisible,
     neighbours,
 )
-from planish.targets.cuda.kernels.ptx.specialized import specialized_problem
-from planish.targets.cuda.kernels.ptx.specialized_cost import (
+from planish.targets.cuda.kernels.ptx.specialized.cost import (
     DEPTHS,
     SHARE,
     box_of,
     frame_bytes,
     has_frames,
 )
-from planish.targets.cuda.kernels.ptx.specialized_tiles import LINES, SIDE
+from planish.targets.cuda.kernels.ptx.specialized.tactics import specialized_problem
+from planish.targets.cuda.kernels.ptx.specialized.tiles import LINES, SIDE
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters, impossible

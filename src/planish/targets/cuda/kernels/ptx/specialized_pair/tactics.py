@@ -1,4 +1,4 @@
-"""Tactics of `specialized_pair_kernel`: two convolutions of single pixels, on Hopper."""
+"""Tactics of `kernel`: two convolutions of single pixels, on Hopper."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from planish.targets.cuda.kernels.matrix_sum import parts_of as sum_parts_of
 from planish.targets.cuda.kernels.matrix_sum import tasks_of
 from planish.targets.cuda.kernels.matrix_tile import Tile, ceil, regrouped
 from planish.targets.cuda.kernels.product_pair import is_pair, parts_of
-from planish.targets.cuda.kernels.ptx.specialized import is_result_mapped
-from planish.targets.cuda.kernels.ptx.specialized_pair_kernel import SpecializedPairKernel
-from planish.targets.cuda.kernels.ptx.specialized_pair_writer import BOX, SIDE
-from planish.targets.cuda.kernels.ptx.specialized_tiles import GROUPS
+from planish.targets.cuda.kernels.ptx.specialized.tactics import is_result_mapped
+from planish.targets.cuda.kernels.ptx.specialized.tiles import GROUPS
+from planish.targets.cuda.kernels.ptx.specialized_pair.kernel import SpecializedPairKernel
+from planish.targets.cuda.kernels.ptx.specialized_pair.writer import BOX, SIDE
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters, impossible

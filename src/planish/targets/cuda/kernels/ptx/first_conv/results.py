@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from planish.targets.cuda.codegen.ptx import Lanes
-from planish.targets.cuda.kernels.ptx.first_conv_loading import ImageLoadingWriter
-from planish.targets.cuda.kernels.ptx.specialized_results import Epilogue
+from planish.targets.cuda.kernels.ptx.first_conv.loading import ImageLoadingWriter
+from planish.targets.cuda.kernels.ptx.specialized.results import Epilogue
 
 Rows = list[str]
 """A thread's sums of (half) a row of the convolution's result; only tensor cores write there."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planish.targets.cuda.kernels.ptx.prompt_results import PIECE, PromptResultWriter
-from planish.targets.cuda.kernels.ptx.specialized_results import Epilogue
+from planish.targets.cuda.kernels.ptx.prompt.results import PIECE, PromptResultWriter
+from planish.targets.cuda.kernels.ptx.specialized.results import Epilogue
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 
 

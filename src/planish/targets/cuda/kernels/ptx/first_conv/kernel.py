@@ -43,7 +43,7 @@ from planish.graph.types import DType
 from planish.targets.cuda.kernel import Pointer, PtxKernel
 from planish.targets.cuda.kernels.fused import Access, Work
 from planish.targets.cuda.kernels.matrix_tile import ceil
-from planish.targets.cuda.kernels.ptx.first_conv_writer import FirstConvWriter
+from planish.targets.cuda.kernels.ptx.first_conv.writer import FirstConvWriter
 from planish.targets.cuda.kernels.ptx.warp_groups import BARRIER
 
 CHANNELS = 4

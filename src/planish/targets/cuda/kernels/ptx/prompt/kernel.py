@@ -16,7 +16,7 @@ this one does about it:
   pixels anew, and what a multiprocessor can load is what kernels as small as these wait for.
 
 A block is a group of four warps that compute and one thread that loads boxes (it is made from
-`specialized_kernel`, which is for many tiles). Results go to global memory straight from registers:
+`specialized`, which is for many tiles). Results go to global memory straight from registers:
 four threads write 64 bytes of a row.
 """
 
@@ -30,9 +30,9 @@ from planish.graph.types import DType
 from planish.targets.cuda.kernel import MappedPointer, Pointer
 from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.matrix_tile import SHARED_BYTES, Tile, ceil
-from planish.targets.cuda.kernels.ptx.prompt_writer import PromptWriter
-from planish.targets.cuda.kernels.ptx.specialized_kernel import SpecializedKernel
-from planish.targets.cuda.kernels.ptx.specialized_tiles import WHOLE
+from planish.targets.cuda.kernels.ptx.prompt.writer import PromptWriter
+from planish.targets.cuda.kernels.ptx.specialized.kernel import SpecializedKernel
+from planish.targets.cuda.kernels.ptx.specialized.tiles import WHOLE
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 
 AT_ONCE = 2

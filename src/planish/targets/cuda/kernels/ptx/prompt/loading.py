@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from planish.targets.cuda.kernels.ptx.specialized_writer import SpecializedWriter
+from planish.targets.cuda.kernels.ptx.specialized.writer import SpecializedWriter
 from planish.targets.cuda.kernels.ptx.warp_groups import BARRIER, THREADS
 
 if TYPE_CHECKING:
-    from planish.targets.cuda.kernels.ptx.prompt_kernel import PromptKernel
+    from planish.targets.cuda.kernels.ptx.prompt.kernel import PromptKernel
 
 
 class PromptLoader(SpecializedWriter):

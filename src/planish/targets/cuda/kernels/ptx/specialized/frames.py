@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from planish.targets.cuda.kernels.ptx.specialized_products import ProductWriter
+from planish.targets.cuda.kernels.ptx.specialized.products import ProductWriter
 
 Place = tuple[str, str]
 """Registers: the number of a place in shared memory, and the parity of its barrier."""

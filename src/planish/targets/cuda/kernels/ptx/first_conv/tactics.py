@@ -1,4 +1,4 @@
-"""Tactics of `first_conv_kernel`: convolutions of images of few channels, pooled or not."""
+"""Tactics of `kernel`: convolutions of images of few channels, pooled or not."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from planish.targets.cuda.kernels.matrix_problem import (
     understood,
 )
 from planish.targets.cuda.kernels.matrix_tile import ceil
-from planish.targets.cuda.kernels.ptx.first_conv_kernel import (
+from planish.targets.cuda.kernels.ptx.first_conv.kernel import (
     CHANNELS,
     CHUNK,
     FirstConvKernel,
     Pooling,
     packed,
 )
-from planish.targets.cuda.kernels.ptx.first_conv_loading import SOURCES, is_expressible
-from planish.targets.cuda.kernels.ptx.specialized_results import is_expressible as is_epilogue
+from planish.targets.cuda.kernels.ptx.first_conv.loading import SOURCES, is_expressible
+from planish.targets.cuda.kernels.ptx.specialized.results import is_expressible as is_epilogue
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters
 

@@ -32,12 +32,12 @@ from planish.targets.cuda.kernels.matrix_problem import (
     understood,
 )
 from planish.targets.cuda.kernels.matrix_tile import Tile, ceil
-from planish.targets.cuda.kernels.ptx.specialized import DTYPES, sums_of, whole_tensors
-from planish.targets.cuda.kernels.ptx.specialized_cost import MOST_SUMS
-from planish.targets.cuda.kernels.ptx.specialized_norm_kernel import NormKernel
-from planish.targets.cuda.kernels.ptx.specialized_norm_writer import AT_ONCE
-from planish.targets.cuda.kernels.ptx.specialized_results import is_expressible
-from planish.targets.cuda.kernels.ptx.specialized_tiles import LINES
+from planish.targets.cuda.kernels.ptx.specialized.cost import MOST_SUMS
+from planish.targets.cuda.kernels.ptx.specialized.results import is_expressible
+from planish.targets.cuda.kernels.ptx.specialized.tactics import DTYPES, sums_of, whole_tensors
+from planish.targets.cuda.kernels.ptx.specialized.tiles import LINES
+from planish.targets.cuda.kernels.ptx.specialized_norm.kernel import NormKernel
+from planish.targets.cuda.kernels.ptx.specialized_norm.writer import AT_ONCE
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.execution import ZEROED_BYTES

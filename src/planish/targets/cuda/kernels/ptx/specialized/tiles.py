@@ -9,7 +9,7 @@ from planish.targets.cuda.kernels.matrix_tile import ceil
 from planish.targets.cuda.kernels.ptx.warp_groups import BARRIER, GroupWriter
 
 if TYPE_CHECKING:
-    from planish.targets.cuda.kernels.ptx.specialized_kernel import SpecializedKernel
+    from planish.targets.cuda.kernels.ptx.specialized.kernel import SpecializedKernel
 
 LINES = 64, 128
 """Bytes of a row of a factor's box in shared memory, and of the result's."""

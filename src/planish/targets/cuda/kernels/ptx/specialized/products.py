@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from planish.graph.types import DType
-from planish.targets.cuda.kernels.ptx.specialized_results import ResultWriter
+from planish.targets.cuda.kernels.ptx.specialized.results import ResultWriter
 
 TYPES = {
     DType.FLOAT16: ("f32.f16.f16", 16),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from planish.targets.cuda.kernels.mapped_kernel import PAIRS, whole_strides
-from planish.targets.cuda.kernels.ptx.specialized_frames import FrameWriter, Place
-from planish.targets.cuda.kernels.ptx.specialized_tiles import COMPUTING, GROUPS, LOADING
+from planish.targets.cuda.kernels.ptx.specialized.frames import FrameWriter, Place
+from planish.targets.cuda.kernels.ptx.specialized.tiles import COMPUTING, GROUPS, LOADING
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 
 

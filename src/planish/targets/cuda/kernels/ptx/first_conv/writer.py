@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 
-from planish.targets.cuda.kernels.ptx.first_conv_loading import CHUNK
-from planish.targets.cuda.kernels.ptx.first_conv_results import FirstConvResultWriter, Rows
-from planish.targets.cuda.kernels.ptx.specialized_products import TYPES
+from planish.targets.cuda.kernels.ptx.first_conv.loading import CHUNK
+from planish.targets.cuda.kernels.ptx.first_conv.results import FirstConvResultWriter, Rows
+from planish.targets.cuda.kernels.ptx.specialized.products import TYPES
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 
 Pooled = tuple[list[str], list[str]]

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from planish.targets.cuda.codegen.ptx import Assembly, Lanes, number
-from planish.targets.cuda.kernels.ptx.specialized_results import Operands
-from planish.targets.cuda.kernels.ptx.specialized_writer import SpecializedWriter
+from planish.targets.cuda.kernels.ptx.specialized.results import Operands
+from planish.targets.cuda.kernels.ptx.specialized.writer import SpecializedWriter
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 
 if TYPE_CHECKING:
-    from planish.targets.cuda.kernels.ptx.specialized_norm_kernel import NormKernel, Use
+    from planish.targets.cuda.kernels.ptx.specialized_norm.kernel import NormKernel, Use
 
 Rows = list[list[list[Sequence[str]]]]
 """Registers: of both rows of each 64, the pieces."""

@@ -1,0 +1,1 @@
+"""Convolutions of images of few channels, with the pooling behind them."""

@@ -1,0 +1,1 @@
+"""The matrix kernel that is ready before its turn: small problems."""

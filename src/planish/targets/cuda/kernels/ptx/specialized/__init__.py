@@ -1,0 +1,1 @@
+"""The matrix kernel with specialised warps: many tiles."""

@@ -1,0 +1,1 @@
+"""Products whose rows are normalized before they are stored."""

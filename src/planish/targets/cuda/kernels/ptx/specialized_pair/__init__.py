@@ -1,0 +1,1 @@
+"""Two convolutions of single pixels, one after the other."""
