@@ -55,7 +55,7 @@ log = logging.getLogger("planish")
 SECONDS_PER_TASK = 0.3
 """The default tuning budget per candidate task, within limits."""
 
-LEAST_BUDGET, MOST_BUDGET = 5.0, 52.0
+LEAST_BUDGET, MOST_BUDGET = 5.0, 48.0
 """With all else a build takes no more than a minute, as a rule."""
 
 
