@@ -147,7 +147,7 @@ def _load(w: Warp, i: Instruction, mask: Array) -> bool:
         w.set(to, np.full(LANES, value, np.uint64 if i.name[-1] == "u64" else np.uint32), mask)
         return True
     names = listed(to)
-    size = 2 if i.name[-1] == "b16" else 4 * len(names)
+    size = {"u8": 1, "b16": 2}.get(i.name[-1], 4 * len(names))
     places, data = w.places(source), np.zeros((LANES, size), np.uint8)
     for lane in np.flatnonzero(mask):
         at = int(places[lane])
@@ -158,7 +158,7 @@ def _load(w: Warp, i: Instruction, mask: Array) -> bool:
             data[lane] = np.frombuffer(ctypes.string_at(at, size), np.uint8)
     if i.name[1] == "relaxed":
         w.poll(data.tobytes())
-    values = data.view(np.uint16 if size == 2 else np.uint32)
+    values = data.astype(np.uint32) if size == 1 else data.view(f"u{min(size, 4)}")
     for number, name in enumerate(names):
         w.set(name, values[:, number], mask)
     return True
@@ -351,7 +351,8 @@ def _products(w: Warp, i: Instruction, mask: Array) -> bool:
         second = int(w.get(i.operands[2], "u64")[0])
         adds = bool(w.get(i.operands[3])[0])
         names = listed(i.operands[0])
-        w.begun.append(lambda: _product(w, i.name, names, first, second, adds))
+        across = i.name[-1] in ("f16", "bf16") and i.operands[-1] == "1"
+        w.begun.append(lambda: _product(w, i.name, names, first, second, adds, across))
     return True
 
 
@@ -364,7 +365,13 @@ _FACTORS: dict[str, Any] = {
 
 
 def _product(
-    w: Warp, name: Sequence[str], sums: Sequence[str], first: int | str, second: int, adds: bool
+    w: Warp,
+    name: Sequence[str],
+    sums: Sequence[str],
+    first: int | str,
+    second: int,
+    adds: bool,
+    across: bool,
 ) -> None:
     shape = re.match(r"m64n(\d+)k", name[4])
     assert shape is not None
@@ -376,7 +383,8 @@ def _product(
     else:
         rows = 16 * (w.index % 4) + np.arange(16)
         a = _factor(w.block.memory, first, rows, dtype).astype(wide)
-    b = _factor(w.block.memory, second, np.arange(columns), dtype).astype(wide)
+    read = _factor_across if across else _factor
+    b = read(w.block.memory, second, np.arange(columns), dtype).astype(wide)
     made = (a @ b.T).astype(np.int32 if kind == "s8" else np.float32)
     lanes = np.arange(LANES)
     for number, register in enumerate(sums):
@@ -406,6 +414,17 @@ def _factor(memory: Array, descriptor: int, rows: Array, dtype: Any) -> Array:
     line = {1: 128, 2: 64}[descriptor >> 62]
     places = start + (rows // 8 * stride + rows % 8 * line)[:, None] + np.arange(32)
     return memory[exchanged(places, line)].view(dtype)
+
+
+def _factor_across(memory: Array, descriptor: int, columns: Array, dtype: Any) -> Array:
+    """Columns of a right factor of halves whose 16 rows lie one behind the other."""
+    start, stride = (descriptor & 0x3FFF) << 4, (descriptor >> 32 & 0x3FFF) << 4
+    more = (descriptor >> 16 & 0x3FFF) << 4  # from as many columns as a line holds to the next ones
+    line = {1: 128, 2: 64}[descriptor >> 62]
+    rows, byte = np.arange(16), 2 * columns[:, None]
+    places = start + byte // line * more + byte % line + rows // 8 * stride + rows % 8 * line
+    places = exchanged(places[..., None] + np.arange(2), line)
+    return memory[places].view(dtype)[..., 0]
 
 
 _SPECIAL: dict[str, Callable[[Warp, Instruction, Array], bool]] = {
