@@ -41,8 +41,8 @@ WHOLE = 1024
 BATCH, HEAD, ROW, COLUMN = range(4)
 """Axes of a tensor."""
 
-_OTHERS = 44
-"""Registers of a thread beside sums and weights."""
+_OTHERS, _WORK, _MANY = 32, 16, 16
+"""Registers of a thread beside sums and weights: always, for work on scores, and for many keys."""
 _STEP, _MOST = 8, 256
 """By which a thread's are counted; what it has at most, one of them for nothing."""
 
@@ -99,6 +99,8 @@ class ShortAttentionKernel(PtxKernel):
         Tiles of queries of a group.
     dtype : DType
         Of q, k and v.
+    batches : int
+        0 where only the parameter says how many there are: they are the longest steps everywhere.
     heads, queries, keys, depth, values : int
     scale : float
         Factor of all scores.
@@ -118,6 +120,7 @@ class ShortAttentionKernel(PtxKernel):
     groups: int
     turns: int
     dtype: DType
+    batches: int
     heads: int
     queries: int
     keys: int
@@ -143,7 +146,8 @@ class ShortAttentionKernel(PtxKernel):
     def at_once(self) -> int:
         """Blocks that fit on a multiprocessor, by shared memory and by registers."""
         held = max(self.whole_keys // 2, self.whole_keys // 4 + self.v_boxes.count * self.sums)
-        held = min(ceil(held + _OTHERS, _STEP) * _STEP, _MOST)
+        held += _OTHERS + (_WORK if self.scores else 0) + (_MANY if self.keys > 128 else 0)
+        held = min(ceil(held, _STEP) * _STEP, _MOST)
         by_memory = H200.shared_per_multiprocessor // (self.shared + WHOLE)
         return max(1, min(by_memory, H200.registers // (held * THREADS * self.groups)))
 
@@ -175,13 +179,13 @@ class ShortAttentionKernel(PtxKernel):
 
     def _mapped(self, item: Access, rows: int, boxes: Boxes) -> MappedPointer:
         axes = axes_of(item.strides)
-        extents = {BATCH: 0, HEAD: self.heads, ROW: rows, COLUMN: boxes.columns}
+        extents = {BATCH: self.batches, HEAD: self.heads, ROW: rows, COLUMN: boxes.columns}
         blocks = {BATCH: 1, HEAD: 1, ROW: boxes.rows, COLUMN: boxes.wide}
         tensor = TensorMap(
             tuple(extents[axis] for axis in axes),
             tuple(item.strides[axis] for axis in axes),
             tuple(blocks[axis] for axis in axes),
-            int(axes[0] == BATCH),
+            int(axes[0] == BATCH and not self.batches),
         )
         return MappedPointer(item.pointer.dtype, item.pointer.aligned, tensor=tensor)
 

@@ -98,20 +98,23 @@ def kernel_of(
         return Work((-1,) * 4, expression, leaves, tuple(map(access, results)), INEXACT)
 
     factor = factor_of(work.scores.expression)
+    q, k, v, result = map(access, (problem.q, problem.k, problem.v, problem.result))
+    inside = any(BATCH in axes_of(item.strides)[1:] for item in (q, k, v, result))
     kernel = ShortAttentionKernel(
         cluster=1,
         groups=groups,
         turns=turns,
         dtype=problem.q.value.dtype,
+        batches=problem.batches if inside else 0,
         heads=problem.heads,
         queries=problem.queries,
         keys=problem.keys,
         depth=problem.depth,
         values=problem.values,
         scale=work.scale * (1.0 if factor is None else factor),
-        q=access(problem.q),
-        k=access(problem.k),
-        v=access(problem.v),
+        q=q,
+        k=k,
+        v=v,
         scores=None if factor is not None else bound(work.scores.expression, problem.scores),
         result=bound(task.epilogue.expression, problem.rows, problem.result),
         guarded=work.guarded,
@@ -164,15 +167,13 @@ def _is_possible(kernel: ShortAttentionKernel) -> bool:
 
 
 def _has_boxes(item: Access) -> bool:
-    """Whether there is a tensor map: its longest steps are those of batches, if it has any."""
+    """Whether there is a tensor map, its axes in the order of their steps."""
     axes = axes_of(item.strides)
     steps = [item.strides[axis] for axis in axes]
     even = EVEN_BYTES // item.pointer.dtype.size
     if not item.pointer.aligned or ROW not in axes or axes[-1] != COLUMN or steps[-1] != 1:
         return False
-    if BATCH in axes[1:] or any(s % even for s in steps[:-1]):
-        return False
-    return not any(a % b for a, b in pairwise(steps))
+    return not any(s % even for s in steps[:-1]) and not any(a % b for a, b in pairwise(steps))
 
 
 @dataclass(frozen=True)

@@ -36,20 +36,14 @@ class AttentionWriter(GroupWriter):
         self._begin()
         self._place()
         turn = a("mov.u32 {}, 0;")
-        scores = self._sums(kernel.whole_keys // 2)
-        mixed = self._sums(kernel.v_boxes.count * kernel.sums)
+        scores = a.registers(kernel.whole_keys // 2)
+        mixed = a.registers(kernel.v_boxes.count * kernel.sums)
         self._wait(self._barrier(0, "0"), "0")
         self._loop(turn, kernel.turns, lambda: self._compute(turn, scores, mixed))
         self._look_ahead(kernel.groups * THREADS)
         a.line(f"@{self.leads} cp.async.bulk.wait_group.read 0;")  # results have left their places
         a.line("ret;")
         return self._wrapped(a.body())
-
-    def _sums(self, count: int) -> list[str]:
-        names = self.a.registers(count)
-        for name in names:
-            self.a.line(f"mov.b32 {name}, 0;")
-        return names
 
     # ---- what comes first ------------------------------------------------------------------------
 
@@ -126,8 +120,7 @@ class AttentionWriter(GroupWriter):
             a("shr.u32 {}, {}, 2;", self.lane),
             a("and.b32 {}, {}, 3;", self.lane),
         )
-        self.always = a("setp.lt.u32 {}, {}, 32;", self.lane, kind="p")
-        self.never = a("setp.ge.u32 {}, {}, 32;", self.lane, kind="p")
+        self.always, self.never = (a("setp.ne.u32 {}, {}, 0;", n, kind="p") for n in (1, 0))
         # rows of a warp's sixteen of a tile
         own = a("and.b32 {}, {}, 3;", self.warp)
         self.own = a("mad.lo.u32 {}, {}, 16, {};", own, self.eighth)
@@ -311,7 +304,7 @@ class AttentionWriter(GroupWriter):
         seen = [a("setp.gt.f32 {}, {}, {};", t, number(0.0), kind="p") for t in totals]
         start = a("add.u32 {}, {}, {};", self.written, self.start)
         self._enter(self.epilogue, tile)
-        a.line(f"bar.sync {a('add.u32 {}, {}, 1;', self.group)}, {THREADS};")  # queries were read
+        self._meet()  # all have read the tile's queries
         for i in range(0, len(mixed), 4):
             if 2 * i >= kernel.values:
                 break
@@ -329,6 +322,13 @@ class AttentionWriter(GroupWriter):
         a.line("bar.warp.sync -1;")
         with a.skipped_unless(self.leads):
             self._store(tile)
+
+    def _meet(self) -> None:
+        """Waits for the group. A barrier that a register names would take all that there are."""
+        a = self.a
+        for group in range(self.kernel.groups):
+            own = a("setp.eq.u32 {}, {}, {};", self.group, group, kind="p")
+            a.line(f"@{own} bar.sync {1 + group}, {THREADS};")
 
     def _write(self, start: str, column: int, made: Sequence[str]) -> None:
         """Two elements of both rows to shared memory."""
