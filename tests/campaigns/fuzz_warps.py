@@ -21,6 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from helpers.attentions import MASKS, Form, attention
 from helpers.first_layers import FirstNet
 from helpers.levels import conv_of_levels
 from helpers.normalized import NormalizedNet
@@ -31,13 +32,15 @@ from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.targets.base import Binding, Family, Tactic
 from planish.targets.cuda.kernels import FAMILIES
+from planish.targets.cuda.kernels.ptx.attention.tactics import OFFERED, ShortAttentionFamily
 from planish.targets.cuda.machine import H200
 from planish.targets.cuda.run import run_tactic
 
 NAMES = {
     *("specialized", "prompt", "first_conv", "mapped_pool"),
-    *("specialized_norm", "specialized_pair"),
+    *("specialized_norm", "specialized_pair", "short_attention"),
 }
+EVERY = (*FAMILIES, *(() if OFFERED else (ShortAttentionFamily(),)))
 WINDOWS = ((1, 1), (1, 2), (1, 3), (3, 1), (2, 2), (3, 2), (3, 3), (1, 7), (7, 1), (5, 5))
 EACH = 4
 """Tactics of a layer that are tried."""
@@ -102,14 +105,33 @@ def first(rng: Random) -> list[Task]:
     return [task for task in propose(graph) if task.anchor is not None]
 
 
+def heads(rng: Random) -> list[Task]:
+    """Attention of short sequences."""
+    lengths = [int(n) for n in rng.integers(2, 150, 2)]
+    size, values = (8 * int(n) for n in rng.integers(1, 17, 2))
+    more: dict[str, Any] = {"mask": str(rng.choice(MASKS)), "factor": rng.random() < 0.2}
+    form = Form(heads_last=rng.random() < 0.7, guard=str(rng.choice(["", "nan", "rows"])), **more)
+    graph = attention(
+        form,
+        batch=int(rng.integers(1, 4)),
+        heads=int(rng.integers(1, 4)),
+        queries=lengths[0],
+        keys=lengths[1],
+        size=size,
+        values=values,
+        dtype=(F16, BF16)[int(rng.integers(2))],
+    )
+    return [task for task in propose(graph) if task.attention]
+
+
 KINDS: dict[str, Callable[[Random], list[Task]]] = {
-    made.__name__: made for made in (convolution, product, norm, pair, first)
+    made.__name__: made for made in (convolution, product, norm, pair, first, heads)
 }
 
 
 def tactics(task: Task, machine: Any) -> Iterator[tuple[Family, Tactic]]:
     """All tactics in PTX that are offered for a task."""
-    for family in FAMILIES:
+    for family in EVERY:
         if family.name in NAMES and family.pattern == task.pattern:
             own = family.on(machine)
             yield from ((own, tactic) for tactic in own.tactics(task, Binding({})))
@@ -124,16 +146,22 @@ def arrays(task: Task, rng: Random) -> list[np.ndarray]:
             made.append(value.data)
         elif value.dtype is DType.INT8:
             made.append(rng.integers(-128, 128, shape).astype(np.int8))
+        elif value.dtype is DType.BOOL:
+            made.append(rng.random(shape) < 0.7)
         else:
-            made.append(rng.standard_normal(shape).astype(value.dtype.numpy))
+            numbers = rng.standard_normal(shape)
+            if task.attention and value is task.inputs[task.attention.sources[0]]:
+                numbers /= 4  # references round scores to halves, which large ones would show
+            made.append(numbers.astype(value.dtype.numpy))
     return made
 
 
 def difference(have: np.ndarray, want: np.ndarray) -> float:
-    """The largest one by the largest number, of levels in levels; infinite where it is NaN."""
+    """The largest one by the largest number, of levels in levels; infinite where one is NaN."""
     a, b = have.astype(np.float64), want.astype(np.float64)
-    if not np.isfinite(a).all():
+    if (np.isfinite(a) != np.isfinite(b)).any():
         return float("inf")
+    a, b = (np.where(np.isfinite(b), x, 0) for x in (a, b))
     scale = 1.0 if want.dtype == np.int8 else max(float(np.abs(b).max(initial=0.0)), 1.0)
     return float(np.abs(a - b).max(initial=0.0)) / scale
 

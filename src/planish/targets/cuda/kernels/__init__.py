@@ -33,6 +33,7 @@ from planish.targets.cuda.kernels import (
     top_k,
     unique,
 )
+from planish.targets.cuda.kernels.ptx.attention import tactics as short_attention
 from planish.targets.cuda.kernels.ptx.first_conv import tactics as first_conv
 from planish.targets.cuda.kernels.ptx.prompt import tactics as prompt
 from planish.targets.cuda.kernels.ptx.specialized import tactics as specialized
@@ -68,6 +69,7 @@ FAMILIES: tuple[Family, ...] = (
     *specialized.IMAGE_FAMILIES,
     *matrix_sum.FAMILIES,
     *attention.FAMILIES,
+    *short_attention.FAMILIES,
     *cudnn_attention.FAMILIES,
     *depthwise_product.FAMILIES,
     *product_pair.FAMILIES,

@@ -4,6 +4,7 @@
     specialized_norm    the same with a layer norm behind them
     specialized_pair    two convolutions of single pixels, one behind the other
     prompt              products and convolutions of few tiles, ready before their turn
+    attention           attention of short sequences, a head's scores in registers at once
     first_conv          convolutions of images of few channels, with the pooling behind them
 
 Each is a folder: `tactics` is the family, `kernel` describes a kernel, `writer` and what is beside

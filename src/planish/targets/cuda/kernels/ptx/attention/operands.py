@@ -63,7 +63,7 @@ class Leaves:
 
     def load(self, column: int) -> list[Lanes | None]:
         """What the thread needs of the eight columns from one on; per leaf, None for sums."""
-        return [item and item.load(column, self._columns) for item in self._items]
+        return [i if i is None else i.load(column, self._columns) for i in self._items]
 
     def _known(self) -> list[_Leaf]:
         return [item for item in self._items if item is not None]

@@ -31,9 +31,7 @@ from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters
 
 OFFERED = False
-"""Whether tuning is given these tactics: not before they ran on a GPU. So far the interpreter has
-run them.
-"""
+"""Whether tuning is given these tactics: so far they ran in the interpreter alone, on no GPU."""
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16)
 GROUPS = (1, 2)
@@ -77,9 +75,7 @@ class ShortAttention(AnchoredTactic):
         return kernel_of(self.task, binding, self.groups, self.turns)
 
 
-def kernel_of(
-    task: Task, binding: Binding, groups: int, turns: int
-) -> ShortAttentionKernel | None:
+def kernel_of(task: Task, binding: Binding, groups: int, turns: int) -> ShortAttentionKernel | None:
     """The kernel of a task; None if there is none."""
     problem = problem_of(task, binding) if _understood(task) else None
     if problem is None or not _fits(problem):
@@ -184,9 +180,8 @@ class ShortAttentionFamily(MachineFamily):
     pattern: ClassVar[str] = "attention"
 
     def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if self.machine.capability[0] != 9 or not OFFERED:
-            return
-        yield from choices(task, binding, self.machine)
+        if self.machine.capability[0] == 9:
+            yield from choices(task, binding, self.machine)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         values = checked_parameters(
@@ -195,8 +190,8 @@ class ShortAttentionFamily(MachineFamily):
         return ShortAttention(task, **values, machine=self.machine)
 
 
-def choices(task: Task, binding: Binding, machine: CudaMachine = H200) -> list[ShortAttention]:
-    """All that are worth measuring: blocks that have no more tiles than there are."""
+def choices(task: Task, binding: Binding, machine: CudaMachine) -> list[ShortAttention]:
+    """All blocks that have no more tiles than there are, but for a last one."""
     problem = problem_of(task, binding) if _understood(task) else None
     if problem is None:
         return []
@@ -209,5 +204,5 @@ def choices(task: Task, binding: Binding, machine: CudaMachine = H200) -> list[S
     return [tactic for tactic in found if tactic.accepts(binding)]
 
 
-FAMILIES: tuple[Family, ...] = (ShortAttentionFamily(),)
+FAMILIES: tuple[Family, ...] = (ShortAttentionFamily(),) if OFFERED else ()
 """What this file offers."""

@@ -201,8 +201,7 @@ class AttentionWriter(GroupWriter):
     # ---- softmax ---------------------------------------------------------------------------------
 
     def _weigh(self, sums: Sequence[str], tile: str) -> tuple[list[list[str]], list[str]]:
-        """Weights of both rows before they are divided by their sums, two in a register; the sums.
-        """
+        """Weights of both rows, two in a register, before they are divided by their sums; these."""
         a, kernel = self.a, self.kernel
         factor = kernel.scale * LOG2_E
         # the largest one times the factor is finite; then one operation scales and subtracts
