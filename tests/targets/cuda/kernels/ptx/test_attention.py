@@ -377,7 +377,6 @@ def test_it_is_not_offered_before_it_ran_on_a_gpu():
         (Form(), F16, {"size": 136}),
         (Form(), F16, {"size": 20}),  # rows of 40 bytes
         (Form(), F16, {"queries": 1}),
-        (Form(keys_first=True, heads_last=False, scaled="none"), F16, {}),
         (Form(levels="floats"), F32, {}),
     ],
     ids=str,

@@ -24,14 +24,15 @@ from planish.targets.cuda.codegen.tensor_map import TensorMap
 from planish.targets.cuda.kernel import MappedPointer, Pointer, PtxKernel
 from planish.targets.cuda.kernels.fused import Access, Work
 from planish.targets.cuda.kernels.matrix_tile import ceil
-from planish.targets.cuda.kernels.ptx.attention.writer import FACTORS, AttentionWriter
+from planish.targets.cuda.kernels.ptx.attention.writer import (
+    FACTORS,
+    ROWS,
+    WARP_ROWS,
+    AttentionWriter,
+)
 from planish.targets.cuda.kernels.ptx.warp_groups import BARRIER, THREADS
 from planish.targets.cuda.machine import H200
 
-ROWS = 64
-"""Queries of a tile."""
-WARP_ROWS = 16
-"""Of them that a warp has."""
 KEYS = 16
 """Keys come in multiples of it: the depth of an instruction of the second product."""
 LINES = 64, 128

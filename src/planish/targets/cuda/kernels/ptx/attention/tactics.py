@@ -22,11 +22,11 @@ from planish.targets.cuda.kernels.ptx.attention.kernel import (
     BATCH,
     COLUMN,
     ROW,
-    ROWS,
     ShortAttentionKernel,
     axes_of,
 )
 from planish.targets.cuda.kernels.ptx.attention.operands import is_expressible
+from planish.targets.cuda.kernels.ptx.attention.writer import ROWS
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from planish.graph.types import DType
 from planish.targets.cuda.codegen.ptx import Lanes, number
 from planish.targets.cuda.kernels.ptx.attention.operands import Leaves
 from planish.targets.cuda.kernels.ptx.specialized.products import TYPES
@@ -14,16 +15,17 @@ if TYPE_CHECKING:
     from planish.targets.cuda.kernels.ptx.attention.kernel import Boxes, ShortAttentionKernel
 
 LOG2_E = 1.4426950408889634
+LEAST = number(float("-inf"))
 DEPTH = 16
 """Of an instruction."""
 FACTORS = 3
 """Pointers: q, k and v."""
+ROWS, WARP_ROWS = 64, 16
+"""Queries of a tile, and of them those of a warp."""
 HALVES = range(2)
 """A thread's rows of a tile: one of a warp's first eight, and the eighth behind it."""
 CHAINS = 2
 """Of operations that wait for one another, in a sum or maximum of a row."""
-
-LESS_THAN_ALL = number(float("-inf"))
 
 
 class AttentionWriter(GroupWriter):
@@ -89,7 +91,8 @@ class AttentionWriter(GroupWriter):
         barrier = self._barrier(0, "0")
         self._expect(barrier, kernel.tiles * kernel.q_boxes.bytes + kernel.k_boxes.bytes)
         for tile in range(kernel.tiles):
-            row = a("mul.lo.u32 {}, {}, 64;", a("add.u32 {}, {}, {};", self.first, tile))
+            row = a("add.u32 {}, {}, {};", self.first, tile)
+            row = a("mul.lo.u32 {}, {}, {};", row, ROWS)
             self._load_boxes(0, kernel.q_boxes, tile * kernel.tile_bytes, row, barrier)
         self._load_boxes(1, kernel.k_boxes, kernel.keys_start, "0", barrier)
         barrier = self._barrier(0, "1")
@@ -116,21 +119,17 @@ class AttentionWriter(GroupWriter):
     def _place(self) -> None:
         """What a thread needs for all of its tiles."""
         a, kernel = self.a, self.kernel
-        self.eighth, self.quarter = (
-            a("shr.u32 {}, {}, 2;", self.lane),
-            a("and.b32 {}, {}, 3;", self.lane),
-        )
         self.always, self.never = (a("setp.ne.u32 {}, {}, 0;", n, kind="p") for n in (1, 0))
-        # rows of a warp's sixteen of a tile
-        own = a("and.b32 {}, {}, 3;", self.warp)
-        self.own = a("mad.lo.u32 {}, {}, 16, {};", own, self.eighth)
-        # of the result: what is exchanged in a row's places, and the thread's place there
+        # a row by four threads, eight rows by a warp's
+        row, self.quarter = a("shr.u32 {}, {}, 2;", self.lane), a("and.b32 {}, {}, 3;", self.lane)
+        self.warp_row = a("mul.lo.u32 {}, {}, {};", a("and.b32 {}, {}, 3;", self.warp), WARP_ROWS)
+        self.row = a("add.u32 {}, {}, {};", self.warp_row, row)
+        # where the thread writes results: the first two columns, as tensor maps exchange places
         boxes = kernel.result_boxes
-        turned = self.eighth if boxes.line == 128 else a("bfe.u32 {}, {}, 1, 2;", self.eighth)
+        piece = row if boxes.line == 128 else a("bfe.u32 {}, {}, 1, 2;", row)
         inside = a("mul.lo.u32 {}, {}, {};", self.quarter, 2 * boxes.size)
-        inside = a("mad.lo.u32 {}, {}, 16, {};", turned, inside)
-        inside = a("mad.lo.u32 {}, {}, {}, {};", self.own, boxes.line, inside)
-        self.written = a("add.u32 {}, {}, {};", self.memory, inside)
+        inside = a("mad.lo.u32 {}, {}, 16, {};", piece, inside)
+        self.written = a("mad.lo.u32 {}, {}, {}, {};", self.row, boxes.line, inside)
         self.epilogue = Leaves(kernel.result, a, kernel.first_of_result, kernel.values)
         self.epilogue.place(self.batch, self.head, self.quarter)
         if kernel.scores is not None:
@@ -141,20 +140,21 @@ class AttentionWriter(GroupWriter):
 
     def _compute(self, turn: str, scores: list[str], mixed: list[str]) -> None:
         a, kernel = self.a, self.kernel
-        number_ = a("mad.lo.u32 {}, {}, {}, {};", turn, kernel.groups, self.group)
-        tile = a("add.u32 {}, {}, {};", self.first, number_)
-        self.start = a("mul.lo.u32 {}, {}, {};", number_, kernel.tile_bytes)
-        self._multiply(scores)
-        weights, totals = self._weigh(scores, tile)
+        tile = a("mad.lo.u32 {}, {}, {}, {};", turn, kernel.groups, self.group)
+        start = a("mad.lo.u32 {}, {}, {}, {};", tile, kernel.tile_bytes, self.memory)
+        first = a("mul.lo.u32 {}, {}, {};", a("add.u32 {}, {}, {};", self.first, tile), ROWS)
+        self._multiply(start, scores)
+        weights, totals = self._weigh(scores, first)
         self._wait(self._barrier(0, "1"), "0")
         self._mix(weights, mixed)
-        self._finish(mixed, totals, tile)
+        self._meet()  # all have read the tile's queries
+        self._finish(mixed, totals, start, first)
 
-    def _multiply(self, scores: Sequence[str]) -> None:
+    def _multiply(self, start: str, scores: Sequence[str]) -> None:
         """Queries by keys."""
         a, kernel = self.a, self.kernel
         q, k = kernel.q_boxes, kernel.k_boxes
-        left = self._described(a("add.u32 {}, {}, {};", self.memory, self.start))
+        left = self._described(start)
         right = self._described(a("add.u32 {}, {}, {};", self.memory, kernel.keys_start))
         high = self._high(q)
         op = self._product(kernel.whole_keys)
@@ -200,21 +200,21 @@ class AttentionWriter(GroupWriter):
 
     # ---- softmax ---------------------------------------------------------------------------------
 
-    def _weigh(self, sums: Sequence[str], tile: str) -> tuple[list[list[str]], list[str]]:
+    def _weigh(self, sums: Sequence[str], first: str) -> tuple[list[list[str]], list[str]]:
         """Weights of both rows, two in a register, before they are divided by their sums; these."""
         a, kernel = self.a, self.kernel
         factor = kernel.scale * LOG2_E
         # the largest one times the factor is finite; then one operation scales and subtracts
         at_once = kernel.scores is None and 0 < factor <= 1
-        scores = list(sums) if at_once else self._worked(sums, tile)
+        scores = list(sums) if at_once else self._worked(sums, first)
         self._hide(scores)
         rows = [[n for i, n in enumerate(scores) if i // 2 % 2 == half] for half in HALVES]
         weights: list[list[str]] = []
         totals = []
         for row in rows:
             most = self._shared("max.f32", self._folded("max.f32", row))
-            hidden = a("setp.eq.f32 {}, {}, {};", most, LESS_THAN_ALL, kind="p")
-            # where all scores are -inf, so that all weights and their sum are 0
+            hidden = a("setp.eq.f32 {}, {}, {};", most, LEAST, kind="p")
+            # all weights of a row are 0 then, and none of them NaN
             most = a("selp.f32 {}, {}, {}, {};", number(0.0), most, hidden)
             if at_once:
                 most = a("mul.f32 {}, {}, {};", most, number(-factor))
@@ -234,17 +234,17 @@ class AttentionWriter(GroupWriter):
         return weights, totals
 
     def _packed(self, low: str, high: str) -> str:
-        kind = "f16x2" if self.kernel.dtype.name == "FLOAT16" else "bf16x2"
+        kind = "f16x2" if self.kernel.dtype is DType.FLOAT16 else "bf16x2"
         return self.a(f"cvt.rn.{kind}.f32 {{}}, {{}}, {{}};", high, low)
 
-    def _worked(self, sums: Sequence[str], tile: str) -> list[str]:
+    def _worked(self, sums: Sequence[str], first: str) -> list[str]:
         """The scores that softmax is given."""
         a, kernel = self.a, self.kernel
         if kernel.scale != 1.0:
             sums = [a("mul.f32 {}, {}, {};", name, number(kernel.scale)) for name in sums]
         if kernel.scores is None:
             return list(sums)
-        self._enter(self.work, tile)
+        self._enter(self.work, first)
         made: list[str] = []
         for i in range(0, len(sums), 4):
             lanes = Lanes(a, "float32", tuple(sums[i : i + 4]))
@@ -252,13 +252,13 @@ class AttentionWriter(GroupWriter):
             made += result.names * (4 // len(result.names))
         return made
 
-    def _enter(self, leaves: Leaves, tile: str) -> None:
+    def _enter(self, leaves: Leaves, first: str) -> None:
         """Names the thread's rows, if it matters; those that are not there read the last one's."""
         if not leaves.has_rows:
             return
         a = self.a
-        first = a("mad.lo.u32 {}, {}, 64, {};", tile, self.own)
-        rows = [a("add.u32 {}, {}, {};", first, 8 * half) for half in HALVES]
+        own = a("add.u32 {}, {}, {};", first, self.row)
+        rows = [a("add.u32 {}, {}, {};", own, 8 * half) for half in HALVES]
         last = self.kernel.queries - 1
         leaves.enter([a("min.u32 {}, {}, {};", row, last) for row in rows])
 
@@ -272,9 +272,7 @@ class AttentionWriter(GroupWriter):
                 there = a("setp.lt.s32 {}, {}, {};", column, left, kind="p")
                 for half in HALVES:
                     which = place + 2 * half + i
-                    scores[which] = a(
-                        "selp.f32 {}, {}, {}, {};", scores[which], LESS_THAN_ALL, there
-                    )
+                    scores[which] = a("selp.f32 {}, {}, {}, {};", scores[which], LEAST, there)
 
     def _folded(self, op: str, names: Sequence[str]) -> str:
         """All of them by one operation, in some chains."""
@@ -296,14 +294,13 @@ class AttentionWriter(GroupWriter):
 
     # ---- results ---------------------------------------------------------------------------------
 
-    def _finish(self, mixed: Sequence[str], totals: Sequence[str], tile: str) -> None:
+    def _finish(self, mixed: Sequence[str], totals: Sequence[str], start: str, first: str) -> None:
         """Divides by the sums of weights, applies the epilogue, and stores the tile."""
         a, kernel = self.a, self.kernel
         shares = [a("div.rn.f32 {}, {}, {};", number(1.0), total) for total in totals]
         seen = [a("setp.gt.f32 {}, {}, {};", t, number(0.0), kind="p") for t in totals]
-        start = a("add.u32 {}, {}, {};", self.written, self.start)
-        self._enter(self.epilogue, tile)
-        self._meet()  # all have read the tile's queries
+        here = a("add.u32 {}, {}, {};", start, self.written)
+        self._enter(self.epilogue, first)
         for i in range(0, len(mixed), 4):
             if 2 * i >= kernel.values:
                 break
@@ -316,11 +313,11 @@ class AttentionWriter(GroupWriter):
             made = self.epilogue.expression.finish(
                 Lanes(a, "float32", tuple(names)), self.epilogue.load(2 * i)
             )
-            self._write(start, 2 * i, made)
+            self._write(here, 2 * i, made)
         a.line("fence.proxy.async.shared::cta;")
         a.line("bar.warp.sync -1;")
         with a.skipped_unless(self.leads):
-            self._store(tile)
+            self._store(start, first)
 
     def _meet(self) -> None:
         """Waits for the group. A barrier that a register names would take all that there are."""
@@ -343,15 +340,11 @@ class AttentionWriter(GroupWriter):
             more = box * boxes.each + 8 * half * boxes.line + rest
             a.line(f"st.shared.{kind} [{where}+{more}], {name};")
 
-    def _store(self, tile: str) -> None:
+    def _store(self, start: str, first: str) -> None:
         """A warp's rows of the result."""
-        a, kernel = self.a, self.kernel
-        boxes, pointer = kernel.result_boxes, len(self.pointers) - 1
-        own = a("and.b32 {}, {}, 3;", self.warp)
-        row = a("mad.lo.u32 {}, {}, 4, {};", tile, own)
-        row = a("mul.lo.u32 {}, {}, 16;", row)
-        start = a("mad.lo.u32 {}, {}, {}, {};", own, 16 * boxes.line, self.memory)
-        start = a("add.u32 {}, {}, {};", start, self.start)
+        a, boxes, pointer = self.a, self.kernel.result_boxes, len(self.pointers) - 1
+        row = a("add.u32 {}, {}, {};", first, self.warp_row)
+        start = a("mad.lo.u32 {}, {}, {}, {};", self.warp_row, boxes.line, start)
         for i in range(boxes.count):
             place = self._located(-1, row, i * boxes.wide)
             how = f"cp.async.bulk.tensor.{len(place)}d.global.shared::cta.bulk_group"
