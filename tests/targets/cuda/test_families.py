@@ -192,9 +192,6 @@ CASES = {
         ConvTranspose((8, 8), (2, 2), (1, 1), (1, 1)), floats(1, 4, 4, 6), floats(4, 4, 6, 5)
     ),
     "attention": with_data(attention_task(attention(Form(mask="keys"), dtype=HALF))),
-    "attention of several tiles": with_data(
-        attention_task(attention(Form(), heads=2, queries=150, keys=70, size=64, dtype=HALF))
-    ),
     "depthwise and pointwise": with_data(pair_task(PairNet((1, 6, 7, 24), 20))),
     "two pointwise": with_data(pair_task(PointwiseNet((1, 46, 46, 24), 72, 20))),
     "two pointwise of many rows": with_data(pair_task(PointwiseNet((1, 92, 91, 64), 64, 64))),

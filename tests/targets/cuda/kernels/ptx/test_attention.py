@@ -363,10 +363,15 @@ def test_factors():
 
 def test_it_is_not_offered_before_it_ran_on_a_gpu():
     task = task_of(Form(), **BERT)
-    assert len(offered(task)) == 3
     assert any(family.name == FAMILY.name for family in FAMILIES) == OFFERED
     old = FAMILY.on(replace(H200, capability=(8, 0)))
     assert not list(old.tactics(task, Binding({})))
+
+
+def test_the_first_is_the_likely_best():
+    for batch, order in ((128, [(1, 2), (2, 1), (1, 1)]), (1, [(1, 1), (1, 2), (2, 1)])):
+        found = offered(task_of(Form(), **{**BERT, "batch": batch}))
+        assert [(t.groups, t.turns) for t in found] == order
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ MOST_KEYS = 256
 """More scores of a tile do not fit into registers."""
 DEEPEST = 128
 """Columns of queries or values, at most."""
+ENOUGH = 2
+"""Blocks of a multiprocessor, so that one loads while another computes."""
 EVEN_BYTES = 16
 """What steps of tensors that are boxes are multiples of."""
 
@@ -191,17 +193,26 @@ class ShortAttentionFamily(MachineFamily):
 
 
 def choices(task: Task, binding: Binding, machine: CudaMachine) -> list[ShortAttention]:
-    """All blocks that have no more tiles than there are, but for a last one."""
+    """All blocks that have no more tiles than there are, but for a last one; first those that load
+    keys and values least often, if there are enough, else those of which there are most.
+    """
     problem = problem_of(task, binding) if _understood(task) else None
     if problem is None:
         return []
     tiles = ceil(problem.queries, ROWS)
     found = [
         ShortAttention(task, groups, turns, machine)
-        for turns, groups in product(TURNS, GROUPS)
+        for groups, turns in product(GROUPS, TURNS)
         if groups * turns < 2 * tiles
     ]
-    return [tactic for tactic in found if tactic.accepts(binding)]
+
+    def order(tactic: ShortAttention) -> tuple[bool, int]:
+        own = tactic.groups * tactic.turns
+        blocks = problem.batches * problem.heads * ceil(tiles, own)
+        enough = blocks >= ENOUGH * machine.multiprocessors
+        return not enough, -own if enough else own
+
+    return sorted((t for t in found if t.accepts(binding)), key=order)
 
 
 FAMILIES: tuple[Family, ...] = (ShortAttentionFamily(),) if OFFERED else ()
