@@ -48,7 +48,8 @@ class Loss:
     error : float
         Its standard error.
     unit : float
-        What one sample can change the mean by, from the worst to the best score in FP32.
+        What one sample might change the mean by: the range of scores in FP32, 0 included, by the
+        number of samples.
     samples : int
     """
 
@@ -87,6 +88,6 @@ def paired_loss(exact: Scores, found: Scores) -> Loss:
     return Loss(
         float(differences.mean()),
         float(differences.std()) / math.sqrt(count),
-        float(np.ptp(exact.samples)) / count,
+        float(np.ptp(np.append(exact.samples, 0.0))) / count,
         count,
     )

@@ -124,7 +124,7 @@ class _Tries:
         count = min(unsure)
         loss = unsure[count]
         enough = loss.enough(self.budget)
-        more = f"about {100 * math.ceil(enough / 100)}" if math.isfinite(enough) else "many more"
+        more = "many more" if math.isinf(enough) else f"about {float(f'{enough:.2g}'):.0f}"
         return (
             f"with {count} layer(s) in fp32 the metric loses {loss.mean:.3g} ± {loss.error:.2g}: "
             f"{loss.samples} samples are too few to tell that it is within the budget of "
