@@ -68,4 +68,3 @@ def test_how_many_samples_could_tell() -> None:
     enough = loss.enough(0.2)
     assert enough == pytest.approx(4500)
     assert Loss(0.1, 0.3 * math.sqrt(500 / enough), 0.0, 4500).within(0.2 + 1e-12)
-    assert Loss(0.2, 0.3, 0.2, 500).enough(0.2) == math.inf

@@ -71,9 +71,8 @@ class Loss:
         return max(self.mean, 0.0) + 2 * max(self.error, self.unit) <= budget
 
     def enough(self, budget: float) -> float:
-        """How many samples would tell that a loss of this mean is within the budget."""
-        room = budget - self.mean
-        return self.samples * (self.error / room) ** 2 if room > 0 else math.inf
+        """How many samples tell that a loss of this mean, less than the budget, is within it."""
+        return self.samples * (self.error / (budget - self.mean)) ** 2
 
 
 def paired_loss(exact: Scores, found: Scores) -> Loss:

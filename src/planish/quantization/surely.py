@@ -113,22 +113,21 @@ class _Tries:
         return self._known[key]
 
     def doubt(self) -> str:
-        """In words, the fewest layers that may be enough, for all that these samples can tell."""
+        """In words, the fewest layers that would be enough, did the loss stay on more samples."""
         unsure = {
             len(kept): loss
             for kept, (_, loss) in self._known.items()
-            if loss.mean <= self.budget < loss.mean + loss.error
+            if loss.mean < self.budget and not loss.within(self.budget)
         }
         if not unsure:
             return ""
         count = min(unsure)
         loss = unsure[count]
-        enough = loss.enough(self.budget)
-        more = "many more" if math.isinf(enough) else f"about {float(f'{enough:.2g}'):.0f}"
+        enough = float(f"{loss.enough(self.budget):.2g}")
         return (
             f"with {count} layer(s) in fp32 the metric loses {loss.mean:.3g} ± {loss.error:.2g}: "
             f"{loss.samples} samples are too few to tell that it is within the budget of "
-            f"{self.budget:g}; {more} might"
+            f"{self.budget:g}; about {enough:.0f} might"
         )
 
 
