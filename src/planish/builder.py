@@ -153,7 +153,7 @@ def build(
     accuracy_budget : float, optional
         What INT8 and FP8 may cost, in the unit of `evaluate`: as many layers stay in FP32 as it
         takes. Where `evaluate` gives a number for each sample, it is kept by the standard error of
-        what is lost: nearly also on other samples. A number alone is taken as it is.
+        what is lost, as other samples count, too. A number alone is taken as it is.
     allow_fallback : bool
         Whether an op without a kernel may run by its NumPy reference; False makes it an error.
     max_workspace_size : int, optional
