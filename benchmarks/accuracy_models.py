@@ -23,6 +23,7 @@ from minilm import MiniLm
 from PIL import Image
 
 import planish
+from planish.quantization import Scores
 
 Feed = dict[str, np.ndarray]
 
@@ -196,6 +197,10 @@ class Classifier(Network):
             interpreter.invoke()
             found.append(int(interpreter.get_tensor(wanted["index"]).argmax()))
         return np.array(found)
+
+    def scores(self, found: np.ndarray, chosen: Sequence[int]) -> Scores:
+        """Top-1 accuracy in percent, which knows the samples that are right."""
+        return Scores(100.0 * (found.argmax(1) == self.classes[list(chosen)]))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from planish.quantization import (
     MinMaxCalibrator,
     MseCalibrator,
     PercentileCalibrator,
+    Scores,
 )
 
 CALIBRATORS = {
@@ -71,12 +72,13 @@ def measured(
     chosen, judged = divided(network, split, count)
     if count:
         options["calibration"] = CALIBRATORS[arguments.calibrator](list(network.feeds(chosen)))
+    tried = 0
     if arguments.budget is not None:
-        known = network.selected(exact, chosen)
 
-        def evaluate(engine: planish.Engine) -> float:
-            found = network.results(engine, chosen)
-            return -network.figures(known, found, chosen)["lost"]
+        def evaluate(engine: planish.Engine) -> Scores:
+            nonlocal tried
+            tried += 1
+            return network.scores(network.results(engine, chosen), chosen)
 
         options |= {"evaluate": evaluate, "accuracy_budget": arguments.budget}
     start = time.perf_counter()
@@ -84,7 +86,7 @@ def measured(
         seconds = time.perf_counter() - start
         found = network.results(engine, judged)
         layers = engine.layers()
-        kept = [kept.layer for kept in engine.report.bought]
+        report = engine.report
     return {
         "split": split,
         "calibrated": count,
@@ -92,7 +94,9 @@ def measured(
         **network.figures(network.selected(exact, judged), found, judged),
         "lowered_layers": sum(row["precision"] == arguments.precision for row in layers),
         "layers": len(layers),
-        "kept_in_fp32": kept,
+        "kept_in_fp32": [kept.layer for kept in report.bought],
+        "engines_tried": tried,
+        "doubt": report.doubt,
         "build_seconds": seconds,
     }
 

@@ -120,7 +120,29 @@ def test_budget_keeps_the_harmful_layer(built) -> None:
     assert "worth 1.5" in engine.report.kept_in_fp32[names[2]]
 
 
-@pytest.mark.parametrize("answer", [None, "good", float("nan")])
+def test_a_budget_is_kept_by_what_samples_can_tell(built) -> None:
+    """A sample more and a sample less by the third layer: no loss, and no proof of none."""
+    names = built().report.quantized
+    few = np.array([0.0, 100.0] * 50)
+
+    def metric(engine: planish.Engine) -> np.ndarray:
+        integers = {n.name for n in engine.plan.graph.nodes if n.op.name == "conv_integer"}
+        changed = few.copy()
+        changed[:2] = (100.0, 0.0) if names[2] in integers else (0.0, 100.0)
+        return changed
+
+    report = built(evaluate=metric, accuracy_budget=1.0).report
+    assert report.accuracy == {"fp32": 50.0, "int8": 50.0, "chosen": 50.0}
+    assert names[2] in [kept.layer for kept in report.bought]
+    assert names[2] not in report.quantized
+    assert "100 samples are too few" in report.doubt
+    assert "about 200 might" in report.doubt
+
+    report = built(evaluate=lambda engine: float(metric(engine).mean()), accuracy_budget=1.0).report
+    assert report.quantized == names and not report.bought and not report.doubt
+
+
+@pytest.mark.parametrize("answer", [None, "good", float("nan"), [], [1.0, np.inf], [[1.0]]])
 def test_metrics_that_are_no_number(built, answer: object) -> None:
     with pytest.raises(InputError, match="gave no number"):
         built(evaluate=lambda engine: answer)

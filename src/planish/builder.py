@@ -77,6 +77,9 @@ class BuildReport:
         ("int8", also of FP8), and as "chosen" within the budget.
     bought : list of Kept
         The layers that the accuracy budget keeps in FP32: what each costs, and what it gains.
+    doubt : str
+        Which layers stay in FP32 only because the metric has too few samples to tell that it is
+        within the budget without them; "" if none do.
     fallbacks : dict
         Host steps by layer name, with the reason.
     tuning : TuningReport
@@ -92,6 +95,7 @@ class BuildReport:
     kept_in_fp32: dict[str, str] = field(default_factory=dict)
     accuracy: dict[str, float] = field(default_factory=dict)
     bought: list[Kept] = field(default_factory=list)
+    doubt: str = ""
     fallbacks: dict[str, str] = field(default_factory=dict)
     tuning: TuningReport = field(default_factory=TuningReport)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -107,7 +111,7 @@ def build(
     layer_precision: Mapping[str, str] | None = None,
     strict_types: bool = False,
     calibration: Any = None,
-    evaluate: Callable[[Engine], float] | None = None,
+    evaluate: Callable[[Engine], Any] | None = None,
     accuracy_budget: float | None = None,
     allow_fallback: bool = True,
     max_workspace_size: int | None = None,
@@ -144,10 +148,12 @@ def build(
         `planish.quantization.calibrate`. None for models that bring their own scales (fake
         quantization, QuantizeLinear and DequantizeLinear): these are obeyed.
     evaluate : callable, optional
-        From an engine to its accuracy, a number, larger is better: its value is reported.
+        From an engine to its accuracy, larger is better: a number, or an array ``[N]`` of numbers
+        whose mean it is, one for each of always the same samples. The number is reported.
     accuracy_budget : float, optional
         What INT8 and FP8 may cost, in the unit of `evaluate`: as many layers stay in FP32 as it
-        takes.
+        takes. Where `evaluate` gives a number for each sample, it is kept by the standard error of
+        what is lost, as other samples count, too. A number alone is taken as it is.
     allow_fallback : bool
         Whether an op without a kernel may run by its NumPy reference; False makes it an error.
     max_workspace_size : int, optional
@@ -220,7 +226,7 @@ def build_graph(
     layer_precision: Mapping[str, str] | None = None,
     strict_types: bool = False,
     calibration: Any = None,
-    evaluate: Callable[[Engine], float] | None = None,
+    evaluate: Callable[[Engine], Any] | None = None,
     accuracy_budget: float | None = None,
     allow_fallback: bool = True,
     max_workspace_size: int | None = None,
@@ -403,6 +409,7 @@ def _tell(report: BuildReport, outcome: Outcome, kept: Mapping[str, str]) -> Non
     report.kept_in_fp32.update({**kept, **outcome.kept})
     report.accuracy = outcome.scores
     report.bought = list(outcome.bought)
+    report.doubt = outcome.doubt
 
 
 def _refuse_unused(asked: frozenset[str], calibration: Any, evaluate: Any, budget: Any) -> None:

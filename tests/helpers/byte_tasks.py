@@ -20,6 +20,20 @@ def bytes_of(rng: np.random.Generator, dtype: DType, *shape: int) -> np.ndarray:
     return np.where(rng.random(shape) < 0.3, ends, values).astype(dtype.numpy)
 
 
+def paired(weights: np.ndarray) -> np.ndarray:
+    """The same bytes with less in every second one in depth, so that two of them are 128 together,
+    of one sign, at most; often they are. At an odd depth every second one is 0.
+    """
+    flat = weights.reshape(-1, weights.shape[-1]).astype(np.int32)
+    if weights.shape[-2] % 2:
+        flat[1::2] = 0
+        return flat.reshape(weights.shape).astype(np.int8)
+    a, b = flat[::2], flat[1::2]
+    room = 128 - np.abs(a)
+    flat[1::2] = np.where(a * b > 0, np.sign(b) * np.minimum(np.abs(b), room), b)
+    return flat.reshape(weights.shape).astype(np.int8)
+
+
 def conv_task(
     rng,
     *,
@@ -36,6 +50,7 @@ def conv_task(
     weights=I8,
     residual=False,
     prologue=False,
+    pairs=False,
 ) -> Task:
     graph = Graph()
     x = graph.input("x", TensorType(shape, F32 if prologue else source))
@@ -50,7 +65,8 @@ def conv_task(
             graph.constant(np.float32(zero)),
         )
         nodes.append(x.producer)
-    w = graph.constant(bytes_of(rng, weights, window, window, shape[-1] // groups, filters))
+    data = bytes_of(rng, weights, window, window, shape[-1] // groups, filters)
+    w = graph.constant(paired(data) if pairs else data)
     conv = ConvInteger((stride, stride), ((pad, pad), (pad, pad)), (dilation, dilation), groups)
     y = graph.add(
         conv,

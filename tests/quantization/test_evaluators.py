@@ -35,6 +35,13 @@ def test_share_of_right_answers(engine: Engine) -> None:
     assert top1(IMAGES, labels.tolist())(engine) == 85.0
 
 
+def test_which_images_are_right(engine: Engine) -> None:
+    labels = np.arange(20) % 5
+    labels[:3] = [4, 1, 0]
+    right = top1([IMAGES[:13], IMAGES[13:]], labels)(engine).samples
+    np.testing.assert_array_equal(right, [0, 100, 0] + [100] * 17)
+
+
 def test_a_background_class(engine: Engine) -> None:
     assert top1(IMAGES[1:2], [0], classes_before=1)(engine) == 100.0
 

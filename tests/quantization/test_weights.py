@@ -28,6 +28,26 @@ def test_weights_on_levels_are_exact() -> None:
         np.testing.assert_array_equal(found, scales)
 
 
+@pytest.mark.parametrize("depth", [1, 7, 8])
+def test_pairs_of_one_sign_are_small(depth: int) -> None:
+    """Two levels side by side are no more than 128 together, and no channel loses more than half
+    of its levels; channels without such pairs lose none.
+    """
+    rng = np.random.default_rng(2)
+    weights = rng.standard_normal((3, 3, depth, 40)).astype(np.float32)
+    weights[..., 0] = np.abs(weights[..., 0])
+    weights[:, :, 0, 1], weights[:, :, 1:, 1] = 1.0, 0.0
+    levels, scales = quantize_weights(weights, pairs=True)
+    _, plain = quantize_weights(weights)
+    rows = levels.reshape(-1, 40).astype(int)
+    a, b = (rows[:-1], rows[1:]) if depth % 2 else (rows[::2], rows[1::2])
+    assert np.abs(a + b)[np.sign(a) == np.sign(b)].max() <= 128
+    assert np.all(np.abs(levels * scales - weights) <= scales / 2 * 1.0001)
+    assert np.all(scales >= plain) and np.all(scales <= 2.0001 * plain)
+    assert scales[0] > plain[0]
+    assert depth == 1 or scales[1] == plain[1]
+
+
 def test_channels_of_zeros() -> None:
     levels, scales = quantize_weights(np.zeros((1, 1, 4, 2), np.float32), keep_sums=True)
     assert not levels.any()

@@ -109,6 +109,8 @@ def show_precisions(report: Any) -> None:
             ["kept in FP32 for accuracy", ">microseconds", ">gain"],
             [(k.layer, f"{1e6 * k.seconds:.1f}", f"{k.gain:g}") for k in report.bought],
         )
+    if report.doubt:
+        typer.echo(report.doubt)
 
 
 def show_report(report: Any) -> None:

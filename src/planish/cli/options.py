@@ -101,8 +101,8 @@ def _flags(
     evaluate: Annotated[
         str | None,
         typer.Option(
-            help="A Python function of an engine that gives its accuracy, larger is better: "
-            "FILE.py:NAME or MODULE:NAME.",
+            help="A Python function of an engine that gives its accuracy, larger is better, or "
+            "that of each sample: FILE.py:NAME or MODULE:NAME.",
             metavar="FILE.py:NAME",
             rich_help_panel=PANEL,
         ),

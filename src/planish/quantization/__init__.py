@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from planish.quantization.model import calibrate_model
     from planish.quantization.percentile import PercentileCalibrator
     from planish.quantization.ranges import Ranges
+    from planish.quantization.scores import Scores
 
 _LAZY = {
     "calibrate": "calibration",
@@ -42,6 +43,7 @@ _LAZY = {
     "PercentileCalibrator": "percentile",
     "Preprocess": "images",
     "Ranges": "ranges",
+    "Scores": "scores",
     "top1": "evaluators",
 }
 
@@ -58,6 +60,7 @@ __all__ = [
     "PercentileCalibrator",
     "Preprocess",
     "Ranges",
+    "Scores",
     "calibrate",
     "calibrate_model",
     "collect_ranges",

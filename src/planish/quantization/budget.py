@@ -3,6 +3,10 @@
 Layers are given back their floats in order, those that cost least time first, until the metric is
 within the budget; then those that turn out not to be needed become integers again, those that cost
 most time first. What is left is as few as it takes, in the sense that none can be left out alone.
+
+All this takes the metric as it is. Of many sets of layers whose scores differ by chance, some look
+good by chance, and such a search finds them: on other samples they lose more. `surely.py` is for
+metrics that know their samples.
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ class Kept:
     seconds : float
         What that costs; NaN where it was not measured.
     gain : float
-        What it buys: how much the metric falls without it, all else as chosen.
+        What it buys: how much the metric falls without it, all else as chosen; its share, where it
+        was tried together with others.
     """
 
     layer: str
@@ -41,10 +46,13 @@ class Found:
     kept : tuple of Kept
     score : float
         The metric with these layers kept.
+    doubt : str
+        What more samples might change; "" where it is not their number that keeps layers.
     """
 
     kept: tuple[Kept, ...]
     score: float
+    doubt: str = ""
 
 
 def keep_within(

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from planish.errors import InputError
 from planish.graph.duplicate import duplicate
 from planish.graph.graph import Graph
@@ -23,7 +25,9 @@ from planish.quantization.policy import (
     seconds_of_layers,
     seconds_of_plan,
 )
+from planish.quantization.scores import Scores
 from planish.quantization.settle import Candidates
+from planish.quantization.surely import keep_surely
 
 log = logging.getLogger("planish")
 
@@ -51,6 +55,8 @@ class Outcome:
         The user's metric in "fp32", with all of it that is faster in "int8", and as "chosen".
     bought : tuple of Kept
         What the accuracy budget took.
+    doubt : str
+        What more samples might change of that; "" where it is not their number that keeps layers.
     """
 
     attempt: Attempt
@@ -58,6 +64,7 @@ class Outcome:
     kept: dict[str, str] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     bought: tuple[Kept, ...] = ()
+    doubt: str = ""
 
 
 class Chooser:
@@ -88,6 +95,7 @@ class Chooser:
         self._quantize, self._build = quantize, build
         self._attempts: dict[frozenset[str], Attempt] = {}
         self._losses: dict[str, float] = {}
+        self._scores: dict[frozenset[str], Scores] = {}
 
     def by_time(self, tensors: Iterable[Tensor] = ()) -> Outcome:
         """The fastest plan by what was measured.
@@ -131,7 +139,7 @@ class Chooser:
         return Outcome(self._attempt(layers), layers, kept)
 
     def by_metric(
-        self, outcome: Outcome, score: Callable[[Plan], float], budget: float | None
+        self, outcome: Outcome, score: Callable[[Plan], Any], budget: float | None
     ) -> Outcome:
         """Scores an outcome against float32; with a budget keeps layers in float32 to stay in it.
 
@@ -140,36 +148,40 @@ class Chooser:
         outcome : Outcome
             What is fastest.
         score : callable
-            The user's metric of a plan.
+            The user's metric of a plan: a number, or a score for each sample.
         budget : float, optional
             How much less than in float32 it may be; None: only the scores are wanted.
         """
-        scores = {"fp32": self._score(score, frozenset())}
-        scores["int8"] = scores["chosen"] = self._score(score, outcome.layers)
-        least = scores["fp32"] - (budget or 0.0)
-        if budget is None or scores["int8"] >= least:
+        exact, whole = self._score(score, frozenset()), self._score(score, outcome.layers)
+        scores = {"fp32": float(exact), "int8": float(whole), "chosen": float(whole)}
+        if budget is None:
             return Outcome(outcome.attempt, outcome.layers, outcome.kept, scores)
         free = [name for name in self._found.free if name in outcome.layers]
         order = sorted(free, key=lambda name: self._losses.get(name, 0.0))
-        found = keep_within(
-            order,
-            self._losses,
-            lambda kept: self._score(score, outcome.layers - kept),
-            least,
-        )
+
+        def score_without(kept: frozenset[str]) -> Scores:
+            return self._score(score, outcome.layers - kept)
+
+        if len(exact.samples) > 1:
+            found = keep_surely(order, self._losses, score_without, exact, budget)
+        else:
+            found = keep_within(order, self._losses, score_without, exact - budget)
         layers = outcome.layers - {k.layer for k in found.kept}
-        if found.score < least:
+        if found.score < exact - budget:
             log.warning(
                 "accuracy_budget=%g is exceeded: the metric is %g in fp32, and %g with the layers "
                 "quantized that layer_precision asks for",
                 budget,
-                scores["fp32"],
+                exact,
                 found.score,
             )
+        if found.doubt:
+            log.info("accuracy: %s", found.doubt)
         reasons = {k.layer: f"accuracy: worth {k.gain:g} of the metric" for k in found.kept}
-        scores["chosen"] = found.score
+        scores["chosen"] = float(found.score)
         kept = {**outcome.kept, **reasons}
-        return Outcome(self._attempt(layers), layers, kept, scores, found.kept)
+        attempt = self._attempt(layers)
+        return Outcome(attempt, layers, kept, scores, found.kept, found.doubt)
 
     def _seconds(self, layers: Collection[str]) -> float:
         return seconds_of_plan(self._attempt(layers).plan, self._guess)
@@ -182,17 +194,30 @@ class Chooser:
             self._attempts[key] = self._build(graph)
         return self._attempts[key]
 
-    def _score(self, score: Callable[[Plan], float], layers: frozenset[str]) -> float:
+    def _score(self, score: Callable[[Plan], Any], layers: frozenset[str]) -> Scores:
+        """The metric with these layers quantized; a number is one sample's score."""
+        if layers in self._scores:
+            return self._scores[layers]
         value = score(self._attempt(layers).plan)
         try:
-            number = float(value)
+            samples = value.samples if isinstance(value, Scores) else np.asarray(value, np.float64)
         except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
+            samples = np.empty(0)
+        if samples.ndim > 1 or not samples.size or not np.isfinite(samples).all():
             raise InputError(
                 "evaluate= gave no number",
                 where="evaluate=",
                 why=f"it gave {value!r}"[:200],
-                cure="return a finite number, larger is better",
+                cure="return a finite number, larger is better, or such a number for each sample",
             )
-        return number
+        found = Scores(np.atleast_1d(samples))
+        for other in self._scores.values():
+            if len(other.samples) != len(found.samples):
+                raise InputError(
+                    f"evaluate= gave {len(other.samples)} numbers, and then {len(found.samples)}",
+                    where="evaluate=",
+                    why="engines are compared sample by sample",
+                    cure="score the same samples of every engine, in the same order",
+                )
+        self._scores[layers] = found
+        return found

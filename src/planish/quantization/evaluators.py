@@ -1,4 +1,4 @@
-"""Ready metrics for ``evaluate=``: functions from an engine to a number, larger is better."""
+"""Ready metrics for ``evaluate=``: functions from an engine to its scores, larger is better."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planish.errors import InputError
+from planish.quantization.scores import Scores
 
 if TYPE_CHECKING:
     from planish.runtime.engine import Engine
@@ -22,7 +23,7 @@ def top1(
     *,
     output: str | None = None,
     classes_before: int = 0,
-) -> Callable[[Engine], float]:
+) -> Callable[[Engine], Scores]:
     """Top-1 accuracy in percent, as a metric for ``evaluate=``.
 
     Parameters
@@ -40,7 +41,8 @@ def top1(
     Returns
     -------
     callable
-        From an engine to a number between 0 and 100: budgets are in percentage points.
+        From an engine to a number between 0 and 100, which knows the images that are right (100)
+        and wrong (0): budgets are in percentage points.
 
     Raises
     ------
@@ -57,12 +59,12 @@ def top1(
         )
     wanted = wanted + classes_before
 
-    def evaluate(engine: Engine) -> float:
-        right = seen = 0
+    def evaluate(engine: Engine) -> Scores:
+        right, seen = [], 0
         for batch in _batches(images, engine):
             found = _scores(engine(batch), output).argmax(-1)
             known = wanted[seen : seen + len(found)]
-            right += int((found[: len(known)] == known).sum())
+            right.append(found[: len(known)] == known)
             seen += len(found)
             if seen > len(wanted):
                 break
@@ -74,7 +76,7 @@ def top1(
                 why="each image has one label",
                 cure="pass as many labels as images, in the same order",
             )
-        return 100.0 * right / seen
+        return Scores(100.0 * np.concatenate(right))
 
     return evaluate
 

@@ -113,12 +113,15 @@ class Scheme:
         Whether channels may have factors (`planish.quantization.spread`).
     attention : bool
         Whether attention may read levels (`planish.quantization.attention`).
+    pairs : bool
+        Whether weights side by side are to be small (`planish.quantization.weights`).
     """
 
     dtype: DType
     symmetric: bool
     by_channel: bool = False
     attention: bool = False
+    pairs: bool = False
     is_ordered = True
     """Whether bytes are in the order of what they stand for."""
 
@@ -137,7 +140,7 @@ class Scheme:
 class Float8Scheme:
     """Codes of FP8, on every target."""
 
-    by_channel = attention = is_ordered = False
+    by_channel = attention = pairs = is_ordered = False
 
     def levels(self, least: float, greatest: float) -> Codes:
         """The codes that hold a range."""
@@ -157,7 +160,7 @@ FLOAT8 = Float8Scheme()
 def scheme_of(target: Target) -> Scheme:
     """The scheme of a machine."""
     own = SYMMETRIC if target.symmetric_levels else UNSIGNED
-    return replace(own, attention=target.attends_to_levels)
+    return replace(own, attention=target.attends_to_levels, pairs=target.pairs_weights)
 
 
 def scale_of(extent: float, levels: int) -> float:

@@ -22,7 +22,7 @@ OUTERMOST = 127
 
 
 def quantize_weights(
-    weights: np.ndarray, *, keep_sums: bool = False
+    weights: np.ndarray, *, keep_sums: bool = False, pairs: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights as symmetric int8, each output channel (the last axis) with a scale of its own.
 
@@ -33,6 +33,10 @@ def quantize_weights(
     keep_sums : bool
         Whether the sum of a channel's weights counts more than each of them: as many are rounded
         the other way, those nearest to the middle first, as bring the sum of the errors near zero.
+    pairs : bool
+        Whether two levels of one sign side by side in depth, the last axis but one, must not be
+        more than 128 together, so that two products by bytes fit 16 bits. Channels that have such
+        a pair get a larger scale; half as many levels are left where the largest weights are one.
 
     Returns
     -------
@@ -42,6 +46,9 @@ def quantize_weights(
     """
     flat = weights.reshape(-1, weights.shape[-1]).astype(np.float64)
     largest = np.abs(flat).max(axis=0, initial=0.0)
+    if pairs:
+        depth = weights.shape[-2] if weights.ndim > 1 else 1
+        largest = np.maximum(largest, _largest_pairs(flat, depth))
     scales = np.array([scale_of(float(m), OUTERMOST) for m in largest], np.float32)
     exact = flat / scales
     levels = np.rint(exact)
@@ -49,6 +56,15 @@ def quantize_weights(
         levels += _turned(exact - levels)
     levels = np.clip(levels, -OUTERMOST, OUTERMOST).astype(np.int8)
     return levels.reshape(weights.shape), scales
+
+
+def _largest_pairs(flat: np.ndarray, depth: int) -> np.ndarray:
+    """By column, the largest sum of two rows of one sign side by side: rounded to levels it grows
+    by one at most. At an odd depth any two neighbours may be multiplied together.
+    """
+    a, b = (flat[:-1], flat[1:]) if depth % 2 else (flat[::2], flat[1::2])
+    sums = [np.maximum(sign * a, 0.0) + np.maximum(sign * b, 0.0) for sign in (1, -1)]
+    return np.max(sums, axis=(0, 1), initial=0.0)
 
 
 def encode_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -47,6 +47,11 @@ class Target(ABC):
     take unsigned ones with any zero point.
     """
 
+    pairs_weights: bool = False
+    """Whether its products of bytes are faster where weights side by side are so small that sums of
+    two products fit 16 bits.
+    """
+
     attends_to_levels: bool = False
     """Whether it has kernels of attention that multiply bytes."""
 

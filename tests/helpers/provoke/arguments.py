@@ -105,6 +105,12 @@ def metric(folder: Path) -> None:
     quick_engine(addition(), precision="int8", calibration="dummy", evaluate=lambda engine: "good")
 
 
+@case("`evaluate=` that scores other samples each time")
+def metric_of_other_samples(folder: Path) -> None:
+    answers = iter([[0.5, 1.0], [0.5, 1.0, 1.0]])
+    quick_engine(residual_model(), precision="int8", evaluate=lambda engine: next(answers))
+
+
 @case("`inputs=` that is no mapping")
 def inputs_kind(folder: Path) -> None:
     quick_engine(addition(), inputs=[(1, 4)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.matmul import MatMul
 from planish.targets.base import Binding, Tactic
+from planish.targets.cpu.codegen.dot import HALVES, Dot
 from planish.targets.cpu.kernels.dot_matrix import SMALLEST, DotMatrixTactic, candidates, geometry
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.matrix import checked_tile
@@ -28,6 +30,10 @@ class BfloatMatrixTactic(DotMatrixTactic):
     """The matrix kernel for bfloat16 with a given register tile, loop order and packing."""
 
     family: ClassVar[str] = "bfloat_matrix"
+
+    @cached_property
+    def dot(self) -> Dot:
+        return HALVES
 
     def constants(self) -> list[np.ndarray]:
         assert self.task.anchor is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,7 +13,7 @@ import numpy as np
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.targets.base import Binding
-from planish.targets.cpu.codegen.dot import HALVES, Dot, dot_of
+from planish.targets.cpu.codegen.dot import HALVES, Dot
 from planish.targets.cpu.kernels.blocking import ceil
 from planish.targets.cpu.kernels.dot_gemm import DotGemmKernel, groups_of
 from planish.targets.cpu.kernels.gemm import GemmKernel
@@ -53,9 +54,9 @@ class DotMatrixTactic(MatrixTactic):
         return self.task.anchor.inputs[0].dtype
 
     @cached_property
+    @abstractmethod
     def dot(self) -> Dot:
         """How the task's numbers are multiplied."""
-        return dot_of(self.machine, self._source)
 
     def ways(self, g: Geometry) -> tuple[bool, ...]:
         """Whether to pack the source: what is worth measuring."""

@@ -17,7 +17,7 @@ from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding, Tactic
-from planish.targets.cpu.codegen.dot import BYTES, PAIRS, Dot, dot_of
+from planish.targets.cpu.codegen.dot import BYTES, PAIRS, Dot, fits_pairs
 from planish.targets.cpu.kernels.dot_matrix import SMALLEST, DotMatrixTactic, candidates, geometry
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.geometry import Geometry
@@ -95,10 +95,11 @@ def _centred_weights(task: Task) -> np.ndarray:
 
 def _dot_for(task: Task, machine: Machine) -> Dot:
     """How a machine multiplies a task's numbers: by bytes only if the weights, less their zero
-    points, are bytes.
+    points, are bytes, and without VNNI only if no sum of two products can saturate.
     """
-    dot = dot_of(machine, DType.UINT8)
-    return dot if dot != BYTES or are_bytes(task) else PAIRS
+    if machine.isa == "neon" or not are_bytes(task):
+        return PAIRS
+    return BYTES if machine.has_vnni or fits_pairs(_centred_weights(task)) else PAIRS
 
 
 def are_bytes(task: Task) -> bool:
