@@ -434,8 +434,9 @@ def test_impossible_parameters(change):
         FAMILY.restore(plain, known)
 
 
-@pytest.mark.skipif(not is_on_gpu(), reason="needs a GPU")
 def test_replays_give_the_same_bits(rng):
+    if not is_on_gpu():
+        pytest.skip("needs a GPU")
     task = task_of(Form(mask="keys"), **{**BERT, "batch": 8})
     data = feeds_for(task.inputs, rng)
     for tactic in offered(task):
