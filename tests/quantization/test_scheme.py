@@ -39,5 +39,7 @@ def test_known_ranges() -> None:
 
 
 def test_targets_have_a_scheme() -> None:
-    assert scheme_of(cpu()) == replace(UNSIGNED, attention=cpu().attends_to_levels)
+    here = cpu()
+    own = replace(UNSIGNED, attention=here.attends_to_levels, pairs=here.pairs_weights)
+    assert scheme_of(here) == own
     assert scheme_of(object.__new__(CudaTarget)) == SYMMETRIC
