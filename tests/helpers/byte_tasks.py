@@ -20,17 +20,23 @@ def bytes_of(rng: np.random.Generator, dtype: DType, *shape: int) -> np.ndarray:
     return np.where(rng.random(shape) < 0.3, ends, values).astype(dtype.numpy)
 
 
-def paired(weights: np.ndarray) -> np.ndarray:
-    """The same bytes with less in every second one in depth, so that two of them are 128 together,
-    of one sign, at most; often they are. At an odd depth every second one is 0.
+def short(weights: np.ndarray, count: int) -> np.ndarray:
+    """The same bytes with less in some, so that of `count` whose products are added up in 16 bits
+    those of one sign are 128 together at most; often they are. At an odd depth every second one is
+    0.
     """
     flat = weights.reshape(-1, weights.shape[-1]).astype(np.int32)
-    if weights.shape[-2] % 2:
-        flat[1::2] = 0
-        return flat.reshape(weights.shape).astype(np.int8)
-    a, b = flat[::2], flat[1::2]
-    room = 128 - np.abs(a)
-    flat[1::2] = np.where(a * b > 0, np.sign(b) * np.minimum(np.abs(b), room), b)
+    if count == 4:
+        eights = flat.reshape(-1, 2, 2, 2, flat.shape[-1])
+        together = [eights[:, i, :, j] for i in range(2) for j in range(2)]
+    else:
+        if weights.shape[-2] % 2:
+            flat[1::2] = 0
+        together = [flat[0::2], flat[1::2]][: 2 - weights.shape[-2] % 2]
+    above, below = np.full(together[0].shape, 128), np.full(together[0].shape, -128)
+    for some in together:
+        some[...] = np.clip(some, below, above)
+        above, below = above - np.maximum(some, 0), below - np.minimum(some, 0)
     return flat.reshape(weights.shape).astype(np.int8)
 
 
@@ -50,7 +56,7 @@ def conv_task(
     weights=I8,
     residual=False,
     prologue=False,
-    pairs=False,
+    added=0,
 ) -> Task:
     graph = Graph()
     x = graph.input("x", TensorType(shape, F32 if prologue else source))
@@ -66,7 +72,7 @@ def conv_task(
         )
         nodes.append(x.producer)
     data = bytes_of(rng, weights, window, window, shape[-1] // groups, filters)
-    w = graph.constant(paired(data) if pairs else data)
+    w = graph.constant(short(data, added) if added else data)
     conv = ConvInteger((stride, stride), ((pad, pad), (pad, pad)), (dilation, dilation), groups)
     y = graph.add(
         conv,

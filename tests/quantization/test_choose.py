@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from types import SimpleNamespace
@@ -54,7 +53,7 @@ class Machine:
     def _step(name: str, seconds: float) -> Any:
         return SimpleNamespace(
             choices=(SimpleNamespace(seconds=seconds),),
-            task=SimpleNamespace(nodes=(SimpleNamespace(name=name),)),
+            task=SimpleNamespace(nodes=(SimpleNamespace(name=name),), anchor=None),
         )
 
 
@@ -62,7 +61,7 @@ def choose(
     machine: Machine,
     forced: tuple[str, ...] = (),
     tensors: Any = (),
-    guess: Callable[[Any], float] = lambda step: math.inf,
+    guess: Callable[[Any], float] | None = None,
 ) -> Outcome:
     net = Net()
     graph = net.output(net.relu(net.input(2, 3)))
@@ -129,7 +128,8 @@ def test_without_measurements_everything_is_quantized() -> None:
 def test_what_was_not_measured_may_be_kept_with_the_whole() -> None:
     """Guessed, it makes a network of integers the slower one."""
     floats, integers = dict.fromkeys(NAMES, 1e-6), {**dict.fromkeys(NAMES, 9e-6), "c": None}
-    outcome = choose(Machine(floats, integers), guess=lambda step: 9e-6)  # type: ignore[arg-type]
+    machine = Machine(floats, integers, drift=1e-6)  # type: ignore[arg-type]
+    outcome = choose(machine, guess=lambda step: 1e-6)
     assert outcome.layers == frozenset()
     assert set(outcome.kept) == set(NAMES)
     assert "int8 9 µs" in outcome.kept["a"]

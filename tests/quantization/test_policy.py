@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from helpers.networks import Net
 from planish.ops import Concat
-from planish.quantization.policy import Tensor, faster_as_integers, tensors_between
+from planish.quantization.policy import (
+    Tensor,
+    faster_as_integers,
+    seconds_of_plan,
+    tensors_between,
+)
 
 
 def total(chosen: set[str], floats, integers, tensors) -> float:
@@ -64,3 +72,20 @@ def test_tensors_lead_through_what_is_between() -> None:
     assert (first.makers, first.readers) == ((), (names[0], names[1]))
     assert (last.makers, last.readers) == (tuple(sorted(names[:2])), (names[2],))
     assert last.seconds == 2 * 8 * 8 * 12 * 5 / 10e9
+
+
+def test_guesses_are_scaled_by_what_was_measured() -> None:
+    """By steps with the same op, else by all: integers are not slow because guesses are."""
+
+    def step(op: object, seconds: float | None) -> Any:
+        task = SimpleNamespace(anchor=op and SimpleNamespace(op=op))
+        return SimpleNamespace(choices=(SimpleNamespace(seconds=seconds),), task=task)
+
+    measured = [step(1, 2.0), step(1, 4.0), step("text", 18.0), step(None, 1.0)]
+    plan: Any = SimpleNamespace(steps=measured)
+    assert seconds_of_plan(plan) == seconds_of_plan(plan, lambda step: 5.0) == 25.0
+    for unknown, seconds in ((1, 3.0), ("text", 18.0), (None, 25 / 4), (2.0, 25 / 4)):
+        plan = SimpleNamespace(steps=[*measured, step(unknown, None)])
+        assert seconds_of_plan(plan, lambda step: 5.0) == 25.0 + seconds
+        assert seconds_of_plan(plan) == math.inf
+    assert seconds_of_plan(SimpleNamespace(steps=[step(1, None)]), lambda step: 5.0) == 5.0  # type: ignore[arg-type]

@@ -40,6 +40,6 @@ def test_known_ranges() -> None:
 
 def test_targets_have_a_scheme() -> None:
     here = cpu()
-    own = replace(UNSIGNED, attention=here.attends_to_levels, pairs=here.pairs_weights)
+    own = replace(UNSIGNED, attention=here.attends_to_levels, short=here.adds_short)
     assert scheme_of(here) == own
     assert scheme_of(object.__new__(CudaTarget)) == SYMMETRIC

@@ -89,7 +89,7 @@ class Chooser:
         found: Candidates,
         quantize: Callable[[Graph, frozenset[str]], object],
         build: Callable[[Graph], Attempt],
-        guess: Callable[[PlanStep], float] = lambda step: math.inf,
+        guess: Callable[[PlanStep], float] | None = None,
     ) -> None:
         self._graph, self._found, self._guess = graph, found, guess
         self._quantize, self._build = quantize, build

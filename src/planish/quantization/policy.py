@@ -49,13 +49,38 @@ def seconds_of_layers(plan: Plan, layers: Iterable[str]) -> dict[str, float]:
     return found
 
 
-def seconds_of_plan(
-    plan: Plan, guess: Callable[[PlanStep], float] = lambda step: math.inf
-) -> float:
-    """The measured times of all steps; where one was not measured, what is guessed."""
-    known = [step.choices[0].seconds if step.choices else None for step in plan.steps]
-    pairs = zip(plan.steps, known, strict=True)
-    return sum(guess(step) if seconds is None else seconds for step, seconds in pairs)
+def seconds_of_plan(plan: Plan, guess: Callable[[PlanStep], float] | None = None) -> float:
+    """The measured times of all steps; where one was not measured, what is guessed, or infinity.
+
+    Guesses know little of the machine. So they are scaled: as steps that were measured take longer
+    or less long than is guessed, those with the same op if there are any.
+    """
+    measured, others = [], []
+    for step in plan.steps:
+        seconds = step.choices[0].seconds if step.choices else None
+        if seconds is None:
+            others.append(step)
+        else:
+            measured.append((step, seconds))
+    known = sum(seconds for _, seconds in measured)
+    if not others:
+        return known
+    if guess is None:
+        return math.inf
+    ratios: dict[type | None, tuple[float, float]] = {}
+    for step, seconds in measured:
+        for kind in {_kind(step), None}:
+            taken, guessed = ratios.get(kind, (0.0, 0.0))
+            ratios[kind] = taken + seconds, guessed + guess(step)
+    for step in others:
+        taken, guessed = ratios.get(_kind(step), ratios.get(None, (1.0, 1.0)))
+        known += guess(step) * taken / guessed
+    return known
+
+
+def _kind(step: PlanStep) -> type | None:
+    anchor = step.task.anchor
+    return None if anchor is None else type(anchor.op)
 
 
 def tensors_between(

@@ -219,7 +219,7 @@ def quantize(
             levels.setdefault(value, scheme.levels(*ranges.tensors[value.name]))
     named = {value.name: own for value, own in levels.items()}
     named.update(quantize_attentions(graph, attentions, ranges))
-    _Rewrite(graph, levels, ranges.means, scheme.pairs).run(wanted)
+    _Rewrite(graph, levels, ranges.means, scheme.short).run(wanted)
     graph.tidy()
     fold_scales(graph)
     fold_steps(graph)
@@ -269,9 +269,9 @@ class _Rewrite:
         graph: Graph,
         levels: dict[Value, Levels | Codes],
         means: Mapping[str, Sequence[float]],
-        pairs: bool,
+        short: bool,
     ) -> None:
-        self._graph, self._levels, self._pairs = graph, levels, pairs
+        self._graph, self._levels, self._short = graph, levels, short
         known = {v: means[v.name] for v in levels if v.name in means}
         self._means = {v: m for v, m in known.items() if len(m) == v.shape[-1]}
         self._integers: dict[Value, Value] = {}
@@ -372,7 +372,7 @@ class _Rewrite:
         else:
             is_depthwise = groups > 1 and data.shape[-2] == 1
             integers, scales = quantize_weights(
-                data, keep_sums=is_depthwise, pairs=self._pairs and not is_depthwise
+                data, keep_sums=is_depthwise, short=self._short and not is_depthwise
             )
             result = multiply_levels(
                 graph,

@@ -113,7 +113,7 @@ class Scheme:
         Whether channels may have factors (`planish.quantization.spread`).
     attention : bool
         Whether attention may read levels (`planish.quantization.attention`).
-    pairs : bool
+    short : bool
         Whether weights side by side are to be small (`planish.quantization.weights`).
     """
 
@@ -121,7 +121,7 @@ class Scheme:
     symmetric: bool
     by_channel: bool = False
     attention: bool = False
-    pairs: bool = False
+    short: bool = False
     is_ordered = True
     """Whether bytes are in the order of what they stand for."""
 
@@ -140,7 +140,7 @@ class Scheme:
 class Float8Scheme:
     """Codes of FP8, on every target."""
 
-    by_channel = attention = pairs = is_ordered = False
+    by_channel = attention = short = is_ordered = False
 
     def levels(self, least: float, greatest: float) -> Codes:
         """The codes that hold a range."""
@@ -160,7 +160,7 @@ FLOAT8 = Float8Scheme()
 def scheme_of(target: Target) -> Scheme:
     """The scheme of a machine."""
     own = SYMMETRIC if target.symmetric_levels else UNSIGNED
-    return replace(own, attention=target.attends_to_levels, pairs=target.pairs_weights)
+    return replace(own, attention=target.attends_to_levels, short=target.adds_short)
 
 
 def scale_of(extent: float, levels: int) -> float:

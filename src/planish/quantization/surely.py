@@ -35,12 +35,8 @@ def keep_surely(
 
     Parameters
     ----------
-    layers : sequence of str
-        Those that are quantized otherwise, the cheapest to keep first.
-    costs : dict of str to float
-        Seconds that keeping each costs.
-    score_without : callable
-        The metric where these layers are not quantized.
+    layers, costs, score_without
+        As `keep_within` takes them; the metric as its samples' scores.
     exact : Scores
         The metric in float32, of the same samples.
     budget : float
@@ -49,7 +45,7 @@ def keep_surely(
     Returns
     -------
     Found
-        With all layers kept where nothing less is enough.
+        As `keep_within` gives it.
     """
     tries = _Tries(score_without, exact, budget)
     cuts = _bisected(layers, tries)

@@ -15,14 +15,21 @@ from __future__ import annotations
 import numpy as np
 
 from planish.ops.float8 import encode
+from planish.ops.saturation import EIGHTS, LARGEST_SUM, largest_sums
 from planish.quantization.scheme import power_scale, scale_of
 
 OUTERMOST = 127
 """The outermost level of weights: -128 is not used, so that they are symmetric."""
 
+DEEP = 128
+"""Channels of so many weights may lose levels for the sake of faster sums. Where there are fewer,
+products take little more time than what becomes of them, and in MobileNetV2 these weights matter
+more: with all of them its ratio of signal to error falls from 20.9 to 20.1 dB, without to 20.5.
+"""
+
 
 def quantize_weights(
-    weights: np.ndarray, *, keep_sums: bool = False, pairs: bool = False
+    weights: np.ndarray, *, keep_sums: bool = False, short: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights as symmetric int8, each output channel (the last axis) with a scale of its own.
 
@@ -33,10 +40,11 @@ def quantize_weights(
     keep_sums : bool
         Whether the sum of a channel's weights counts more than each of them: as many are rounded
         the other way, those nearest to the middle first, as bring the sum of the errors near zero.
-    pairs : bool
-        Whether two levels of one sign side by side in depth, the last axis but one, must not be
-        more than 128 together, so that two products by bytes fit 16 bits. Channels that have such
-        a pair get a larger scale; half as many levels are left where the largest weights are one.
+    short : bool
+        Whether the sums of some products by bytes must fit 16 bits (`ops.saturation`): of four
+        where a channel has many weights, else of two. Channels whose weights are
+        too large for that get a larger scale, and so fewer levels: a quarter of them where the four
+        largest of a channel share a sum, two thirds in the median of four, five sixths of two.
 
     Returns
     -------
@@ -46,9 +54,10 @@ def quantize_weights(
     """
     flat = weights.reshape(-1, weights.shape[-1]).astype(np.float64)
     largest = np.abs(flat).max(axis=0, initial=0.0)
-    if pairs:
-        depth = weights.shape[-2] if weights.ndim > 1 else 1
-        largest = np.maximum(largest, _largest_pairs(flat, depth))
+    if short:
+        count = 4 if len(flat) >= DEEP and weights.shape[-2] % EIGHTS == 0 else 2
+        room = LARGEST_SUM - count / 2  # each is rounded up by half a level at most
+        largest = np.maximum(largest, largest_sums(weights, count) * (OUTERMOST / room))
     scales = np.array([scale_of(float(m), OUTERMOST) for m in largest], np.float32)
     exact = flat / scales
     levels = np.rint(exact)
@@ -56,15 +65,6 @@ def quantize_weights(
         levels += _turned(exact - levels)
     levels = np.clip(levels, -OUTERMOST, OUTERMOST).astype(np.int8)
     return levels.reshape(weights.shape), scales
-
-
-def _largest_pairs(flat: np.ndarray, depth: int) -> np.ndarray:
-    """By column, the largest sum of two rows of one sign side by side: rounded to levels it grows
-    by one at most. At an odd depth any two neighbours may be multiplied together.
-    """
-    a, b = (flat[:-1], flat[1:]) if depth % 2 else (flat[::2], flat[1::2])
-    sums = [np.maximum(sign * a, 0.0) + np.maximum(sign * b, 0.0) for sign in (1, -1)]
-    return np.max(sums, axis=(0, 1), initial=0.0)
 
 
 def encode_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -47,9 +47,9 @@ class Target(ABC):
     take unsigned ones with any zero point.
     """
 
-    pairs_weights: bool = False
+    adds_short: bool = False
     """Whether its products of bytes are faster where weights side by side are so small that sums of
-    two products fit 16 bits.
+    some products fit 16 bits.
     """
 
     attends_to_levels: bool = False

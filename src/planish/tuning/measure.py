@@ -85,8 +85,13 @@ PATIENCE = 2
 KEPT = 1 << 21
 """Bytes of reference results at most that are kept for a task that is measured again later."""
 
-HOPELESS = 4.0
-"""A tactic whose first two runs both take so many times the best is not measured further."""
+HOPELESS, LONG_HOPELESS = 4.0, 1.5
+"""A tactic whose first two runs both take so many times the best is not measured further, and of
+long ones one that takes less more: each run counts, and what disturbs one counts less.
+"""
+
+LONG = 0.001
+"""Seconds of such a run."""
 
 
 _OF_LEVELS = (ConvInteger, Dequantize, MatMulInteger, Quantize)
@@ -190,9 +195,10 @@ class Bench:
                 log.warning("tactic %s of %s is wrong: %s", tactic, self._task.name, wrong)
                 return Measurement(None, wrong)
             once = min(first, float(self._run(executable, arena, 1)[0]))
-            if once > HOPELESS * best and once > 1e-4:
+            hopeless = LONG_HOPELESS if once > LONG else HOPELESS
+            if once > hopeless * best and once > 1e-4:
                 return Measurement(once)
-            repeats = int(min(max(SECONDS_EACH / max(once, 1e-7), 5), 2000))
+            repeats = int(min(max(SECONDS_EACH / max(once, 1e-7), 3 if once > LONG else 5), 2000))
             times = self._run(executable, arena, min(repeats, FEW) if self._touched else repeats)
             # the least: what disturbs a measurement only ever adds to it
             return Measurement(float(times.min()))

@@ -52,11 +52,11 @@ def built(target, ranges, *precisions: str):
     return build_graph(duplicate(net())[0], target, precision=precision, **options)
 
 
-@pytest.mark.parametrize(("symmetric", "pairs"), [(True, False), (False, False), (False, True)])
-def test_results_are_those_of_the_cpu(symmetric, pairs, ranges, monkeypatch) -> None:
+@pytest.mark.parametrize(("symmetric", "short"), [(True, False), (False, False), (False, True)])
+def test_results_are_those_of_the_cpu(symmetric, short, ranges, monkeypatch) -> None:
     """With a CPU's levels and weights, too: plans move between machines."""
-    monkeypatch.setattr(cpu(), "pairs_weights", pairs)
-    monkeypatch.setattr(InterpretedTarget, "pairs_weights", pairs)
+    monkeypatch.setattr(cpu(), "adds_short", short)
+    monkeypatch.setattr(InterpretedTarget, "adds_short", short)
     monkeypatch.setattr(CpuTarget, "symmetric_levels", symmetric)
     monkeypatch.setattr(InterpretedTarget, "symmetric_levels", symmetric)
     engine, other = built(InterpretedTarget(), ranges, "int8"), built(cpu(), ranges, "int8")

@@ -40,7 +40,7 @@ class CpuTarget(Target):
         if self.machine.has_bf16 or os.environ.get(EMULATED_BF16):
             self.precisions |= {"bf16"}
         self.attends_to_levels = self.machine.has_vnni
-        self.pairs_weights = not self.machine.has_vnni and self.machine.isa != "neon"
+        self.adds_short = not self.machine.has_vnni and self.machine.isa != "neon"
         self.threads = self.machine.cores
         self.cached_bytes = self.machine.l3 + self.machine.cores * self.machine.l2
         version = generator_version("cpu", _compiler_version())

@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 
 LANES = 32
 Array = np.ndarray
-TYPES: dict[str, Any] = {
-    "u16": np.uint16,
-    "s16": np.int16,
-    "b16": np.uint16,
-    "u32": np.uint32,
-    "s32": np.int32,
-    "b32": np.uint32,
-    "f32": np.float32,
-    "u64": np.uint64,
-    "b64": np.uint64,
+TYPES = {
+    name: np.dtype(kind)
+    for name, kind in {
+        "u16": "u2",
+        "s16": "i2",
+        "b16": "u2",
+        "u32": "u4",
+        "s32": "i4",
+        "b32": "u4",
+        "f32": "f4",
+        "u64": "u8",
+        "b64": "u8",
+    }.items()
 }
 
 
@@ -126,7 +129,7 @@ def _jump(w: Warp, i: Instruction, mask: Array) -> bool:
 
 
 def _end(w: Warp, i: Instruction, mask: Array) -> bool:
-    w.done |= mask
+    w.end(mask)
     return True
 
 
@@ -149,13 +152,12 @@ def _load(w: Warp, i: Instruction, mask: Array) -> bool:
     names = listed(to)
     size = {"u8": 1, "b16": 2}.get(i.name[-1], 4 * len(names))
     places, data = w.places(source), np.zeros((LANES, size), np.uint8)
-    for lane in np.flatnonzero(mask):
-        at = int(places[lane])
-        assert at % size == 0, "an address is not aligned"
-        if i.name[1] == "shared":
-            data[lane] = w.block.memory[at : at + size]
-        else:
-            data[lane] = np.frombuffer(ctypes.string_at(at, size), np.uint8)
+    assert not (places[mask] % size).any(), "an address is not aligned"
+    if i.name[1] == "shared":
+        data[mask] = w.block.memory[places[mask, None] + np.arange(size)]
+    else:
+        for lane in np.flatnonzero(mask):
+            data[lane] = np.frombuffer(ctypes.string_at(int(places[lane]), size), np.uint8)
     if i.name[1] == "relaxed":
         w.poll(data.tobytes())
     values = data.astype(np.uint32) if size == 1 else data.view(f"u{min(size, 4)}")
@@ -167,10 +169,13 @@ def _load(w: Warp, i: Instruction, mask: Array) -> bool:
 def _store(w: Warp, i: Instruction, mask: Array) -> bool:
     names = listed(i.operands[1])
     data = np.stack([w.get(n, i.name[-1]) for n in names], 1).view(np.uint8)
-    places = w.places(i.operands[0])
+    places, size = w.places(i.operands[0]), data.shape[1]
+    assert not (places[mask] % size).any(), "an address is not aligned"
+    if i.name[1] == "shared":
+        w.block.memory[places[mask, None] + np.arange(size)] = data[mask]
+        return True
     for lane in np.flatnonzero(mask):
-        at, size = int(places[lane]), data.shape[1]
-        assert at % size == 0, "an address is not aligned"
+        at = int(places[lane])
         if i.name[1] == "relaxed":  # in no order, not even that of the words
             for word in range(0, size, 4):
                 w.block.grid.later(partial(_write, at + word, data[lane, word : word + 4]))
@@ -178,9 +183,8 @@ def _store(w: Warp, i: Instruction, mask: Array) -> bool:
         if i.name[1] == "global":
             ctypes.memmove(at, data[lane].tobytes(), size)
             continue
-        block = w.block
-        if i.name[1] == "shared::cluster":
-            block = block.grid.of_cluster(block)[(at >> 24) - 1]
+        assert i.name[1] == "shared::cluster"
+        block = w.block.grid.of_cluster(w.block)[(at >> 24) - 1]
         block.memory[at & 0xFFFFFF : (at & 0xFFFFFF) + size] = data[lane]
     return True
 
@@ -230,7 +234,7 @@ def _convert_address(w: Warp, i: Instruction, mask: Array) -> bool:
 
 def _shuffle(w: Warp, i: Instruction, mask: Array) -> bool:
     to, source, lane, *_ = i.operands
-    if not (mask | w.done).all():
+    if not w.are_all(mask):
         return False
     if i.name[2] == "bfly":
         w.set(to, w.get(source)[np.arange(LANES) ^ int(lane)], mask)
@@ -268,7 +272,7 @@ def _mbarrier(w: Warp, i: Instruction, mask: Array) -> bool:
 
 def _named_barrier(w: Warp, i: Instruction, mask: Array) -> bool:
     if i.name[1] == "warp":
-        return bool((mask | w.done).all())
+        return w.are_all(mask)
     number = w.one(i.operands[0], mask)
     count = int(i.operands[1]) if len(i.operands) > 1 else w.block.grid.threads
     named, total = w.block.named, w.block.named.get(number, 0)
@@ -292,7 +296,7 @@ def _cluster_barrier(w: Warp, i: Instruction, mask: Array) -> bool:
         return True
     meeting = w.met[mask].max()
     others = [o for b in w.block.grid.of_cluster(w.block) for o in b.warps]
-    return all(((o.met >= meeting) | o.done).all() for o in others)
+    return all((o.met >= meeting)[o.alive].all() for o in others)
 
 
 def _asynchronous(w: Warp, i: Instruction, mask: Array) -> bool:
@@ -377,23 +381,28 @@ def _product(
     assert shape is not None
     columns, kind = int(shape[1]), name[6]
     dtype = _FACTORS[kind]
-    wide = np.int64 if kind == "s8" else np.float32
     if isinstance(first, str):
-        a = _held(w, listed(first), dtype).astype(wide)
+        a = _held(w, listed(first), dtype)
     else:
         rows = 16 * (w.index % 4) + np.arange(16)
-        a = _factor(w.block.memory, first, rows, dtype).astype(wide)
+        a = _factor(w.block.memory, first, rows, dtype)
     read = _factor_across if across else _factor
-    b = read(w.block.memory, second, np.arange(columns), dtype).astype(wide)
-    made = (a @ b.T).astype(np.int32 if kind == "s8" else np.float32)
-    lanes = np.arange(LANES)
-    for number, register in enumerate(sums):
-        row = lanes // 4 + 8 * (number % 4 // 2)
-        column = number // 4 * 8 + 2 * (lanes % 4) + number % 2
-        value = made[row, column]
-        if adds:
-            value = value + w.registers[register].view(value.dtype)
-        w.set(register, value, np.ones(LANES, np.bool_))
+    b = read(w.block.memory, second, np.arange(columns), dtype)
+    made = a.astype(np.float32) @ b.T.astype(np.float32)  # exact for 32 products of bytes
+    if kind == "s8":
+        made = made.astype(np.int32)
+    lanes, number = np.arange(LANES), np.arange(len(sums))[:, None]
+    values = made[
+        lanes // 4 + 8 * (number % 4 // 2), number // 4 * 8 + 2 * (lanes % 4) + number % 2
+    ]
+    if adds:
+        held = [w.registers[register] for register in sums]
+        values += np.stack(held).view(values.dtype)
+        for data, value in zip(held, values.view(np.uint32), strict=True):
+            data[:] = value
+        return
+    for register, value in zip(sums, values, strict=True):
+        w.set(register, value, w.alive)
 
 
 def _held(w: Warp, names: Sequence[str], dtype: Any) -> Array:
@@ -456,24 +465,23 @@ def _compute(w: Warp, i: Instruction, mask: Array) -> None:
     """An instruction that computes a register from others."""
     to, *rest = i.operands
     op, kind = i.name[0], i.name[-1]
-    with np.errstate(all="ignore"):
-        if op == "setp":
-            a, b = (w.get(o, kind) for o in rest)
-            value = _COMPARISONS[i.name[1]](a, b)
-        elif op == "selp":
-            value = np.where(w.registers[rest[2]], w.get(rest[0], kind), w.get(rest[1], kind))
-        elif op == "cvt":
-            value = _converted(w, i.name, rest)
-        elif kind == "pred":
-            a, b = (w.registers[o] for o in rest)
-            value = {"and": a & b, "or": a | b, "xor": a ^ b}[op]
-        elif kind in ("s16x2",):
-            value = _pairs(i.name, *(w.get(o).view(np.int16) for o in rest)).view(np.uint32)
-        elif op in ("mad", "mul") and i.name[1] == "wide":
-            a, b = (w.get(o).astype(np.uint64) for o in rest[:2])
-            value = a * b + (w.get(rest[2], "u64") if op == "mad" else np.uint64(0))
-        else:
-            value = _ARITHMETIC[op](i.name, *(w.get(o, kind) for o in rest))
+    if op == "setp":
+        a, b = (w.get(o, kind) for o in rest)
+        value = _COMPARISONS[i.name[1]](a, b)
+    elif op == "selp":
+        value = np.where(w.registers[rest[2]], w.get(rest[0], kind), w.get(rest[1], kind))
+    elif op == "cvt":
+        value = _converted(w, i.name, rest)
+    elif kind == "pred":
+        a, b = (w.registers[o] for o in rest)
+        value = {"and": a & b, "or": a | b, "xor": a ^ b}[op]
+    elif kind == "s16x2":
+        value = _pairs(i.name, *(w.get(o).view(np.int16) for o in rest)).view(np.uint32)
+    elif op in ("mad", "mul") and i.name[1] == "wide":
+        a, b = (w.get(o).astype(np.uint64) for o in rest[:2])
+        value = a * b + (w.get(rest[2], "u64") if op == "mad" else np.uint64(0))
+    else:
+        value = _ARITHMETIC[op](i.name, *(w.get(o, kind) for o in rest))
     w.set(to, value, mask)
 
 

@@ -15,6 +15,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -38,7 +39,10 @@ PATIENCE = 50
 SHARED = 232448
 """Bytes of a block's shared memory."""
 
-_WIDTHS = {"%r": np.uint32, "%d": np.uint64, "%h": np.uint16, "%p": np.bool_}
+_WIDTHS = {
+    name: np.dtype(kind) for name, kind in {"%r": "u4", "%d": "u8", "%h": "u2", "%p": "?"}.items()
+}
+_BOOL, _WORD = _WIDTHS["%p"], _WIDTHS["%r"]
 
 
 class Deadlock(AssertionError):
@@ -100,6 +104,10 @@ class Grid:
         self.blocks = [Block(self, i) for i in range(programs)]
 
     def run(self) -> None:
+        with np.errstate(all="ignore"):
+            self._run()
+
+    def _run(self) -> None:
         warps = [w for block in self.blocks for w in block.warps]
         while warps:
             self.random.shuffle(warps)
@@ -188,12 +196,24 @@ class Boxes:
 
 @dataclass
 class Warp:
-    """32 threads, each with a place in the code."""
+    """32 threads, nearly always at the same place in the code.
+
+    Attributes
+    ----------
+    at : int
+        Where all threads are that are alive, if they are not apart.
+    apart : array of int or None
+        Where each is, if they are.
+    alive : array of bool
+        Those that have not ended. As a mask it is this very array where all of them do something.
+    """
 
     block: Block
     index: int
-    at: Array = field(default_factory=lambda: np.zeros(LANES, np.int64))
-    done: Array = field(default_factory=lambda: np.zeros(LANES, np.bool_))
+    at: int = 0
+    apart: Array | None = None
+    alive: Array = field(default_factory=lambda: np.ones(LANES, np.bool_))
+    is_done: bool = False
     registers: dict[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -214,9 +234,14 @@ class Warp:
             "memory": every * 0,
         }
 
-    @property
-    def is_done(self) -> bool:
-        return bool(self.done.all())
+    def end(self, mask: Array) -> None:
+        """Some threads end."""
+        self.alive = self.alive & ~mask
+        self.is_done = not self.alive.any()
+
+    def are_all(self, mask: Array) -> bool:
+        """Whether a mask holds all threads that are alive."""
+        return mask is self.alive or bool(np.array_equal(mask & self.alive, self.alive))
 
     def run(self) -> bool:
         """Executes some instructions; says whether there were any that it could, other than polling
@@ -233,31 +258,41 @@ class Warp:
 
     def poll(self, found: bytes) -> None:
         """Notes what an instruction has read, and whether that is what it read last."""
-        place = int(self.at[~self.done].min())
+        place = self.at if self.apart is None else int(self.apart[self.alive].min())
         self.is_polling = self.polled.get(place) == found
         self.polled[place] = found
 
     def _step(self) -> bool:
         """An instruction of those threads that are the furthest behind and need not wait."""
-        places = self.at[~self.done]
-        together = places.min() == places.max()  # as nearly always
-        for place in places[:1] if together else np.unique(places):
-            lanes = ~self.done if together else (self.at == place) & ~self.done
-            instruction = self.block.grid.code[place]
-            mask = lanes
-            if instruction.predicate:
-                mask = lanes & self.predicate(instruction.predicate)
-            if not mask.any():
-                self.at[lanes] += 1
-                return True
-            self.target: int | None = None
-            if not execute(self, instruction, mask):
-                continue
-            self.at[lanes] = place + 1
-            if self.target is not None:
-                self.at[mask] = self.target
+        if self.apart is None:
+            return self._execute(self.at, self.alive)
+        places = np.unique(self.apart[self.alive])
+        return any(self._execute(int(p), (self.apart == p) & self.alive) for p in places)
+
+    def _execute(self, place: int, lanes: Array) -> bool:
+        """The instruction there, in these threads; False: they must wait."""
+        instruction = self.block.grid.code[place]
+        mask, some = lanes, True
+        self.target = place + 1
+        if instruction.predicate:
+            mask = lanes & self.predicate(instruction.predicate)
+            some = bool(mask.any())
+            if np.array_equal(mask, lanes):
+                mask = lanes
+        if some and not execute(self, instruction, mask):
+            return False
+        if self.apart is None and (mask is lanes or self.target == place + 1):
+            self.at = self.target
             return True
-        return False
+        apart = np.full(LANES, place) if self.apart is None else self.apart
+        apart[lanes] = place + 1
+        apart[mask] = self.target
+        left = apart[self.alive]
+        if (left == left[:1]).all():
+            self.at, self.apart = int(left[0]) if left.size else place, None
+        else:
+            self.apart = apart
+        return True
 
     # ---- operands ------------------------------------------------------------------------------
 
@@ -266,38 +301,35 @@ class Warp:
 
     def get(self, operand: str, kind: str = "u32") -> Array:
         """An operand of all threads, as a type."""
+        data = self.registers.get(operand)
+        if data is None:
+            if operand in self.special:
+                return self.special[operand].view(TYPES[kind])
+            assert operand[0] != "%", f"{operand} is read before written"
+            return _literal(operand, kind)
         dtype = TYPES[kind]
-        if operand in self.registers:
-            data = self.registers[operand]
-            if data.dtype == np.bool_:
-                return data
-            if data.itemsize > np.dtype(dtype).itemsize:  # the low bits
-                data = data.astype(f"u{np.dtype(dtype).itemsize}")
-            return data.view(dtype)
-        assert operand[0] != "%" or operand in self.special, f"{operand} is read before written"
-        if operand in self.special:
-            return self.special[operand].astype(np.uint32).view(dtype)
-        if operand.startswith("0f"):
-            return np.full(LANES, int(operand[2:], 16), np.uint32).view(dtype)
-        value = int(operand, 0)
-        bits = 8 * np.dtype(dtype).itemsize
-        unsigned = np.full(LANES, value & ((1 << bits) - 1), f"u{bits // 8}")
-        return unsigned.view(dtype)
+        if data.dtype == dtype or data.dtype == _BOOL:
+            return data
+        if data.itemsize > dtype.itemsize:  # the low bits
+            data = data.astype(f"u{dtype.itemsize}")
+        return data.view(dtype)
 
     def set(self, name: str, value: Array, mask: Array) -> None:
         """Writes a register in some threads."""
-        dtype = _WIDTHS.get(name[:2], np.uint32)
-        if dtype is not np.bool_:
+        dtype = _WIDTHS.get(name[:2], _WORD)
+        if value.dtype != dtype:
             value = np.ascontiguousarray(value).view(dtype)
-        if name not in self.registers:
-            self.registers[name] = np.zeros(LANES, dtype)
-        np.copyto(self.registers[name], value, where=mask)
+        register = self.registers.get(name)
+        if register is None:
+            register = self.registers[name] = np.zeros(LANES, dtype)
+        if mask is self.alive:
+            register[:] = value
+        else:
+            np.copyto(register, value, where=mask)
 
     def one(self, operand: str, mask: Array) -> int:
         """An operand of the only thread, or of all alike."""
-        values = np.unique(self.get(operand, "s32")[mask])
-        assert len(values) == 1, f"{operand} differs between threads"
-        return int(values[0])
+        return _alike(self.get(operand, "s32")[mask], operand)
 
     def places(self, operand: str) -> Array:
         """An address in shared memory, ``[%r1+8]``."""
@@ -307,5 +339,22 @@ class Warp:
         return start + int(more or 0)
 
     def barrier(self, operand: str, mask: Array) -> Barrier:
-        (place,) = np.unique(self.places(operand)[mask])
-        return self.block.barriers[int(place)]
+        return self.block.barriers[_alike(self.places(operand)[mask], operand)]
+
+
+def _alike(values: Array, operand: str) -> int:
+    assert (values == values[0]).all(), f"{operand} differs between threads"
+    return int(values[0])
+
+
+@cache
+def _literal(operand: str, kind: str) -> Array:
+    """A number in the text, for all threads."""
+    dtype = TYPES[kind]
+    if operand.startswith("0f"):
+        value = np.full(LANES, int(operand[2:], 16), np.uint32).view(dtype)
+    else:
+        bits = 8 * dtype.itemsize
+        value = np.full(LANES, int(operand, 0) & ((1 << bits) - 1), f"u{bits // 8}").view(dtype)
+    value.flags.writeable = False
+    return value

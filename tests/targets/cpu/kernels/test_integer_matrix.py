@@ -13,7 +13,7 @@ from planish.graph import Graph, TensorType
 from planish.ops.conv import Conv
 from planish.ops.quantization import MatMulInteger
 from planish.targets.base import Binding, Layout, dense_strides
-from planish.targets.cpu.codegen.dot import BYTES, fits_pairs
+from planish.targets.cpu.codegen.dot import BYTES, BYTES_TWICE, PAIRS, Dot, fits
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.integer_matrix import IntegerMatrixFamily
 from planish.targets.cpu.machine import Machine, generic, host
@@ -101,18 +101,6 @@ def test_small_tiles_come_first_where_there_is_little_to_sum() -> None:
     assert first(64) <= 16 < first(4096)
 
 
-def test_which_weights_fit_pairs() -> None:
-    def of(*depth: int, taps: int = 1) -> bool:
-        return fits_pairs(np.array(depth).reshape(taps, -1, 1))
-
-    assert of(127, 1) and of(-128, 0) and of(-64, -64) and of(127, -128)
-    assert not of(127, 2) and not of(-128, -1)
-    assert of(0, 127, 127, 0)  # these two are not added up
-    assert not of(0, 127, 127, 0, 0)  # at an odd depth they may be
-    assert not of(0, 0, 127, 127, 0, 0, taps=2) and of(0, 0, 0, 127, 127, 0, 0, 0, taps=2)
-    assert of(127) and fits_pairs(np.zeros((1, 0, 4)))
-
-
 def test_computed_weights_are_left_to_others() -> None:
     graph = Graph()
     a = graph.input("a", TensorType((4, 8), U8))
@@ -143,23 +131,30 @@ def _without_vnni(machine: Machine) -> Machine:
         dict(shape=(2, 8, 8, 30), filters=24, window=3, pad=1, groups=3, source=I8, zero=-7),
         dict(shape=(1, 3, 3, 1024), filters=16, window=1, zero=255),
         dict(shape=(1, 12, 12, 3), filters=16, window=3, stride=2, pad=1, prologue=True),
+        dict(shape=(1, 14, 14, 32), filters=48, window=1, added=4),
+        dict(shape=(2, 7, 7, 24), filters=40, window=1, stride=2, residual=True, added=4),
+        dict(shape=(2, 9, 11, 8), filters=24, window=3, stride=2, pad=1, zero=255, added=4),
+        dict(shape=(1, 9, 9, 48), filters=24, window=3, pad=1, groups=2, source=I8, added=4),
+        dict(shape=(1, 9, 9, 16), filters=33, window=3, pad=2, dilation=2, added=4),
+        dict(shape=(1, 3, 3, 1032), filters=16, window=1, prologue=True, added=4),
     ],
     ids=str,
 )
 def test_bytes_without_vnni(case) -> None:
-    """Weights that fit are multiplied as bytes: no sum of two products saturates, 255 and -128
-    times 128 together included.
+    """Weights that fit are multiplied as bytes: no sum of 16 bits saturates, 255 and -128 times 128
+    together included.
     """
     if host().isa == "neon":
         pytest.skip("this CPU has no instructions of x86")
     machine = _without_vnni(host())
     rng = np.random.default_rng(6)
-    task = conv_task(rng, **case, pairs=True)
+    task = conv_task(rng, **{"added": 2, **case})
+    dot = BYTES_TWICE if "added" in case else BYTES
     arrays = arrays_of(task, rng)
     (expected,) = task.evaluate(arrays)
     tactics = list(FAMILY.on(machine).tactics(task, Binding({})))
     for tactic in (tactics[0], tactics[len(tactics) // 2], tactics[-1]):
-        assert tactic.dot == BYTES
+        assert tactic.dot == dot
         (have,) = run_tactic(tactic, Binding({}), arrays, machine)
         np.testing.assert_array_equal(have, expected, err_msg=str(tactic))
 
@@ -167,12 +162,26 @@ def test_bytes_without_vnni(case) -> None:
 @pytest.mark.parametrize("isa", ["avx2", "avx512"])
 def test_what_bytes_are_multiplied_by_without_vnni(isa: str) -> None:
     machine = _without_vnni(generic(isa))
-    for pairs, name in ((True, "vpmaddubsw"), (False, "vpmaddwd")):
-        task = conv_task(np.random.default_rng(7), **CONVS[0], pairs=pairs)
+    for added, dot in ((0, PAIRS), (2, BYTES), (4, BYTES_TWICE)):
+        task = conv_task(np.random.default_rng(7), **CONVS[0], added=added)
         tactic = next(iter(FAMILY.on(machine).tactics(task, Binding({}))))
         text = _disassembled(tactic.launches(Binding({}))[0].kernel, machine)
-        assert name in text
-        assert pairs == ("vpmaddubsw" in text)
+        assert tactic.dot == dot
+        of_bytes, widened = text.count("vpmaddubsw"), text.count("vpmaddwd")
+        assert of_bytes == (dot.together if added else 0) * widened and widened
+
+
+def test_weights_that_fit() -> None:
+    def of(dot: Dot, *depth: int, taps: int = 1) -> bool:
+        return fits(dot, np.array(depth).reshape(taps, -1, 1))
+
+    assert of(BYTES, 127, 1) and of(BYTES, -128, 0) and of(BYTES, 127, -128) and of(BYTES, 127)
+    assert not of(BYTES, 127, 2) and not of(BYTES, -128, -1)
+    assert of(BYTES, 0, 127, 127, 0) and not of(BYTES, 0, 127, 127, 0, 0)
+    assert of(BYTES_TWICE, *[32] * 8) and of(BYTES_TWICE, *[64] * 4, *[-64] * 4)
+    assert not of(BYTES_TWICE, *[32] * 4) and not of(BYTES_TWICE, *[32] * 4, *[33] * 4)
+    assert of(BYTES_TWICE, 0, 0, 64, 64, 64, 64, 0, 0)
+    assert not of(BYTES_TWICE, 64, 64, 0, 0, 64, 1, 0, 0)
 
 
 @pytest.mark.parametrize(("machine", "feature", "register"), VNNI)

@@ -2,20 +2,24 @@
 
 Sums of integers are exact. ``vpmaddubsw``, which multiplies bytes on every x86 CPU, saturates sums
 of two products, so that x86 without VNNI multiplies bytes only where the weights rule that out, see
-`fits_pairs`. On a core of AMD Zen 3 it then does 87 G products a second, 62 G as pairs of 16-bit
-integers (and 51 G of float32).
+`fits`. On a core of AMD Zen 3 it then does 87 G products a second, 102 G where sums of four fit 16
+bits, 62 G as pairs of 16-bit integers (and 51 G of float32).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import llvmlite.ir as ir
 import numpy as np
 
 from planish.graph.types import DType
+from planish.ops.saturation import EIGHTS, LARGEST_SUM, largest_sums
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.types import I8, I16, I32
+from planish.targets.cpu.machine import Machine
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,14 @@ class Dot:
         Products added to each lane.
     left, right : DType
         The elements of the factors; `group` of each side by side for every lane.
+    together : int
+        How many groups are added up before their sums are widened.
     """
 
     group: int
     left: DType
     right: DType
+    together: int = 1
 
     @property
     def sums(self) -> DType:
@@ -43,6 +50,25 @@ class Dot:
     def is_of_bytes(self) -> bool:
         """Whether bytes are multiplied as they are, and the zero point is taken out of the sums."""
         return self.left.size == 1
+
+    def instructions(self, machine: Machine) -> float:
+        """How many the products of a group take."""
+        if not self.is_of_bytes:
+            return 1 if self.left.is_float else 2
+        return 1 if machine.has_vnni else 2 + 1 / self.together
+
+    def add_groups(
+        self,
+        k: KernelBuilder,
+        sums: ir.Value,
+        lefts: Sequence[ir.Value],
+        rights: Sequence[ir.Value],
+    ) -> ir.Value:
+        """As `add`, for up to `together` groups."""
+        if len(lefts) == 1:
+            return self.add(k, sums, lefts[0], rights[0])
+        products = [_multiply_bytes(k, *factors) for factors in zip(lefts, rights, strict=True)]
+        return _add_widened(k, sums, reduce(k.b.add, products))
 
     def add(self, k: KernelBuilder, sums: ir.Value, left: ir.Value, right: ir.Value) -> ir.Value:
         """``sums[i] + left[i, 0] * right[i, 0] + left[i, 1] * right[i, 1] + …``.
@@ -55,7 +81,7 @@ class Dot:
             Each holds `group` elements.
         """
         lanes = sums.type.count
-        if self == BYTES:
+        if self.is_of_bytes:
             return _add_bytes(k, sums, left, right, lanes)
         if self == HALVES:
             return _add_halves(k, sums, left, right, lanes)
@@ -71,7 +97,12 @@ PAIRS = Dot(2, DType.INT16, DType.INT16)
 
 BYTES = Dot(4, DType.UINT8, DType.INT8)
 """Four products of bytes: ``vpdpbusd`` on x86 with VNNI; on other x86 ``vpmaddubsw`` and
-``vpmaddwd``, for weights that `fits_pairs`.
+``vpmaddwd``, for weights that it `fits`.
+"""
+
+BYTES_TWICE = replace(BYTES, together=2)
+"""The same without VNNI: two results of ``vpmaddubsw`` are added up for a ``vpmaddwd``, for weights
+that it `fits`.
 """
 
 SIGNED_BYTES = Dot(4, DType.INT8, DType.INT8)
@@ -86,21 +117,19 @@ _BYTES_OF = {8: "llvm.x86.avx2.pmadd.ub.sw", 16: "llvm.x86.avx512.pmaddubs.w.512
 _PAIRS_OF = {8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 
 
-def fits_pairs(weights: np.ndarray) -> bool:
-    """Whether sums of two products of any unsigned bytes by these weights fit 16 bits.
+def fits(dot: Dot, weights: np.ndarray) -> bool:
+    """Whether all sums of products of any unsigned bytes by these weights fit 16 bits.
 
     Parameters
     ----------
-    weights : array of integers, ``[taps, depth, channels]``
-        Products of weights side by side in depth are added up, two by two; at an odd depth any two
-        neighbours may be, those of two taps included.
+    dot : Dot
+        `BYTES` or `BYTES_TWICE`.
+    weights : array of int32, ``[taps, depth, channels]``
     """
-    depth, channels = weights.shape[-2:]
-    flat = weights.reshape(-1, channels)
-    a, b = (flat[:-1], flat[1:]) if depth % 2 else (flat[::2], flat[1::2])
-    above = (np.maximum(a, 0) + np.maximum(b, 0)).max(initial=0)
-    below = (np.minimum(a, 0) + np.minimum(b, 0)).min(initial=0)
-    return bool(255 * above <= 32767 and 255 * below >= -32768)
+    count = 2 * dot.together
+    if count == 4 and weights.shape[-2] % EIGHTS:
+        return False
+    return bool(np.all(largest_sums(weights, count) <= LARGEST_SUM))
 
 
 def _pinned(k: KernelBuilder, sums: ir.Value) -> ir.Value:
@@ -117,13 +146,24 @@ def _pinned(k: KernelBuilder, sums: ir.Value) -> ir.Value:
 def _add_bytes(
     k: KernelBuilder, sums: ir.Value, left: ir.Value, right: ir.Value, lanes: int
 ) -> ir.Value:
-    factor, pairs = ir.VectorType(I8, 4 * lanes), ir.VectorType(I16, 2 * lanes)
-    factors = [k.b.bitcast(x, factor) for x in (left, right)]
     if k.machine.has_vnni:
+        factors = [k.b.bitcast(x, ir.VectorType(I8, 4 * lanes)) for x in (left, right)]
         return k.call(f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", sums.type, [sums, *factors])
-    products = k.call(_BYTES_OF[lanes], pairs, factors)
-    ones = ir.Constant(pairs, [1] * pairs.count)
-    return _pinned(k, k.b.add(sums, k.call(_PAIRS_OF[lanes], sums.type, [products, ones])))
+    return _add_widened(k, sums, _multiply_bytes(k, left, right))
+
+
+def _multiply_bytes(k: KernelBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
+    """Sums of two products, int16 ``[2 * lanes]``."""
+    lanes = left.type.count
+    factors = [k.b.bitcast(x, ir.VectorType(I8, 4 * lanes)) for x in (left, right)]
+    return k.call(_BYTES_OF[lanes], ir.VectorType(I16, 2 * lanes), factors)
+
+
+def _add_widened(k: KernelBuilder, sums: ir.Value, pairs: ir.Value) -> ir.Value:
+    """Pairs of 16 bits, added up and to the sums."""
+    ones = ir.Constant(pairs.type, [1] * pairs.type.count)
+    wide = k.call(_PAIRS_OF[sums.type.count], sums.type, [pairs, ones])
+    return _pinned(k, k.b.add(sums, wide))
 
 
 def _add_halves(

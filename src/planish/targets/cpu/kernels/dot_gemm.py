@@ -5,7 +5,7 @@ of depth, and weights are packed ``[block][tap rows][tap columns][groups][vector
 
     pairs (any CPU)    rows are packed as 16-bit integers, their zero point taken out on the way;
                        weights have 16 bits, and are anything that bytes minus a zero point can be
-    bytes (VNNI)       rows are unsigned bytes, in place where they lie so; a block's weights begin
+    bytes (x86)        rows are unsigned bytes, in place where they lie so; a block's weights begin
                        with what its sums begin with: minus the zero point times the weights' sums
     halves (BF16)      rows are bfloat16, in place where they lie so; sums are float32
 """
@@ -163,7 +163,9 @@ class DotTile(RegisterTile):
         vector = register_type(DType.INT32, k.lanes)
         s = k.offset(source, k.mul(first, group), element)
         w = k.offset(weights, k.mul(first, self._step(k)), weight)
-        for depth in range(count):
+
+        def row(depth: int) -> list[ir.Value]:
+            """A group's weights, by vector."""
             factors = []
             for v in range(self.vectors):
                 place = k.offset(w, depth * self._step(k) + v * k.lanes * group, weight)
@@ -173,16 +175,26 @@ class DotTile(RegisterTile):
                     k.prefetch(k.offset(w, ahead, weight))
             if later:
                 later.ask(k, k.add(first, depth))
+            return factors
+
+        def spread(pixel: int, depth: int) -> ir.Value:
+            """A group of a pixel in every lane."""
+            place = k.offset(s, pixel * self.pixel_step + depth * group, element)
+            if cut and depth == count - 1:
+                bits = k.b.zext(k.b.load(place, typ=I16, align=1), I32)
+            else:
+                bits = k.b.load(place, typ=I32, align=1)
+            return k.splat(bits, k.lanes)
+
+        for start in range(0, count, self.dot.together):
+            depths = range(start, min(start + self.dot.together, count))
+            rows = [row(depth) for depth in depths]
             updated = []
             for i in range(self.pixels):
-                place = k.offset(s, i * self.pixel_step + depth * group, element)
-                if cut and depth == count - 1:
-                    bits = k.b.zext(k.b.load(place, typ=I16, align=1), I32)
-                else:
-                    bits = k.b.load(place, typ=I32, align=1)
-                spread = k.splat(bits, k.lanes)
-                for v, factor in enumerate(factors):
-                    updated.append(self.dot.add(k, sums[i * self.vectors + v], spread, factor))
+                lefts = [spread(i, depth) for depth in depths]
+                for v, rights in enumerate(zip(*rows, strict=True)):
+                    place = i * self.vectors + v
+                    updated.append(self.dot.add_groups(k, sums[place], lefts, rights))
             sums = updated
         return sums
 

@@ -27,8 +27,12 @@ MARGIN = 64
 SMALLEST: Tile = (1, 1, 0, False, False)
 WIDEST = 4
 """Vectors of channels of a tile."""
-BYTES_LATENCY, HALVES_LATENCY = 4, 7
-"""Cycles from a sum to the next, of products of integers and of bfloat16."""
+BYTES_LATENCY, HALVES_LATENCY, ADD_LATENCY = 4, 7, 1
+"""Cycles from a sum to the next, of products of bytes by VNNI, of products of bfloat16, and where
+products are added up by an instruction of its own.
+"""
+RATE = 2.5
+"""Instructions in a cycle where a group's products take several."""
 START = 14
 """Cycles until a tile's sums are under way."""
 END = 10
@@ -128,11 +132,18 @@ def candidates(tactic: DotMatrixTactic, g: Geometry) -> list[Tile]:
     tiles = [
         (pixels, vectors, tail, outer, packed)
         for vectors in range(1, min(needed, WIDEST) + 1)
-        for pixels, tail in _heights(g.columns, most_pixels(vectors, machine))
+        for pixels, tail in _heights(g.columns, _most_pixels(vectors, dot, machine))
         for packed in tactic.ways(g)
         for outer in ((False, True) if needed > vectors else (False,))
     ]
     return sorted(tiles, key=lambda tile: estimate(g, tile, dot, machine))
+
+
+def _most_pixels(vectors: int, dot: Dot, machine: Machine) -> int:
+    """As `most_pixels`; several groups at a time need registers for their factors and products."""
+    if dot.together == 1:
+        return most_pixels(vectors, machine)
+    return max((machine.registers - dot.together * (vectors + 2)) // vectors, 1)
 
 
 def _heights(columns: int, most: int) -> Iterator[tuple[int, int]]:
@@ -154,12 +165,11 @@ def estimate(g: Geometry, tile: Tile, dot: Dot, machine: Machine) -> float:
     window = g.window[0] * g.window[1]
     depth = ceil(g.depth * window, dot.group)
     blocks = ceil(g.channels, vectors * machine.lanes)
-    latency = HALVES_LATENCY if dot == HALVES else BYTES_LATENCY
     tiles, rest = divmod(g.columns, pixels)
-    of_row = tiles * _cycles(pixels, vectors, depth, latency)
+    of_row = tiles * _cycles(pixels, vectors, depth, dot, machine)
     if rest:
         tiles += 1
-        of_row += _cycles(tail or pixels, vectors, depth, latency)
+        of_row += _cycles(tail or pixels, vectors, depth, dot, machine)
     rows = g.batch * g.rows * g.groups
     cycles = rows * blocks * of_row
     if packed:
@@ -172,8 +182,14 @@ def estimate(g: Geometry, tile: Tile, dot: Dot, machine: Machine) -> float:
     return cycles
 
 
-def _cycles(pixels: int, vectors: int, depth: int, latency: float) -> float:
+def _cycles(pixels: int, vectors: int, depth: int, dot: Dot, machine: Machine) -> float:
     """Of a tile, in registers."""
     sums = pixels * vectors
+    several = dot.instructions(machine)
+    if several > 1:
+        step = max(step_cycles(pixels, vectors, ADD_LATENCY), sums * several / RATE)
+    else:
+        latency = HALVES_LATENCY if dot == HALVES else BYTES_LATENCY
+        step = step_cycles(pixels, vectors, latency)
     beyond = max(END * sums - WINDOW, 0)
-    return depth * step_cycles(pixels, vectors, latency) + sums + START + beyond / WIDTH
+    return depth * step + sums + START + beyond / WIDTH

@@ -17,7 +17,7 @@ from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding, Tactic
-from planish.targets.cpu.codegen.dot import BYTES, PAIRS, Dot, fits_pairs
+from planish.targets.cpu.codegen.dot import BYTES, BYTES_TWICE, PAIRS, Dot, fits
 from planish.targets.cpu.kernels.dot_matrix import SMALLEST, DotMatrixTactic, candidates, geometry
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.geometry import Geometry
@@ -95,11 +95,14 @@ def _centred_weights(task: Task) -> np.ndarray:
 
 def _dot_for(task: Task, machine: Machine) -> Dot:
     """How a machine multiplies a task's numbers: by bytes only if the weights, less their zero
-    points, are bytes, and without VNNI only if no sum of two products can saturate.
+    points, are bytes, and without VNNI only if no sum of 16 bits can saturate.
     """
     if machine.isa == "neon" or not are_bytes(task):
         return PAIRS
-    return BYTES if machine.has_vnni or fits_pairs(_centred_weights(task)) else PAIRS
+    if machine.has_vnni:
+        return BYTES
+    weights = _centred_weights(task)
+    return next((dot for dot in (BYTES_TWICE, BYTES) if fits(dot, weights)), PAIRS)
 
 
 def are_bytes(task: Task) -> bool:
