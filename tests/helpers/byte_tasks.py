@@ -29,10 +29,11 @@ def short(weights: np.ndarray, count: int) -> np.ndarray:
     if count == 4:
         eights = flat.reshape(-1, 2, 2, 2, flat.shape[-1])
         together = [eights[:, i, :, j] for i in range(2) for j in range(2)]
+    elif weights.shape[-2] % 2:
+        flat[1::2] = 0
+        together = [flat]
     else:
-        if weights.shape[-2] % 2:
-            flat[1::2] = 0
-        together = [flat[0::2], flat[1::2]][: 2 - weights.shape[-2] % 2]
+        together = [flat[0::2], flat[1::2]]
     above, below = np.full(together[0].shape, 128), np.full(together[0].shape, -128)
     for some in together:
         some[...] = np.clip(some, below, above)

@@ -32,7 +32,7 @@ def test_weights_on_levels_are_exact() -> None:
 @pytest.mark.parametrize(("depth", "count"), [(1, 2), (7, 2), (8, 2), (20, 2), (16, 4)])
 def test_levels_that_are_added_up_are_small(depth: int, count: int) -> None:
     """They are 128 together at most, and no channel loses more than it takes for that; channels
-    that have few such weights lose none.
+    that have few such weights lose none, or room to round up four.
     """
     rng = np.random.default_rng(2)
     weights = rng.standard_normal((3, 3, depth, 40)).astype(np.float32)
@@ -44,7 +44,7 @@ def test_levels_that_are_added_up_are_small(depth: int, count: int) -> None:
     assert np.all(np.abs(levels * scales - weights) <= scales / 2 * 1.0001)
     assert np.all(scales >= plain) and np.all(scales <= count * 1.01 * plain)
     assert scales[0] > plain[0]
-    assert depth == 1 or scales[1] <= 1.01 * plain[1]
+    assert depth == 1 or scales[1] <= plain[1] * (1.0 if count == 2 else 1.01)
 
 
 def test_channels_of_zeros() -> None:

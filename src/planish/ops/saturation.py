@@ -9,7 +9,6 @@ import numpy as np
 LARGEST_SUM = 128
 """Weights of one sign, multiplied by any unsigned bytes, fit 16 bits up to this sum."""
 
-
 EIGHTS = 8
 """Four products are those of two pairs in two neighbouring groups of four in depth, so that they
 are added up only where the depth is whole eights.

@@ -42,9 +42,9 @@ def quantize_weights(
         the other way, those nearest to the middle first, as bring the sum of the errors near zero.
     short : bool
         Whether the sums of some products by bytes must fit 16 bits (`ops.saturation`): of four
-        where a channel has many weights, else of two. Channels whose weights are
-        too large for that get a larger scale, and so fewer levels: a quarter of them where the four
-        largest of a channel share a sum, two thirds in the median of four, five sixths of two.
+        where a channel has many weights, else of two. Channels whose weights are too large for that
+        get a larger scale, and so fewer levels: a quarter of them where the four largest of a
+        channel share a sum; in the median two thirds for four, five sixths for two.
 
     Returns
     -------
