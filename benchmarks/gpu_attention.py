@@ -3,7 +3,7 @@
     python benchmarks/gpu_attention.py [--rounds 3] [--json FILE] [--only NAME] [--list]
 
 q, k and v have the strides of parts of one projection, as in BERT. ``--list`` says what would be
-run, without a GPU. Families that tuning is not given yet take part, too.
+run, without a GPU.
 """
 
 from __future__ import annotations

@@ -223,3 +223,9 @@ def test_evaluate_takes_as_many_arrays_as_inputs() -> None:
     task = make_task(net.output(net.relu(net.input(N, 2))).nodes)
     with pytest.raises(ValueError, match="argument"):
         task.evaluate([])
+
+
+def test_a_task_prints_without_its_graph() -> None:
+    net = Net()
+    last = net.output(net.relu(net.relu(net.input(N, 2))))
+    assert repr(make_task(last.nodes)) == f"<Task {last.nodes[-1].name}: elementwise>"

@@ -19,7 +19,7 @@ from planish.graph import TensorType
 from planish.graph.types import DType
 from planish.ops.base import OPS
 
-GRAPHS = 200
+GRAPHS = 120
 BATCH = 20
 NO_SPEC = {"onnx_fallback"}
 """Ops that no graph of ours can hold: calls of another runtime."""

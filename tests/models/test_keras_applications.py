@@ -24,6 +24,7 @@ SMALL = {
 """Sizes of images at which every layer still has something to do."""
 
 FULL = dict.fromkeys(list(SMALL)[:8], 224) | {"InceptionV3": 299}
+del FULL["ResNet152"]  # ResNet50's layers, more often
 
 MOST_LAYERS = {"VGG19": 27, "InceptionV3": 113, "ResNet152": 159}
 """Fused layers, the softmax included. VGG19 and ResNet152 have as many at any size."""

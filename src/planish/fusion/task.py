@@ -53,7 +53,7 @@ PRECISIONS = {
 """What the precision of a floating-point dtype is called; others have their dtype's name."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """A convex set of nodes that one kernel can run.
 
@@ -108,6 +108,9 @@ class Task:
     opening: Opening | None = None
     pooled: Pooled | None = None
     normalized: Normalized | None = None
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}: {self.kind}>"  # without the graph that its nodes lead to
 
     @property
     def pattern(self) -> str:

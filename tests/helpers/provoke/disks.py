@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,8 @@ def interrupted(folder: Path) -> str:
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PLANISH_CACHE": str(cache)},
+        # whoever runs behind a shell's "&" ignores the signal, and so would this
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         limit = time.monotonic() + 60
         while process.poll() is None and not (cache / "timing.sqlite").exists():
@@ -195,7 +198,7 @@ def interrupted(folder: Path) -> str:
         time.sleep(0.5)  # somewhere in the midst of measuring
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
+    assert process.returncode == 130, f"{process.returncode}: {told}"
     assert (folder / "model.plan").read_bytes() == b"the old plan"
     assert sorted(p.name for p in folder.iterdir()) == ["cache", "model.onnx", "model.plan"]
     assert sorted(p.name for p in cache.iterdir()) == ["kernels", "timing.sqlite"]

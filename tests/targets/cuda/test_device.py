@@ -21,6 +21,7 @@ from planish.ops.elementwise import ew
 from planish.runtime.engine import Engine
 from planish.targets.base import Layout
 from planish.targets.cuda.memory import DeviceArray
+from planish.targets.cuda.staging import PIECE, PIECES
 from planish.targets.cuda.target import CudaTarget, cuda
 from planish.tuning import sample as sample_module
 from planish.tuning.sample import Sample
@@ -90,6 +91,26 @@ def test_host_arrays(engine: Engine) -> None:
         y = engine(x)
         assert isinstance(y, np.ndarray)
         np.testing.assert_allclose(y, expected(x), rtol=1e-5, atol=1e-6)
+
+
+def test_large_host_arrays(target: CudaTarget) -> None:
+    """Of more bytes than the pinned pieces of a context have, both ways; two contexts at once."""
+    rows = 3 * PIECES * PIECE // 400 // 2
+    engine = engine_of(target, branches, rows)
+    right: list[bool] = []
+
+    def use(seed: int) -> None:
+        with engine.create_execution_context() as context:
+            for number in range(4):
+                x = batch(seed + number, rows)
+                right.append(np.allclose(context.execute(x), expected(x), 1e-5, 1e-6))
+
+    threads = [threading.Thread(target=use, args=(seed,)) for seed in (0, 10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert right == [True] * 8
 
 
 def test_replays_are_bit_stable(engine: Engine) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from planish.targets.base import Launch
-from planish.targets.cuda.executable import CHUNK, LEAST, MOST, CudaExecutable, _ahead
+from planish.targets.cuda.executable import LEAST, MOST, CudaExecutable, _ahead
 from planish.targets.cuda.kernels.mapped_kernel import MappedKernel
 from planish.targets.cuda.memory import CudaArena
+from planish.targets.cuda.staging import PIECE
 from planish.targets.execution import ABSOLUTE, ARENA, Range, Schedule, ScheduledLaunch
 
 DEVICE = 1 << 60
@@ -85,20 +86,15 @@ def setting(gpu: FakeGpu, size: int = 64) -> tuple[CudaExecutable, CudaArena]:
 
 
 def test_host_arrays_travel_in_parts_and_are_waited_for(gpu: FakeGpu) -> None:
-    size = 2 * CHUNK + 100
+    size = 2 * PIECE + 100
     executable, arena = setting(gpu, size)
     x, y = np.arange(size, dtype=np.uint8), np.zeros(size, np.uint8)
     user = FakeStream(gpu.notes, "user")
     executable.run(arena, [x.ctypes.data], [y.ctypes.data], 1, stream=user)
-    parts = [("host", "device", n, "user") for n in (CHUNK, CHUNK, 100)]
-    assert gpu.notes == [
-        *parts,
-        ("device", "host", size, "user"),
-        ("record", "user"),
-        ("sync", "user"),
-    ]
-    pinned, _ = arena.staging("input", 0, size)
-    assert pinned.address != x.ctypes.data
+    sizes, left = (PIECE, PIECE, 100), ("record", "user")
+    sent = [note for n in sizes for note in (("host", "device", n, "user"), left)]
+    fetched = [("device", "host", n, "user") for n in sizes]
+    assert gpu.notes == [*sent, *fetched, ("sync", "user"), left, ("sync", "user")]
 
 
 def test_arrays_on_the_device_are_used_where_they_lie(gpu: FakeGpu) -> None:
@@ -120,7 +116,6 @@ def test_unaligned_arrays_are_copied_on_the_device(gpu: FakeGpu) -> None:
 
 
 def test_an_input_on_the_host_is_waited_for(gpu: FakeGpu) -> None:
-    """The pinned memory is written again by the next execution."""
     executable, arena = setting(gpu)
     x = np.zeros(64, np.uint8)
     user = FakeStream(gpu.notes, "user")

@@ -9,7 +9,6 @@ for arrays that users own on the device the last few sets of addresses are kept.
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -26,6 +25,7 @@ from planish.targets.cuda.driver import CapturedGraph, Gpu
 from planish.targets.cuda.kernel import GeneratedKernel, LibraryKernel
 from planish.targets.cuda.memory import CudaArena
 from planish.targets.cuda.ranges import layer_range
+from planish.targets.cuda.staging import Transfer
 from planish.targets.cuda.streams import place
 from planish.targets.execution import (
     ABSOLUTE,
@@ -38,9 +38,6 @@ from planish.targets.execution import (
 
 GRAPHS = 4
 """Sets of addresses for which an arena keeps the graphs of a schedule."""
-
-CHUNK = 1 << 21
-"""Bytes of an input on the host that go to the device at a time."""
 
 COPIES = 20
 """How often a short schedule stands in the graph by which it is timed."""
@@ -60,12 +57,11 @@ LEAST, MOST = 1 << 14, 1 << 24
 
 class Staged(NamedTuple):
     """An input or output that kernels do not touch where the caller has it: the address that was
-    given, whether that is on the device, and its copies in pinned host memory and on the device.
+    given, whether that is on the device, and where its copy is.
     """
 
     given: int
     on_device: bool
-    pinned: int
     device: int
     size: int
 
@@ -114,8 +110,7 @@ class CudaExecutable(Executable):
             return
         sources, taken = self._stage(arena, "input", inputs, self._schedule.input_bytes)
         targets, given = self._stage(arena, "output", outputs, self._schedule.output_bytes)
-        for staged in taken:
-            self._take(staged, queue)
+        self._take(arena, taken, queue)
         if profile is not None:
             self._run_timed(arena, sources, targets, queue, profile)
         else:
@@ -127,15 +122,12 @@ class CudaExecutable(Executable):
                 elif graph is not None:
                     graph.launch(queue)
         for staged in given:
-            there = staged.given if staged.on_device else staged.pinned
-            gpu.copy(there, staged.device, staged.size, queue)
+            if staged.on_device:
+                gpu.copy(staged.given, staged.device, staged.size, queue)
+        arena.ring.fetch(_transfers(given), queue)
         arena.end(queue)
-        on_host = [s for s in (*taken, *given) if not s.on_device]
-        if stream is None or on_host:  # their memory is used again by the next execution
+        if stream is None or _transfers(taken):
             gpu.wait(queue)
-        for staged in given:
-            if not staged.on_device:
-                ctypes.memmove(staged.given, staged.pinned, staged.size)
 
     def _replayed(self, arena: CudaArena, addresses: tuple[int, ...], queue: Any) -> bool:
         """Queues the graphs of addresses on the device, if they are known and there is nothing else
@@ -166,20 +158,17 @@ class CudaExecutable(Executable):
             if on_device and address % 16 == 0:
                 addresses.append(address)
                 continue
-            memory, device = arena.staging(kind, number, size)
-            addresses.append(device.address)
-            staged.append(Staged(address, on_device, memory.address, device.address, size))
+            device = arena.staged(kind, number, size)
+            addresses.append(device)
+            staged.append(Staged(address, on_device, device, size))
         return addresses, staged
 
-    def _take(self, staged: Staged, queue: Any) -> None:
-        """Copies an input to where kernels read it."""
-        if staged.on_device:
-            self._gpu.copy(staged.device, staged.given, staged.size, queue)
-            return
-        for start in range(0, staged.size, CHUNK):  # one part travels while the next is copied
-            part = min(CHUNK, staged.size - start)
-            ctypes.memmove(staged.pinned + start, staged.given + start, part)
-            self._gpu.copy(staged.device + start, staged.pinned + start, part, queue)
+    def _take(self, arena: CudaArena, inputs: Sequence[Staged], queue: Any) -> None:
+        """Copies inputs to where kernels read them."""
+        for staged in inputs:
+            if staged.on_device:
+                self._gpu.copy(staged.device, staged.given, staged.size, queue)
+        arena.ring.send(_transfers(inputs), queue)
 
     def _graphs(
         self, arena: CudaArena, sources: Sequence[int], targets: Sequence[int]
@@ -372,8 +361,7 @@ class CudaExecutable(Executable):
             return np.array(times)
         sources, taken = self._stage(arena, "input", inputs, self._schedule.input_bytes)
         targets, _ = self._stage(arena, "output", outputs, self._schedule.output_bytes)
-        for staged in taken:
-            self._take(staged, queue)
+        self._take(arena, taken, queue)
         # also a single run is a graph's: libraries take longer to queue a kernel than it may run
         short = repeats > 1 and len(self._schedule.launches) <= SHORT
         copies = COPIES if short else 1
@@ -391,6 +379,11 @@ class CudaExecutable(Executable):
             queue.record(end)
         gpu.wait(queue, MOST_SECONDS)
         return np.array([gpu.seconds(start, end) / copies for start, end in events])
+
+
+def _transfers(tensors: Sequence[Staged]) -> list[Transfer]:
+    """What is on the host of them."""
+    return [Transfer(s.given, s.device, s.size) for s in tensors if not s.on_device]
 
 
 def _ahead(launches: Sequence[ScheduledLaunch]) -> list[tuple[int, int]]:

@@ -11,8 +11,9 @@ import numpy as np
 
 from planish.targets.base import Layout
 from planish.targets.cuda import dlpack
-from planish.targets.cuda.buffers import DeviceMemory, HostMemory
+from planish.targets.cuda.buffers import DeviceMemory
 from planish.targets.cuda.driver import LEGACY_STREAM, Gpu
+from planish.targets.cuda.staging import StagingRing
 from planish.targets.execution import ZEROED_BYTES, TensorMemory
 
 Graphs = OrderedDict[tuple[int, ...], list[Any]]
@@ -67,7 +68,8 @@ class CudaArena:
         self._sides: list[Any] = []
         self._last: Any = None
         self._end: Any = None
-        self._staged: dict[tuple[str, int], tuple[HostMemory, DeviceMemory]] = {}
+        self.ring = StagingRing(gpu)
+        self._staged: dict[tuple[str, int], DeviceMemory] = {}
 
     def graphs(self, executable: Any) -> Graphs:
         """Captured executions by addresses; see `CudaExecutable`."""
@@ -96,15 +98,14 @@ class CudaArena:
             self._sides.append(self.gpu.create_stream())
         return self._sides[:count]
 
-    def staging(self, kind: str, number: int, size: int) -> tuple[HostMemory, DeviceMemory]:
-        """Memory on host and device for an input or output that a user has on the host."""
+    def staged(self, kind: str, number: int, size: int) -> int:
+        """The address of device memory for an input or output that a user has elsewhere."""
         known = self._staged.get((kind, number))
-        if known is None or known[1].nbytes < size:
-            known = (self.gpu.allocate_host(size), self.gpu.allocate(size, f"an {kind}"))
-            self._staged[kind, number] = known
+        if known is None or known.nbytes < size:
+            known = self._staged[kind, number] = self.gpu.allocate(size, f"an {kind}")
             self._graphs.clear()  # they know the old addresses
             self._latest = None
-        return known
+        return known.address
 
 
 class CudaTensor(TensorMemory):

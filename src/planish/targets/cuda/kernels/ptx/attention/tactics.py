@@ -30,9 +30,6 @@ from planish.targets.cuda.kernels.ptx.attention.writer import ROWS
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.restoring import checked_parameters
 
-OFFERED = False
-"""Whether tuning is given these tactics: so far they ran in the interpreter alone, on no GPU."""
-
 DTYPES = (DType.FLOAT16, DType.BFLOAT16)
 GROUPS = (1, 2)
 TURNS = (1, 2, 4)
@@ -215,5 +212,5 @@ def choices(task: Task, binding: Binding, machine: CudaMachine) -> list[ShortAtt
     return sorted((t for t in found if t.accepts(binding)), key=order)
 
 
-FAMILIES: tuple[Family, ...] = (ShortAttentionFamily(),) if OFFERED else ()
+FAMILIES: tuple[Family, ...] = (ShortAttentionFamily(),)
 """What this file offers."""
