@@ -46,7 +46,7 @@ test-torch: $(VENV)-torch/test.stamp
 	    'tests/test_docs.py::test_code_blocks_run[docs/howto/pytorch.md]'
 
 test-cuda: $(VENV)/test.stamp
-	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/pytest tests/targets/cuda
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/pytest tests/targets/cuda tests/tensorflow/test_devices.py
 
 # the first run compiles, which takes long under the sanitizer
 sanitize-cuda: export CUDA_VISIBLE_DEVICES ?= 0

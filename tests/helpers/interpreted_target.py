@@ -6,6 +6,7 @@ data is that of a GPU, too. Nothing is measured and nothing compiled: the first 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -29,8 +30,12 @@ from planish.targets.execution import (
     Executable,
     Schedule,
     TensorMemory,
+    host_program,
 )
 from planish.targets.target import Target
+
+_interpreter = threading.Lock()
+"""Triton's is for one thread at a time."""
 
 
 class InterpretedArray:
@@ -96,11 +101,12 @@ class InterpretedExecutable(Executable):
             for address, touched in zip(scheduled.addresses, scheduled.touches, strict=True):
                 assert bases[address.base] or address.base == ABSOLUTE or not touched.end
             addresses = [bases[a.base] + a.offset for a in scheduled.addresses]
-            interpret(launch.kernel, addresses, launch.params, launch.tasks)
+            with _interpreter:
+                interpret(launch.kernel, addresses, launch.params, launch.tasks)
 
     @property
     def program(self) -> native.Program:
-        raise NotImplementedError
+        return host_program(self, self._schedule, lambda: InterpretedArena(self.arena_bytes))
 
     def measure(self, *_: Any) -> np.ndarray:
         raise NotImplementedError

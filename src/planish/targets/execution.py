@@ -7,8 +7,9 @@ address. Tuning makes schedules of one launch or a few, engines those of whole n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import Empty, LifoQueue
 from typing import Any, Protocol
 
 import numpy as np
@@ -140,6 +141,34 @@ class Executable(ABC):
         `touched` is memory that is read before each one, for targets that say so
         (`planish.targets.target.Target.cached_bytes`).
         """
+
+
+def host_program(
+    executable: Executable, schedule: Schedule, new_arena: Callable[[], Any]
+) -> native.Program:
+    """A program whose one step is a call of `executable.run`: whoever executes it, on any thread,
+    takes an arena that nobody uses. The program keeps the executable alive, which so must not
+    keep its program.
+    """
+    count = len(schedule.input_bytes)
+    values = count + len(schedule.output_bytes)
+    free: LifoQueue[Any] = LifoQueue()
+
+    def call(pointers: Any, _params: Any, _begin: int, _end: int) -> None:
+        addresses = [pointers[i] or 0 for i in range(values)]
+        try:
+            arena = free.get_nowait()
+        except Empty:
+            arena = new_arena()
+        executable.run(arena, addresses[:count], addresses[count:], 1)
+        free.put(arena)
+
+    kernel = native.HostKernel(call)
+    given = [(FIRST_INPUT + i, 0) for i in range(values)]
+    step = native.Step(kernel.address, 1, 1, given, (), native.HOST)
+    return native.Program(
+        [step], input_count=count, output_count=values - count, keep=(kernel, schedule)
+    )
 
 
 class Pool(Protocol):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from planish import native
 from planish.targets.base import Launch
 from planish.targets.cuda.executable import LEAST, MOST, CudaExecutable, _ahead
 from planish.targets.cuda.kernels.mapped_kernel import MappedKernel
@@ -148,3 +151,19 @@ def test_launches_ask_for_constants_of_those_behind_them() -> None:
     assert found[1] == (second, 50_000)  # the one behind it reads too much
     assert found[2] == (third, 200_000)
     assert found[3:] == [(0, 0)] * 4  # libraries ask for nothing; once is enough
+
+
+def test_a_program_runs_it_and_keeps_it_alive_but_is_not_kept(gpu: FakeGpu) -> None:
+    size = 64
+    executable, _ = setting(gpu, size)
+    x, y = np.ones(size, np.uint8), np.zeros(size, np.uint8)
+    program, alive = executable.program, weakref.ref(executable)
+    del executable
+    program.execute(native.Arena(64), [x.ctypes.data], [y.ctypes.data], 1)
+    ways = [note[:3] for note in gpu.notes if note[0] in ("host", "device")]
+    assert ways == [("host", "device", size), ("device", "host", size)]
+    gc.collect()
+    assert alive() is not None
+    del program
+    gc.collect()
+    assert alive() is None

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from itertools import groupby
-from queue import Empty, LifoQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +32,7 @@ from planish.targets.execution import (
     Executable,
     Schedule,
     ScheduledLaunch,
+    host_program,
 )
 
 GRAPHS = 4
@@ -286,29 +285,9 @@ class CudaExecutable(Executable):
             if changed is not None and touched.written:
                 self._gpu.upload(address, changed)
 
-    @cached_property
+    @property
     def program(self) -> native.Program:
-        """One host step: whoever calls it, on any thread, takes an arena that nobody uses."""
-        count = len(self._schedule.input_bytes)
-        values = count + len(self._schedule.output_bytes)
-        free: LifoQueue[CudaArena] = LifoQueue()
-
-        def call(pointers: Any, _params: Any, _begin: int, _end: int) -> None:
-            addresses = [pointers[i] or 0 for i in range(values)]
-            try:
-                arena = free.get_nowait()
-            except Empty:
-                arena = CudaArena(self._gpu, self.arena_bytes)
-            self.run(arena, addresses[:count], addresses[count:], 1)
-            free.put(arena)
-
-        kernel = native.HostKernel(call)
-        step = native.Step(
-            kernel.address, 1, 1, [(FIRST_INPUT + i, 0) for i in range(values)], (), native.HOST
-        )
-        return native.Program(
-            [step], input_count=count, output_count=values - count, keep=(kernel, self._schedule)
-        )
+        return host_program(self, self._schedule, lambda: CudaArena(self._gpu, self.arena_bytes))
 
     # ---- timing ---------------------------------------------------------------------------
 
