@@ -56,11 +56,15 @@ class HostFamily(Family):
     """Offers the given variants for every task."""
 
     name: ClassVar[str] = "host"
+    tactic: ClassVar[type[Tactic]] = HostTactic
 
     def __init__(self, variants: Sequence[Mapping[str, Any]]) -> None:
         self._variants = variants
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return True
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         return (HostTactic(task, **v) for v in self._variants)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:

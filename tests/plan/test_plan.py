@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
@@ -14,6 +14,7 @@ from planish.plan.views import insert_copies, place
 from planish.targets.base import Binding, Family, Launch, Layout, Tactic
 from planish.targets.cpu.target import CpuTarget
 from planish.targets.reference import ReferenceTactic
+from planish.targets.restoring import Allowed
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +33,14 @@ class Picky(Tactic):
 
 class PickyFamily(Family):
     name: ClassVar[str] = "picky"
+    tactic: ClassVar[type[Tactic]] = Picky
+    allowed: ClassVar[Allowed] = {"most": range(1, 100)}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return True
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         yield Picky(task, 50)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return Picky(task, **parameters)
 
 
 class PickyTarget(CpuTarget):
@@ -81,7 +84,7 @@ class RangeTarget(CpuTarget):
 
     def families(self) -> list[Family]:
         class Several(PickyFamily):
-            def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+            def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
                 return (Picky(task, most) for most in (10, 20, 30))
 
         return [Several()]

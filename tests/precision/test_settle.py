@@ -27,6 +27,7 @@ from planish.runtime.engine import Engine
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.target import cpu
 from planish.targets.reference import ReferenceTactic
+from planish.targets.restoring import FLAG, Allowed
 
 FP16 = frozenset({"fp32", "fp16"})
 
@@ -167,14 +168,15 @@ class Rounding(ReferenceTactic):
 
 class RoundingFamily(Family):
     name: ClassVar[str] = "rounding"
+    tactic: ClassVar[type[Tactic]] = Rounding
+    allowed: ClassVar[Allowed] = {"rounds": FLAG}
 
-    def tactics(self, task: Any, binding: Binding) -> Iterable[Tactic]:
-        if task.anchor is not None:
-            yield Rounding(task, True)
-            yield Rounding(task, False)
+    def understands(self, task: Any) -> bool:
+        return task.anchor is not None
 
-    def restore(self, task: Any, parameters: Mapping[str, Any]) -> Tactic:
-        return Rounding(task, bool(parameters["rounds"]))
+    def offered(self, task: Any, binding: Binding) -> Iterable[Tactic]:
+        yield Rounding(task, True)
+        yield Rounding(task, False)
 
 
 class RoundingCpu(HalfCpu):

@@ -190,7 +190,7 @@ class TestTactics:
                 return HostTactic.launches(self, binding)
 
         class WrongFamily(HostFamily):
-            def tactics(self, task, binding):
+            def offered(self, task, binding):
                 return (WrongForOne(task, **v) for v in self._variants)
 
         target = HostTarget()
@@ -347,7 +347,7 @@ def test_of_wholes_one_tactic_of_each_family_is_measured(monkeypatch: pytest.Mon
     class Other(Whole):
         name = "other"
 
-        def tactics(self, task, binding):
+        def offered(self, task, binding):
             return [OtherTactic(task), OtherTactic(task, delay=0.1)]
 
     class Wholes(HostTarget):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -18,6 +18,7 @@ import numpy as np
 
 from planish.fusion.task import Task
 from planish.graph.graph import Value
+from planish.targets.restoring import Allowed, checked_parameters, impossible
 
 Result = TypeVar("Result")
 
@@ -236,23 +237,46 @@ class Tactic(ABC):
 class Family(ABC):
     """A kernel family: offers tactics for the tasks it understands. One family, one file.
 
-    `pattern` is that of its tasks (`Task.pattern`); most have but one op to understand.
+    Attributes
+    ----------
+    name : str
+    pattern : str
+        That of its tasks (`Task.pattern`); most have but one op to understand.
+    tactic : type of Tactic
+        What it offers.
+    allowed : mapping
+        The possible values of each parameter of its tactics.
     """
 
     name: ClassVar[str]
     pattern: ClassVar[str] = ""
+    tactic: ClassVar[type[Tactic]]
+    allowed: ClassVar[Allowed] = {}
+
+    @property
+    def machine(self) -> Any:
+        """The machine that its tactics are for, where they depend on one."""
+        raise NotImplementedError
 
     def on(self, machine: Any) -> Family:
         """The family for a machine: itself, unless its tactics depend on the machine."""
         return self
 
     @abstractmethod
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        """Tactics worth measuring for a task at these shapes, the likely best first; none for a
-        task of another kind.
-        """
+    def understands(self, task: Task) -> bool:
+        """Whether it has tactics for tasks of this kind, at some shapes and layouts."""
 
-    @abstractmethod
+    def tactics(self, task: Task, binding: Binding) -> Iterator[Tactic]:
+        """Tactics worth measuring for a task at these shapes, which accept them, the likely best
+        first; none for a task of another kind.
+        """
+        if self.understands(task):
+            yield from (t for t in self.offered(task, binding) if t.accepts(binding))
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        """Candidates for a task that it understands; where tactics have no parameters, the one."""
+        yield self.make(task)
+
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
         """The tactic with the given parameters, as a plan stored them.
 
@@ -261,3 +285,18 @@ class Family(ABC):
         PlanError
             The parameters are not valid for this task.
         """
+        understood = self.understands(task)
+        values = checked_parameters(self.name, task, parameters, understood, **self.allowed)
+        if why := self.forbids(task, values):
+            raise impossible(self.name, task, why)
+        return self.make(task, **values)
+
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
+        """Why parameters that are allowed one by one are not together; empty if they are."""
+        return ""
+
+    def make(self, task: Task, **values: Any) -> Tactic:
+        """The tactic of these parameters, for the family's machine if it depends on one."""
+        if any(field.name == "machine" for field in fields(self.tactic)):
+            values["machine"] = self.machine
+        return self.tactic(task, **values)

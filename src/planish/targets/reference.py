@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -42,9 +41,7 @@ class ReferenceFamily(Family):
     """Offers the reference for every task."""
 
     name: ClassVar[str] = "reference"
+    tactic: ClassVar[type[Tactic]] = ReferenceTactic
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        yield ReferenceTactic(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return ReferenceTactic(task)
+    def understands(self, task: Task) -> bool:
+        return True

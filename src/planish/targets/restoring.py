@@ -1,4 +1,4 @@
-"""What a plan stored, made a tactic again: every family's `restore` checks parameters with this.
+"""What a plan stored, made a tactic again: `Family.restore` checks parameters with this.
 
 A plan is a file: its parameters may be those of another version or of nobody. A tactic is made
 only of a task that its family understands, and of values that the family lists as possible.
@@ -6,11 +6,17 @@ only of a task that its family understands, and of values that the family lists 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from planish.errors import PlanError
 from planish.fusion.task import Task
+
+Values = Sequence[int] | Sequence[bool] | re.Pattern[str]
+"""The possible values of a parameter: integers, `FLAG`, or what its text is like."""
+Allowed = Mapping[str, Values]
+"""The same of several by name."""
 
 FLAG = (False, True)
 """The possible values of a parameter that is true or false."""
@@ -21,7 +27,7 @@ def checked_parameters(
     task: Task,
     parameters: Mapping[str, Any],
     understood: bool,
-    **allowed: Sequence[int | bool],
+    **allowed: Values,
 ) -> dict[str, Any]:
     """The parameters of a tactic, exactly those in `allowed`, each with one of its values.
 
@@ -35,8 +41,8 @@ def checked_parameters(
         As the plan stored them.
     understood : bool
         Whether the family offers tactics for tasks of this kind at all.
-    **allowed : range or tuple
-        The possible values of each parameter: integers, or `FLAG`.
+    **allowed : range, tuple or pattern
+        The possible values of each parameter.
 
     Raises
     ------
@@ -50,8 +56,11 @@ def checked_parameters(
         raise impossible(family, task, f"its parameters are {takes}; the plan gives {given}")
     for name, values in allowed.items():
         given = parameters[name]
-        # bool is an int, and 1.0 == 1
-        if type(given) is not type(values[0]) or given not in values:
+        if isinstance(values, re.Pattern):
+            is_possible = isinstance(given, str) and values.fullmatch(given) is not None
+        else:  # bool is an int, and 1.0 == 1
+            is_possible = type(given) is type(values[0]) and given in values
+        if not is_possible:
             why = f"{name} is {given!r}, which is none of {_shown(values)}"
             raise impossible(family, task, why)
     return dict(parameters)
@@ -67,7 +76,9 @@ def impossible(family: str, task: Task, why: str) -> PlanError:
     )
 
 
-def _shown(values: Sequence[int | bool]) -> str:
+def _shown(values: Values) -> str:
+    if isinstance(values, re.Pattern):
+        return f"those like {values.pattern}"
     if isinstance(values, range):
         return f"{values[0]} to {values[-1]}"
     return ", ".join(map(str, values))

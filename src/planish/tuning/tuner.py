@@ -199,7 +199,7 @@ class Tuner:
             tactics = [
                 t
                 for t in self._target.tactics(task, binding)
-                if t.is_permitted(precisions) and t.accepts(binding) and self._fits(t, binding)
+                if t.is_permitted(precisions) and self._fits(t, binding)
             ][: self._target.tactics_per_task]
             guess = estimate(task, binding, self._target.rates)
             shared = Entry(task, binding, key, tactics, precisions, guess, cold=cold)

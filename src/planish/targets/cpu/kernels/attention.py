@@ -16,11 +16,19 @@ from planish.targets.cpu.kernels.blocking import ceil
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.fused import Bound, bind_leaves
 from planish.targets.cpu.machine import Machine
-from planish.targets.restoring import FLAG, checked_parameters
+from planish.targets.restoring import FLAG, Allowed
 
 GROUPS = (1, 2, 4, 8, 16)
 BLOCKS = (64, 128, 256, 512)
 MOST_ROWS, MOST_VECTORS = 16, 4
+PARAMETERS: Allowed = {
+    "rows": range(1, MOST_ROWS + 1),
+    "vectors": range(1, MOST_VECTORS + 1),
+    "groups": GROUPS,
+    "block": BLOCKS,
+    "packed": FLAG,
+}
+"""The possible parameters of a tactic of attention."""
 DEEPEST = 512
 """Columns of queries or values, at most: the tiles of more would not stay in the cache."""
 
@@ -132,37 +140,22 @@ class AttentionFamily(MachineFamily):
 
     name: ClassVar[str] = "attention"
     pattern: ClassVar[str] = "attention"
+    tactic: ClassVar[type[Tactic]] = AttentionTactic
+    allowed: ClassVar[Allowed] = PARAMETERS
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        problem = readable(task, binding) if _understood(task) else None
+    def understands(self, task: Task) -> bool:
+        return _understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        problem = readable(task, binding)
         if problem is not None:
-            for candidate in offered(problem, self.machine, _packed(task)):
+            for candidate in candidates(problem, self.machine, _packed(task)):
                 yield AttentionTactic(task, self.machine, *candidate)
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = restored_parameters(self.name, task, parameters, _understood(task), _packed(task))
-        return AttentionTactic(task, self.machine, **values)
-
-
-def restored_parameters(
-    family: str,
-    task: Task,
-    parameters: Mapping[str, Any],
-    understood: bool,
-    packed: Sequence[bool] = FLAG,
-) -> dict[str, Any]:
-    """A plan's parameters of a tactic of attention, checked."""
-    return checked_parameters(
-        family,
-        task,
-        parameters,
-        understood,
-        rows=range(1, MOST_ROWS + 1),
-        vectors=range(1, MOST_VECTORS + 1),
-        groups=GROUPS,
-        block=BLOCKS,
-        packed=packed,
-    )
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
+        if values["packed"] not in _packed(task):
+            return f"packed is {values['packed']}, which is none of {_packed(task)}"
+        return ""
 
 
 Candidate = tuple[int, int, int, int, bool]
@@ -172,7 +165,9 @@ TRIED = 12
 """Candidates that are worth measuring."""
 
 
-def offered(problem: Problem, machine: Machine, packed: Sequence[bool] = FLAG) -> list[Candidate]:
+def candidates(
+    problem: Problem, machine: Machine, packed: Sequence[bool] = FLAG
+) -> list[Candidate]:
     """The candidates that are worth measuring, the likeliest first."""
     found = _candidates(problem, machine, packed)
     ranked = sorted(found, key=lambda c: estimate(problem, c, machine))

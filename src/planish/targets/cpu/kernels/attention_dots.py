@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,14 +14,15 @@ from planish.targets.attention import Problem
 from planish.targets.base import Binding, Family, Tactic
 from planish.targets.cpu.codegen.dot import BYTES, HALVES, Dot
 from planish.targets.cpu.kernels.attention import (
+    PARAMETERS,
     AttentionTactic,
-    offered,
+    candidates,
     readable,
-    restored_parameters,
 )
 from planish.targets.cpu.kernels.attention_dots_kernel import AttentionDotsKernel
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.machine import Machine
+from planish.targets.restoring import Allowed
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,17 +66,17 @@ class AttentionDotsFamily(MachineFamily):
 
     name: ClassVar[str] = "attention_dots"
     pattern: ClassVar[str] = "attention"
+    tactic: ClassVar[type[Tactic]] = AttentionDotsTactic
+    allowed: ClassVar[Allowed] = PARAMETERS
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return _dot(task, self.machine) is not None
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         problem = _problem(task, binding, self.machine)
         if problem is not None:
-            for candidate in offered(problem, self.machine):
+            for candidate in candidates(problem, self.machine):
                 yield AttentionDotsTactic(task, self.machine, *candidate)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _dot(task, self.machine) is not None
-        values = restored_parameters(self.name, task, parameters, understood)
-        return AttentionDotsTactic(task, self.machine, **values)
 
 
 FAMILIES: tuple[Family, ...] = (AttentionDotsFamily(),)

@@ -7,10 +7,10 @@ and these tactics serve models that hold bfloat16 themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,8 +21,7 @@ from planish.ops.matmul import MatMul
 from planish.targets.base import Binding, Tactic
 from planish.targets.cpu.codegen.dot import HALVES, Dot
 from planish.targets.cpu.kernels.dot_matrix import SMALLEST, DotMatrixTactic, candidates, geometry
-from planish.targets.cpu.kernels.family import MachineFamily
-from planish.targets.cpu.kernels.matrix import checked_tile
+from planish.targets.cpu.kernels.matrix import MatrixFamily
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,24 +61,22 @@ def understood(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class BfloatMatrixFamily(MachineFamily):
+class BfloatMatrixFamily(MatrixFamily):
     """Convolutions (not depthwise) and matrix products in bfloat16, for this or another machine."""
 
     name: ClassVar[str] = "bfloat_matrix"
+    tactic: ClassVar[type[Tactic]] = BfloatMatrixTactic
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        g = geometry(task, binding) if understood(task) else None
+    def understands(self, task: Task) -> bool:
+        return understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        g = geometry(task, binding)
         if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
             return
         any_tile = BfloatMatrixTactic(task, self.machine, *SMALLEST)
         for tile in candidates(any_tile, g):
-            tactic = BfloatMatrixTactic(task, self.machine, *tile)
-            if tactic.accepts(binding):
-                yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        tile = checked_tile(self.name, task, parameters, understood(task))
-        return BfloatMatrixTactic(task, self.machine, **tile)
+            yield BfloatMatrixTactic(task, self.machine, *tile)
 
 
 FAMILIES = (BfloatMatrixFamily(),)

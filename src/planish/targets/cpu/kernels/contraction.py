@@ -9,9 +9,9 @@ in which precision it computes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -46,7 +46,7 @@ from planish.targets.cpu.kernels.fused import (
     bind_values,
     broadcast_strides,
 )
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 _GRAIN = 1 << 14
 """Multiplications a thread takes at a time, at least."""
@@ -274,15 +274,6 @@ def _convolution(task: Task, binding: Binding) -> _Problem:
     )
 
 
-def _understood(task: Task) -> bool:
-    if task.anchor is None or task.prologue is not None:
-        return False
-    op = task.anchor.op
-    if isinstance(op, Conv | ConvInteger):
-        return bool(op.strides) and task.anchor.inputs[0].dtype is not DType.BOOL
-    return isinstance(op, MatMul | MatMulInteger)
-
-
 def _has_faster(task: Task, binding: Binding) -> bool:
     """Whether the families before this one take the task."""
     return any(
@@ -295,9 +286,19 @@ class ContractionFamily(Family):
     """Matrix products and convolutions of every dtype."""
 
     name: ClassVar[str] = "contraction"
+    tactic: ClassVar[type[Tactic]] = Contraction
+    allowed: ClassVar[Allowed] = {"pixels": (1, 2, 4), "vectors": (1, 2)}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task) or not Contraction(task, 1, 1).accepts(binding):
+    def understands(self, task: Task) -> bool:
+        if task.anchor is None or task.prologue is not None:
+            return False
+        op = task.anchor.op
+        if isinstance(op, Conv | ConvInteger):
+            return bool(op.strides) and task.anchor.inputs[0].dtype is not DType.BOOL
+        return isinstance(op, MatMul | MatMulInteger)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not Contraction(task, 1, 1).accepts(binding):
             return
         if _has_faster(task, binding):
             return
@@ -308,13 +309,6 @@ class ContractionFamily(Family):
         tiles = [(p, v) for v in range(most, 0, -1) for p in (4, 2, 1) if p <= max(pixels, 1)]
         for tile in tiles[:1] + tiles[-1:] if len(tiles) > 1 else tiles:
             yield Contraction(task, *tile)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        allowed = {"pixels": (1, 2, 4), "vectors": (1, 2)}
-        return Contraction(
-            task,
-            **checked_parameters(self.name, task, parameters, _understood(task), **allowed),
-        )
 
 
 FAMILIES: tuple[Family, ...] = (ContractionFamily(),)

@@ -6,9 +6,9 @@ The kernel itself stands in `depthwise_kernel`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from planish.targets.cpu.kernels.fused import (
     bind_values,
     broadcast_strides,
 )
-from planish.targets.restoring import FLAG, checked_parameters
+from planish.targets.restoring import FLAG, Allowed
 
 _WORK = 1 << 16
 """Multiplications a task has at least, if the convolution has as many."""
@@ -209,32 +209,36 @@ def _output_shape(task: Task, binding: Binding) -> tuple[int, ...]:
     return task.anchor.output.type.bind(binding.symbols)
 
 
-def _understood(task: Task) -> bool:
-    if task.anchor is None or not isinstance(task.anchor.op, Conv | ConvInteger):
-        return False
-    op, (x, w, *zeros) = task.anchor.op, task.anchor.inputs
-    exact = not zeros or math.prod(map(int, w.shape[:-2])) < EXACT_TAPS  # type: ignore[arg-type]
-    return (
-        task.prologue is None
-        and (x.dtype.is_float or bool(zeros))
-        and exact
-        and all(zero.is_constant for zero in zeros)
-        and len(op.strides) in (1, 2)
-        and w.is_constant
-        and w.shape[-2] == 1
-        and x.shape[-1] == op.groups
-        and w.shape[-1] != 0
-    )
-
-
 class DepthwiseFamily(Family):
     """Convolutions of as many groups as channels."""
 
     name: ClassVar[str] = "depthwise"
+    tactic: ClassVar[type[Tactic]] = Depthwise
+    allowed: ClassVar[Allowed] = {
+        "columns": range(1, 17),
+        "rows": range(1, 5),
+        "vectors": range(1, 3),
+        "channels_inner": FLAG,
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task):
-            return
+    def understands(self, task: Task) -> bool:
+        if task.anchor is None or not isinstance(task.anchor.op, Conv | ConvInteger):
+            return False
+        op, (x, w, *zeros) = task.anchor.op, task.anchor.inputs
+        exact = not zeros or math.prod(map(int, w.shape[:-2])) < EXACT_TAPS  # type: ignore[arg-type]
+        return (
+            task.prologue is None
+            and (x.dtype.is_float or bool(zeros))
+            and exact
+            and all(zero.is_constant for zero in zeros)
+            and len(op.strides) in (1, 2)
+            and w.is_constant
+            and w.shape[-2] == 1
+            and x.shape[-1] == op.groups
+            and w.shape[-1] != 0
+        )
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         shape = _output_shape(task, binding)
         columns, channels = max(1, shape[-2]), shape[-1]
         moved = task.inputs[0].dtype.size * (
@@ -252,19 +256,6 @@ class DepthwiseFamily(Family):
             wide = [Depthwise(task, 4, 1, 2, False), Depthwise(task, 4, 1, 2, True)]
         # from distant memory, two cache lines at a time come faster than one
         yield from (*wide, *narrow) if even and moved > _DISTANT else (*narrow, *wide)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            _understood(task),
-            columns=range(1, 17),
-            rows=range(1, 5),
-            vectors=range(1, 3),
-            channels_inner=FLAG,
-        )
-        return Depthwise(task, **values)
 
 
 FAMILIES: tuple[Family, ...] = (DepthwiseFamily(),)

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.task import Task
 from planish.graph.graph import Value
@@ -18,7 +17,6 @@ from planish.targets.cpu.kernels.sorting import key_bits
 from planish.targets.cpu.kernels.suppression import CLASSES, SuppressKernel
 from planish.targets.cpu.kernels.suppression_outputs import CombineKernel, ListKernel
 from planish.targets.cpu.kernels.suppression_soft import SoftSuppressKernel, scratch_bytes
-from planish.targets.restoring import checked_parameters
 
 _FIRST = 256
 """Candidates that are tried first, at least."""
@@ -212,29 +210,20 @@ class CombinedSuppressionFamily(Family):
     """Combined non-maximum suppression."""
 
     name: ClassVar[str] = "combined_suppression"
+    tactic: ClassVar[type[Tactic]] = CombinedSuppression
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task, CombinedNonMaxSuppression):
-            yield CombinedSuppression(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task, CombinedNonMaxSuppression)
-        checked_parameters(self.name, task, parameters, understood)
-        return CombinedSuppression(task)
+    def understands(self, task: Task) -> bool:
+        return _understood(task, CombinedNonMaxSuppression)
 
 
 class SuppressionFamily(Family):
     """Non-maximum suppression of one list of boxes."""
 
     name: ClassVar[str] = "suppression"
+    tactic: ClassVar[type[Tactic]] = Suppression
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task, NonMaxSuppression):
-            yield Suppression(task)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        checked_parameters(self.name, task, parameters, _understood(task, NonMaxSuppression))
-        return Suppression(task)
+    def understands(self, task: Task) -> bool:
+        return _understood(task, NonMaxSuppression)
 
 
 FAMILIES: tuple[Family, ...] = (CombinedSuppressionFamily(), SuppressionFamily())

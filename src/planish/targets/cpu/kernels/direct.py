@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,7 +40,7 @@ from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.fused import access, bind_window
 from planish.targets.cpu.kernels.geometry import conv_geometry
 from planish.targets.cpu.kernels.register_tile import most_pixels, step_cycles
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 _TASKS = 64
 """Tasks that a convolution is split into, if it has as many positions."""
@@ -340,27 +340,32 @@ class Direct(AnchoredTactic):
         )
 
 
-def _understood(task: Task) -> bool:
-    anchor = task.anchor
-    return (
-        anchor is not None
-        and isinstance(anchor.op, Conv | ConvTranspose)
-        and task.prologue is None
-        and len(anchor.op.strides) > 0
-        and task.inputs[0].dtype is not DType.BOOL
-        and anchor.inputs[1].shape[-1] != 0
-        and isinstance(anchor.inputs[1].shape[-2], int)
-    )
-
-
 @dataclass(frozen=True)
 class DirectFamily(MachineFamily):
     """Convolutions of any dimensions, dtypes and filters, where no faster family has them."""
 
     name: ClassVar[str] = "direct"
+    tactic: ClassVar[type[Tactic]] = Direct
+    allowed: ClassVar[Allowed] = {
+        "positions": range(1, 17),
+        "vectors": range(1, 5),
+        "lanes": (2, 4, 8, 16, 32, 64),
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task) or _better_elsewhere(task, binding):
+    def understands(self, task: Task) -> bool:
+        anchor = task.anchor
+        return (
+            anchor is not None
+            and isinstance(anchor.op, Conv | ConvTranspose)
+            and task.prologue is None
+            and len(anchor.op.strides) > 0
+            and task.inputs[0].dtype is not DType.BOOL
+            and anchor.inputs[1].shape[-1] != 0
+            and isinstance(anchor.inputs[1].shape[-2], int)
+        )
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if _better_elsewhere(task, binding):
             return
         machine = self.machine
         lanes = max(1, machine.lanes * 4 // max(4, task.inputs[0].dtype.size))
@@ -375,14 +380,6 @@ class DirectFamily(MachineFamily):
                 offered.append((cycles / (positions * vectors), vectors, positions))
         for _, vectors, positions in sorted(offered)[:3]:
             yield Direct(task, positions, vectors, lanes)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        lanes = (2, 4, 8, 16, 32, 64)
-        allowed = {"positions": range(1, 17), "vectors": range(1, 5), "lanes": lanes}
-        return Direct(
-            task,
-            **checked_parameters(self.name, task, parameters, _understood(task), **allowed),
-        )
 
 
 def _better_elsewhere(task: Task, binding: Binding) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 from planish.fusion.task import Task
 from planish.targets.base import Binding, Family, Launch, Tactic
@@ -12,7 +12,7 @@ from planish.targets.cpu.kernels.compose import Composer
 from planish.targets.cpu.kernels.loopnest import launch
 from planish.targets.cpu.kernels.space import is_heavy
 from planish.targets.cpu.kernels.views import View
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 UNROLLS = (1, 2, 4, 8)
 """Vectors per round that a tactic may have."""
@@ -43,19 +43,18 @@ class ElementwiseTactic(Tactic):
 class ElementwiseFamily(Family):
     """Offers a loop nest for elementwise tasks."""
 
-    name = "elementwise"
+    name: ClassVar[str] = "elementwise"
+    tactic: ClassVar[type[Tactic]] = ElementwiseTactic
+    allowed: ClassVar[Allowed] = {"unroll": UNROLLS}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if task.anchor is not None or not ElementwiseTactic(task).accepts(binding):
+    def understands(self, task: Task) -> bool:
+        return task.anchor is None
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not ElementwiseTactic(task).accepts(binding):
             return
         for unroll in (2, 1) if is_heavy(task.epilogue.expression) else (4, 1):
             yield ElementwiseTactic(task, unroll)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = task.anchor is None
-        return ElementwiseTactic(
-            task, **checked_parameters(self.name, task, parameters, understood, unroll=UNROLLS)
-        )
 
 
 FAMILIES = (ElementwiseFamily(),)

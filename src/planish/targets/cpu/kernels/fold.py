@@ -20,7 +20,6 @@ from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import (
     Accesses,
     Operands,
@@ -161,7 +160,7 @@ class Folding(AnchoredTactic):
         ]
 
 
-class FoldFamily(SoleFamily):
+class FoldFamily(Family):
     """Windows put back where they were taken from."""
 
     name: ClassVar[str] = "fold"

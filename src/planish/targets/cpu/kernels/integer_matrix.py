@@ -6,7 +6,7 @@ What it declines (computed weights, three dimensions, zero points that are not c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -19,9 +19,8 @@ from planish.ops.quantization import ConvInteger, MatMulInteger
 from planish.targets.base import Binding, Tactic
 from planish.targets.cpu.codegen.dot import BYTES, BYTES_TWICE, PAIRS, Dot, fits
 from planish.targets.cpu.kernels.dot_matrix import SMALLEST, DotMatrixTactic, candidates, geometry
-from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.geometry import Geometry
-from planish.targets.cpu.kernels.matrix import checked_tile
+from planish.targets.cpu.kernels.matrix import MatrixFamily
 from planish.targets.cpu.machine import Machine
 
 
@@ -128,26 +127,22 @@ def understood(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class IntegerMatrixFamily(MachineFamily):
+class IntegerMatrixFamily(MatrixFamily):
     """Convolutions (not depthwise) and matrix products of bytes."""
 
     name: ClassVar[str] = "integer_matrix"
+    tactic: ClassVar[type[Tactic]] = IntegerMatrixTactic
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not understood(task):
-            return
+    def understands(self, task: Task) -> bool:
+        return understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         g = geometry(task, binding)
-        if g is None or g.depth == g.channels == 1 < g.groups:
+        if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
             return
         any_tile = IntegerMatrixTactic(task, self.machine, *SMALLEST)
         for tile in candidates(any_tile, g):
-            tactic = IntegerMatrixTactic(task, self.machine, *tile)
-            if tactic.accepts(binding):
-                yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        tile = checked_tile(self.name, task, parameters, understood(task))
-        return IntegerMatrixTactic(task, self.machine, **tile)
+            yield IntegerMatrixTactic(task, self.machine, *tile)
 
 
 FAMILIES = (IntegerMatrixFamily(),)

@@ -24,7 +24,6 @@ from planish.targets.cpu.codegen.elementwise import emit
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.axes import prologue_of, task_box, unravel
-from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import (
     Accesses,
     Operands,
@@ -158,7 +157,7 @@ class LocalResponse(AnchoredTactic):
         ]
 
 
-class LrnFamily(SoleFamily):
+class LrnFamily(Family):
     """Local response normalization."""
 
     name: ClassVar[str] = "lrn"

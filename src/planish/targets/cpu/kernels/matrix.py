@@ -46,7 +46,7 @@ from planish.targets.cpu.kernels.register_tile import (
     unrolled,
 )
 from planish.targets.cpu.machine import Machine
-from planish.targets.restoring import FLAG, checked_parameters, impossible
+from planish.targets.restoring import FLAG, Allowed
 
 LARGEST_TILE = 64
 """Registers that a tile may take, at most, on any machine."""
@@ -318,53 +318,36 @@ class MatrixFamily(MachineFamily):
     """Convolutions (not depthwise) and matrix products in float32, for this or another machine."""
 
     name: ClassVar[str] = "matrix"
+    tactic: ClassVar[type[Tactic]] = MatrixTactic
+    allowed: ClassVar[Allowed] = {
+        "pixels": range(1, LARGEST_TILE + 1),
+        "vectors": range(1, LARGEST_TILE + 1),
+        "tail": range(LARGEST_TILE + 1),
+        "pixels_outer": FLAG,
+        "packed": FLAG,
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return _understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         g = _geometry(task, binding)
         if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
             return
         machine = self.machine
         candidates = sorted(_candidates(g, task, machine), key=lambda c: estimate(g, c, machine))
         for tile in candidates:
-            tactic = MatrixTactic(task, machine, *tile)
-            if tactic.accepts(binding):
-                yield tactic
+            yield MatrixTactic(task, machine, *tile)
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        tile = checked_tile(self.name, task, parameters, _understood(task))
-        return MatrixTactic(task, self.machine, **tile)
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
+        pixels, vectors, tail = values["pixels"], values["vectors"], values["tail"]
+        if pixels * vectors > LARGEST_TILE or 0 < pixels <= tail:
+            return f"no tile has {pixels} pixels, {vectors} vectors and a tail of {tail}"
+        return ""
 
 
 Tile = tuple[int, int, int, bool, bool]
 """pixels, vectors, tail, pixels_outer, packed."""
-
-
-def checked_tile(
-    family: str, task: Task, parameters: Mapping[str, Any], understood: bool
-) -> dict[str, Any]:
-    """The parameters of a `MatrixTactic`; see `checked_parameters`.
-
-    Raises
-    ------
-    PlanError
-        They are none, or no tile is like that.
-    """
-    values = checked_parameters(
-        family,
-        task,
-        parameters,
-        understood,
-        pixels=range(1, LARGEST_TILE + 1),
-        vectors=range(1, LARGEST_TILE + 1),
-        tail=range(LARGEST_TILE + 1),
-        pixels_outer=FLAG,
-        packed=FLAG,
-    )
-    pixels, vectors, tail = values["pixels"], values["vectors"], values["tail"]
-    if pixels * vectors > LARGEST_TILE or 0 < pixels <= tail:
-        why = f"no tile has {pixels} pixels, {vectors} vectors and a tail of {tail}"
-        raise impossible(family, task, why)
-    return values
 
 
 def _candidates(g: Geometry, task: Task, machine: Machine) -> Iterator[Tile]:

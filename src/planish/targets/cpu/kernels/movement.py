@@ -8,9 +8,9 @@ op plans the launches; `PLANS` lists them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 from planish.fusion.task import Task
 from planish.graph.graph import Value
@@ -28,7 +28,7 @@ from planish.targets.cpu.kernels.parameters import ParametersKernel
 from planish.targets.cpu.kernels.space import is_heavy
 from planish.targets.cpu.kernels.views import View
 from planish.targets.movement import MovementJob
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 Move = Callable[[View], View]
 
@@ -406,25 +406,22 @@ def _bound(value: Value, binding: Binding) -> tuple[int, ...]:
 class MovementFamily(Family):
     """Offers loop nests for tasks whose anchor moves elements."""
 
-    name = "movement"
+    name: ClassVar[str] = "movement"
+    tactic: ClassVar[type[Tactic]] = MovementTactic
+    allowed: ClassVar[Allowed] = {"unroll": UNROLLS}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if task.anchor is None or type(task.anchor.op) not in PLANS:
-            return
+    def understands(self, task: Task) -> bool:
+        return task.anchor is not None and type(task.anchor.op) in PLANS
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        assert task.anchor is not None
         op, epilogue = task.anchor.op, task.epilogue.expression
         if isinstance(op, _NO_EPILOGUE) and not epilogue.is_copy:
             return
         if isinstance(op, _BARE) and task.prologue is not None:
             return
-        if MovementTactic(task).accepts(binding):
-            around = [epilogue, *([task.prologue.expression] if task.prologue else [])]
-            yield MovementTactic(task, 2 if any(map(is_heavy, around)) else 4)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = task.anchor is not None and type(task.anchor.op) in PLANS
-        return MovementTactic(
-            task, **checked_parameters(self.name, task, parameters, understood, unroll=UNROLLS)
-        )
+        around = [epilogue, *([task.prologue.expression] if task.prologue else [])]
+        yield MovementTactic(task, 2 if any(map(is_heavy, around)) else 4)
 
 
 FAMILIES = (MovementFamily(),)

@@ -21,7 +21,6 @@ from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.axes import unravel
-from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values, for_spans
 from planish.targets.cpu.kernels.sorting import for_bits, mask_bits
 
@@ -199,7 +198,7 @@ class Indices(AnchoredTactic):
         return [count, write]
 
 
-class NonZeroFamily(SoleFamily):
+class NonZeroFamily(Family):
     """`NonZero` of any dtype and layout."""
 
     name: ClassVar[str] = "nonzero"

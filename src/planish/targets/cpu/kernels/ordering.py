@@ -25,7 +25,6 @@ from planish.targets.cpu.codegen.elementwise import emit
 from planish.targets.cpu.codegen.types import I64, register_type
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.axes import prologue_of, task_box, unravel
-from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import (
     Accesses,
     Operands,
@@ -316,7 +315,7 @@ class RunningSum(AnchoredTactic):
         ]
 
 
-class TopKFamily(SoleFamily):
+class TopKFamily(Family):
     """Top k along an axis."""
 
     name: ClassVar[str] = "topk"
@@ -328,7 +327,7 @@ class TopKFamily(SoleFamily):
         )
 
 
-class CumSumFamily(SoleFamily):
+class CumSumFamily(Family):
     """Running sums along an axis."""
 
     name: ClassVar[str] = "cumsum"

@@ -9,7 +9,7 @@ to each element as it is read.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -35,7 +35,7 @@ from planish.targets.cpu.kernels.fused import (
     for_spans,
 )
 from planish.targets.cpu.kernels.reducers import Reducer, make_reducer, wide_dtype
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 _WORK = 1 << 15
 """Input elements a thread takes at a time, at least."""
@@ -253,36 +253,28 @@ class Pool(AnchoredTactic):
         ]
 
 
-def _understood(task: Task) -> bool:
-    return (
-        task.anchor is not None
-        and isinstance(task.anchor.op, MaxPool | AvgPool)
-        and len(task.anchor.op.window) > 0
-        and (task.prologue is None or set(task.prologue.sources) <= {0, None})
-    )
-
-
 class PoolFamily(Family):
     """Max and average pooling."""
 
     name: ClassVar[str] = "pool"
+    tactic: ClassVar[type[Tactic]] = Pool
+    allowed: ClassVar[Allowed] = {"vectors": range(1, 9)}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task):
-            return
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None
+            and isinstance(task.anchor.op, MaxPool | AvgPool)
+            and len(task.anchor.op.window) > 0
+            and (task.prologue is None or set(task.prologue.sources) <= {0, None})
+        )
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         channels = Pool(task, 1).result_shape(binding)[-1]
         assert task.anchor is not None
         full = 64 // min(4, wide_dtype("max", task.anchor.inputs[0].dtype).size)
         for vectors in (4, 2, 1):
             if vectors == 1 or channels >= vectors * full:
                 yield Pool(task, vectors)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task)
-        return Pool(
-            task,
-            **checked_parameters(self.name, task, parameters, understood, vectors=range(1, 9)),
-        )
 
 
 FAMILIES: tuple[Family, ...] = (PoolFamily(),)

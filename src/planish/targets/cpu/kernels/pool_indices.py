@@ -19,7 +19,6 @@ from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values, for_spans
 from planish.targets.cpu.kernels.pool import taps_inside
 
@@ -178,7 +177,7 @@ class PoolIndices(AnchoredTactic):
         ]
 
 
-class PoolIndicesFamily(SoleFamily):
+class PoolIndicesFamily(Family):
     """Max pooling with indices."""
 
     name: ClassVar[str] = "pool_indices"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from planish.targets.cpu.kernels.fused import bind_values
 from planish.targets.cpu.kernels.loopnest import launch
 from planish.targets.cpu.kernels.nest import Operand
 from planish.targets.cpu.kernels.recurrent_kernel import RecurrentKernel, lanes_of, slots
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 _ROWS = (4, 2, 1)
 
@@ -133,23 +133,22 @@ class Recurrence(AnchoredTactic):
         return self.anchor.inputs[1]
 
 
-def _understood(task: Task) -> bool:
-    return (
-        task.anchor is not None
-        and isinstance(task.anchor.op, Recurrent)
-        and task.prologue is None
-        and not task.epilogue.expression.instructions
-    )
-
-
 class RecurrentFamily(Family):
     """LSTM, GRU and RNN."""
 
     name: ClassVar[str] = "recurrent"
+    tactic: ClassVar[type[Tactic]] = Recurrence
+    allowed: ClassVar[Allowed] = {"rows": _ROWS}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task):
-            return
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None
+            and isinstance(task.anchor.op, Recurrent)
+            and task.prologue is None
+            and not task.epilogue.expression.instructions
+        )
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         assert task.anchor is not None
         _, batch, directions, *_ = binding.shape(task.anchor.inputs[0])
         fitting = [rows for rows in _ROWS if rows == 1 or rows <= batch]
@@ -157,12 +156,6 @@ class RecurrentFamily(Family):
         fitting.sort(key=lambda rows: (directions * -(-batch // rows) < 2, -rows))
         for rows in fitting:
             yield Recurrence(task, rows)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task)
-        return Recurrence(
-            task, **checked_parameters(self.name, task, parameters, understood, rows=_ROWS)
-        )
 
 
 FAMILIES: tuple[Family, ...] = (RecurrentFamily(),)

@@ -8,9 +8,9 @@ not depend on the number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.expression import identity
 from planish.fusion.task import Task
@@ -33,7 +33,7 @@ from planish.targets.cpu.kernels.axes import (
 from planish.targets.cpu.kernels.reducers import wide_dtype
 from planish.targets.cpu.kernels.reduction_kernel import COLUMNS, ReductionKernel
 from planish.targets.reductions import KINDS
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 _GRAIN = 1 << 13
 """Elements a thread takes at a time, at least."""
@@ -196,28 +196,21 @@ def _split(kernel: ReductionKernel, box: Box, count: int, blocks: int) -> list[t
     ]
 
 
-def _understood(task: Task) -> bool:
-    if task.anchor is None or type(task.anchor.op) not in KINDS:
-        return False
-    return not anchor_parameters(task) and isinstance(task.anchor.op, Reduction | ArgMax)
-
-
 class ReductionFamily(Family):
     """Reductions and arg max along any axes."""
 
     name: ClassVar[str] = "reduction"
+    tactic: ClassVar[type[Tactic]] = Reduce
+    allowed: ClassVar[Allowed] = {"vectors": range(1, 9)}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task):
-            yield Reduce(task, 4)
-            yield Reduce(task, 2)
+    def understands(self, task: Task) -> bool:
+        if task.anchor is None or type(task.anchor.op) not in KINDS:
+            return False
+        return not anchor_parameters(task) and isinstance(task.anchor.op, Reduction | ArgMax)
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task)
-        return Reduce(
-            task,
-            **checked_parameters(self.name, task, parameters, understood, vectors=range(1, 9)),
-        )
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        yield Reduce(task, 4)
+        yield Reduce(task, 2)
 
 
 FAMILIES: tuple[Family, ...] = (ReductionFamily(),)

@@ -27,7 +27,6 @@ from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.floats import Floats
 from planish.targets.cpu.codegen.types import F32, F64, I64
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import (
     Access,
     Accesses,
@@ -260,7 +259,7 @@ def _bound(dtype: DType, strides: tuple[int, ...], pointer: Pointer) -> Bound:
     return Bound((Access(dtype, 1, False),), (pointer,), strides)
 
 
-class ResampleFamily(SoleFamily):
+class ResampleFamily(Family):
     """Resizing of what `resize` declines."""
 
     name: ClassVar[str] = "resample"

@@ -8,7 +8,7 @@ dimension. The arithmetic follows the reference operation by operation.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,7 +33,7 @@ from planish.targets.cpu.kernels.fused import (
     bind_window,
     for_spans,
 )
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 _TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
 _BLOCK = 256
@@ -203,36 +203,28 @@ def _table(op: Resize, axis: int, extent: int, size: int, stride: int) -> list[i
     return np.concatenate([indices * stride, bits], 1).ravel().tolist()
 
 
-def _understood(task: Task) -> bool:
-    return (
-        task.anchor is not None
-        and isinstance(task.anchor.op, Resize)
-        and task.prologue is None
-        and 1 <= len(task.anchor.op.size) <= 3
-        and not task.anchor.op.antialias
-        and task.anchor.op.region is None
-    )
-
-
 class ResizeFamily(Family):
     """Resizing of spatial data."""
 
     name: ClassVar[str] = "resize"
+    tactic: ClassVar[type[Tactic]] = Resizing
+    allowed: ClassVar[Allowed] = {"vectors": range(1, 5)}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task):
-            return
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None
+            and isinstance(task.anchor.op, Resize)
+            and task.prologue is None
+            and 1 <= len(task.anchor.op.size) <= 3
+            and not task.anchor.op.antialias
+            and task.anchor.op.region is None
+        )
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         narrow = Resizing(task, 1)
         if narrow.result_shape(binding)[-1] > 16:
             yield Resizing(task, 2)
         yield narrow
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task)
-        return Resizing(
-            task,
-            **checked_parameters(self.name, task, parameters, understood, vectors=range(1, 5)),
-        )
 
 
 FAMILIES: tuple[Family, ...] = (ResizeFamily(),)

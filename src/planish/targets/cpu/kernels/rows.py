@@ -7,9 +7,9 @@ normalization has a file of its own, `lrn`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.task import Task
 from planish.ops.base import Op, normalize_axis
@@ -20,7 +20,7 @@ from planish.targets.cpu.kernels import lrn
 from planish.targets.cpu.kernels.axes import anchor_parameters, bind, prologue_of, task_box
 from planish.targets.cpu.kernels.rows_kernel import RowsKernel
 from planish.targets.cpu.kernels.rows_programs import program_of
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 _SCRATCH = 1 << 18
 """Bytes of scratch memory, at most, in which a row is kept: what the second-level cache holds."""
@@ -107,26 +107,19 @@ def _row_axes(task: Task) -> list[int]:
     return [normalize_axis(op.axis, rank)]  # type: ignore[attr-defined]
 
 
-def _understood(task: Task) -> bool:
-    return task.anchor is not None and program_of(task.anchor.op) is not None
-
-
 class RowsFamily(Family):
     """Ops that go over each row several times."""
 
     name: ClassVar[str] = "rows"
+    tactic: ClassVar[type[Tactic]] = Rows
+    allowed: ClassVar[Allowed] = {"vectors": range(1, 9)}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task):
-            yield Rows(task, 4)
-            yield Rows(task, 2)
+    def understands(self, task: Task) -> bool:
+        return task.anchor is not None and program_of(task.anchor.op) is not None
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task)
-        return Rows(
-            task,
-            **checked_parameters(self.name, task, parameters, understood, vectors=range(1, 9)),
-        )
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        yield Rows(task, 4)
+        yield Rows(task, 2)
 
 
 FAMILIES: tuple[Family, ...] = (RowsFamily(), *lrn.FAMILIES)

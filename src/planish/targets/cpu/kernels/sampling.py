@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ from planish.targets.cpu.kernels.sampling_kernels import (
     GridSampleKernel,
     RoiAlignKernel,
 )
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 _BLOCK = 256
 """Channels per task, at most."""
@@ -131,32 +131,24 @@ class Sampling(AnchoredTactic):
         return DeformKernel(**common), before
 
 
-def _understood(task: Task) -> bool:
-    return (
-        task.anchor is not None
-        and isinstance(task.anchor.op, GridSample | CropAndResize | RoiAlign | DeformSample)
-        and task.prologue is None
-    )
-
-
 class SamplingFamily(Family):
     """Sampling of images at computed positions."""
 
     name: ClassVar[str] = "sampling"
+    tactic: ClassVar[type[Tactic]] = Sampling
+    allowed: ClassVar[Allowed] = {"vectors": range(1, 5)}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task):
-            return
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None
+            and isinstance(task.anchor.op, GridSample | CropAndResize | RoiAlign | DeformSample)
+            and task.prologue is None
+        )
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if Sampling(task, 1).result_shape(binding)[-1] > 16:
             yield Sampling(task, 2)
         yield Sampling(task, 1)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task)
-        return Sampling(
-            task,
-            **checked_parameters(self.name, task, parameters, understood, vectors=range(1, 5)),
-        )
 
 
 FAMILIES: tuple[Family, ...] = (SamplingFamily(),)

@@ -16,7 +16,6 @@ from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.types import I64
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.detection import SuppressionSizes
-from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values
 from planish.targets.cpu.kernels.overlaps import wide_float
 from planish.targets.cpu.kernels.sorting import key_bits, load_ticket
@@ -106,7 +105,7 @@ class Selection(AnchoredTactic):
         return SuppressionSizes(images, boxes, classes, limit, key_bits(dtype) // 4, size)
 
 
-class SelectionFamily(SoleFamily):
+class SelectionFamily(Family):
     """`SelectBoxes` of any layout."""
 
     name: ClassVar[str] = "selection"

@@ -40,7 +40,7 @@ from planish.targets.cpu.kernels.register_tile import (
 from planish.targets.cpu.kernels.strassen_kernel import FACTORS, StrassenKernel
 from planish.targets.cpu.machine import Machine
 from planish.targets.cpu.pool import aligned_empty
-from planish.targets.restoring import checked_parameters, impossible
+from planish.targets.restoring import Allowed
 
 LEAST_DEPTH = 512
 """Of a shallower product, adding to the quadrants costs what the eighth product would."""
@@ -135,8 +135,13 @@ class StrassenFamily(MachineFamily):
     """Large float32 products with constant weights, for this or another machine."""
 
     name: ClassVar[str] = "strassen"
+    tactic: ClassVar[type[Tactic]] = StrassenTactic
+    allowed: ClassVar[Allowed] = {"pixels": range(1, 33), "vectors": range(1, 33), "tiles": TILES}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return _weights(task) is not None
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         g = _geometry(task, binding)
         if g is None or g.depth < LEAST_DEPTH:
             return
@@ -145,19 +150,10 @@ class StrassenFamily(MachineFamily):
         pixels = _sample_pixels(task, binding)
         yield from sorted(accepted, key=lambda tactic: _estimate(g, tactic, pixels))[:OFFERED]
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            _weights(task) is not None,
-            pixels=range(1, 33),
-            vectors=range(1, 33),
-            tiles=TILES,
-        )
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         if values["pixels"] * values["vectors"] > 32:
-            raise impossible(self.name, task, "no register tile is that large")
-        return StrassenTactic(task, self.machine, **values)
+            return "no register tile is that large"
+        return ""
 
 
 def _weights(task: Task) -> np.ndarray | None:

@@ -39,7 +39,7 @@ from planish.targets.cpu.kernels.depthwise_kernel import DepthwiseKernel
 from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.strips_kernel import HEADER, STRIP, Slot, Stage, StripsKernel
 from planish.targets.cpu.machine import Machine
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 BANDS_PER_THREAD = 2
 """At least so many bands for each, where there are rows enough."""
@@ -435,45 +435,38 @@ def _moves(value: Value) -> bool:
     return not value.is_constant
 
 
-def _understood(task: Task) -> bool:
-    if task.pair is None or (task.bottleneck is None and not task.pair.is_depthwise):
-        return False
-    images = [v for v in (*task.inputs, *task.outputs) if _moves(v)]
-    result = task.output.shape
-    for part in _parts(task):
-        extents = (*part.image.shape[1:], *part.result.shape[1:])
-        if not all(isinstance(d, int) and d > 0 for d in extents):
-            return False
-        if not all(isinstance(edge, int) for pair in part.conv.padding for edge in pair):
-            return False
-    dtypes = {v.dtype for v in images} | {part.image.dtype for part in _parts(task)}
-    return (
-        len(dtypes) == 1
-        and dtypes <= _PRODUCTS.keys()
-        and all(v is task.inputs[0] or v.shape == result for v in images)
-        and all(len(v.shape) == 4 for v in images)
-    )
-
-
 @dataclass(frozen=True)
 class StripsFamily(MachineFamily):
     """Depthwise convolutions with their 1x1 neighbours, for this or another machine."""
 
     name: ClassVar[str] = "strips"
+    tactic: ClassVar[type[Tactic]] = Strips
+    allowed: ClassVar[Allowed] = {"rows": range(1, TALLEST + 1)}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task) or _bytes_between(task, binding) < DISTANT:
+    def understands(self, task: Task) -> bool:
+        if task.pair is None or (task.bottleneck is None and not task.pair.is_depthwise):
+            return False
+        images = [v for v in (*task.inputs, *task.outputs) if _moves(v)]
+        result = task.output.shape
+        for part in _parts(task):
+            extents = (*part.image.shape[1:], *part.result.shape[1:])
+            if not all(isinstance(d, int) and d > 0 for d in extents):
+                return False
+            if not all(isinstance(edge, int) for pair in part.conv.padding for edge in pair):
+                return False
+        dtypes = {v.dtype for v in images} | {part.image.dtype for part in _parts(task)}
+        return (
+            len(dtypes) == 1
+            and dtypes <= _PRODUCTS.keys()
+            and all(v is task.inputs[0] or v.shape == result for v in images)
+            and all(len(v.shape) == 4 for v in images)
+        )
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if _bytes_between(task, binding) < DISTANT:
             return
         for rows in _heights(task, self.machine):
-            tactic = Strips(task, self.machine, rows)
-            if tactic.accepts(binding):
-                yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name, task, parameters, _understood(task), rows=range(1, TALLEST + 1)
-        )
-        return Strips(task, self.machine, **values)
+            yield Strips(task, self.machine, rows)
 
 
 @dataclass(frozen=True)

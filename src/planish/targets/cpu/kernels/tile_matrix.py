@@ -34,13 +34,11 @@ from planish.targets.cpu.kernels.dot_gemm import (
 )
 from planish.targets.cpu.kernels.dot_matrix import DotMatrixTactic, geometry
 from planish.targets.cpu.kernels.epilogue import Lie
-from planish.targets.cpu.kernels.family import MachineFamily
 from planish.targets.cpu.kernels.gemm import GemmKernel
 from planish.targets.cpu.kernels.geometry import Geometry
-from planish.targets.cpu.kernels.matrix import Tile, checked_tile
+from planish.targets.cpu.kernels.matrix import MatrixFamily, Tile
 from planish.targets.cpu.kernels.register_tile import Later, RegisterTile
 from planish.targets.cpu.machine import Machine
-from planish.targets.restoring import impossible
 
 MOST_SUMS = 4
 """Tiles of sums: what is left holds factors, and four hide the latency of a product."""
@@ -293,12 +291,15 @@ def _candidates(g: Geometry, machine: Machine) -> Iterator[Tile]:
 
 
 @dataclass(frozen=True)
-class TileMatrixFamily(MachineFamily):
+class TileMatrixFamily(MatrixFamily):
     """Convolutions (not depthwise) and matrix products in tiles, where the machine has them."""
 
     name: ClassVar[str] = "tile_matrix"
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return _tactic_of(task) is not None
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         kind = _tactic_of(task)
         if kind is None or not _runs_on(self.machine, kind):
             return
@@ -309,17 +310,19 @@ class TileMatrixFamily(MachineFamily):
         possible = [t for t in offered if t.accepts(binding) and t.is_worth_it(g)]
         yield from sorted(possible, key=lambda tactic: tactic.cycles(g))[:OFFERED]
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         kind = _tactic_of(task)
-        tile = checked_tile(self.name, task, parameters, kind is not None)
+        if kind is None or not _runs_on(self.machine, kind):
+            return "this machine has no such tiles (AMX)"
+        down, along = ceil(values["pixels"], tiles.ROWS), values["vectors"]
+        if down > 3 or down * along > MOST_SUMS or values["tail"]:
+            return f"there are no {down} x {along} tiles of sums with a tail of {values['tail']}"
+        return super().forbids(task, values)
+
+    def make(self, task: Task, **values: Any) -> Tactic:
+        kind = _tactic_of(task)
         assert kind is not None
-        if not _runs_on(self.machine, kind):
-            raise impossible(self.name, task, "this machine has no such tiles (AMX)")
-        down, along = ceil(tile["pixels"], tiles.ROWS), tile["vectors"]
-        if down > 3 or down * along > MOST_SUMS or tile["tail"]:
-            why = f"there are no {down} x {along} tiles of sums with a tail of {tile['tail']}"
-            raise impossible(self.name, task, why)
-        return kind(task, self.machine, **tile)
+        return kind(task, self.machine, **values)
 
 
 FAMILIES = (TileMatrixFamily(),)

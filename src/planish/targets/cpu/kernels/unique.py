@@ -19,7 +19,6 @@ from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cpu.codegen.builder import KernelBuilder
 from planish.targets.cpu.codegen.types import I8, I64
 from planish.targets.cpu.kernel import CpuKernel
-from planish.targets.cpu.kernels.family import SoleFamily
 from planish.targets.cpu.kernels.fused import Accesses, Operands, Span, bind_values
 from planish.targets.cpu.kernels.sorting import (
     define_sort,
@@ -192,7 +191,7 @@ class Hashed(AnchoredTactic):
         ]
 
 
-class UniqueFamily(SoleFamily):
+class UniqueFamily(Family):
     """`Unique` of any dtype."""
 
     name: ClassVar[str] = "unique"

@@ -34,7 +34,7 @@ from planish.targets.cpu.kernels.winograd_kernel import WinogradKernel
 from planish.targets.cpu.kernels.winograd_transform import Transform, transform_filters
 from planish.targets.cpu.machine import Machine
 from planish.targets.cpu.pool import aligned_empty
-from planish.targets.restoring import FLAG, checked_parameters, impossible
+from planish.targets.restoring import FLAG, Allowed
 
 LEAST_CHANNELS = 16
 """Of fewer input or output channels the transforms cost more than they save."""
@@ -240,10 +240,19 @@ class WinogradFamily(MachineFamily):
     """Winograd convolutions of float32 and bfloat16, for this or another machine."""
 
     name: ClassVar[str] = "winograd"
+    tactic: ClassVar[type[Tactic]] = WinogradTactic
+    allowed: ClassVar[Allowed] = {
+        "results": (2, 4),
+        "pixels": range(1, 33),
+        "vectors": range(1, 33),
+        "halves": HALVES,
+        "narrow": FLAG,
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task):
-            return
+    def understands(self, task: Task) -> bool:
+        return _understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         g = conv_geometry(task, binding)
         if g is None or min(g.depth, g.channels) < LEAST_CHANNELS:
             return
@@ -259,26 +268,17 @@ class WinogradFamily(MachineFamily):
         ranked = sorted(found.values(), key=lambda item: item[0])[:OFFERED]
         yield from (tactic for cost, tactic in ranked if cost < MARGIN * _direct(g))
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            _understood(task),
-            results=(2, 4),
-            pixels=range(1, 33),
-            vectors=range(1, 33),
-            halves=HALVES,
-            narrow=FLAG if _may_be_narrow(task) else FLAG[:1],
-        )
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         results = values["results"]
         if results not in _results(_window(task)):
-            raise impossible(self.name, task, f"tiles of {results} pixels do not suit its window")
+            return f"tiles of {results} pixels do not suit its window"
+        if values["narrow"] and not _may_be_narrow(task):
+            return "its sums are not rounded before they are transformed"
         if values["narrow"] and results > NARROW_RESULTS:
-            raise impossible(self.name, task, f"narrow tiles have {NARROW_RESULTS} pixels")
+            return f"narrow tiles have {NARROW_RESULTS} pixels"
         if values["pixels"] * values["vectors"] > 32:
-            raise impossible(self.name, task, "no register tile is that large")
-        return WinogradTactic(task, self.machine, **values)
+            return "no register tile is that large"
+        return ""
 
 
 def _understood(task: Task) -> bool:

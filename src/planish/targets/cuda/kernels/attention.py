@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.expression import Expression
 from planish.fusion.task import Task
@@ -21,7 +21,7 @@ from planish.targets.cuda.kernels.attention_kernel import (
 from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import Access, Work, is_wide, pointer_of
 from planish.targets.cuda.machine import CudaMachine
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
 ROWS = (16, 32, 64, 128)
@@ -116,8 +116,19 @@ class AttentionFamily(MachineFamily):
 
     name: ClassVar[str] = "attention"
     pattern: ClassVar[str] = "attention"
+    tactic: ClassVar[type[Tactic]] = AttentionTactic
+    allowed: ClassVar[Allowed] = {
+        "rows": ROWS,
+        "block": BLOCKS,
+        "warps": WARPS,
+        "stages": STAGES,
+        "passes": tuple(PRECISIONS),
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return _understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         problem = _readable(task, binding)
         if problem is None:
             return
@@ -126,18 +137,6 @@ class AttentionFamily(MachineFamily):
             size = 4 if single else 2
             for tile in choices(problem, size, passes, self.machine):
                 yield AttentionTactic(task, *tile, passes)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        allowed: dict[str, tuple[int, ...]] = {
-            "rows": ROWS,
-            "block": BLOCKS,
-            "warps": WARPS,
-            "stages": STAGES,
-            "passes": tuple(PRECISIONS),
-        }
-        return AttentionTactic(
-            task, **checked_parameters(self.name, task, parameters, _understood(task), **allowed)
-        )
 
 
 # ---- which tiles are worth measuring -------------------------------------------------------------

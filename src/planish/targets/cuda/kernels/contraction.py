@@ -7,9 +7,9 @@ and integers: correct first. Blocks of depth go through tensor cores where a gro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.task import Task
 from planish.graph.dims import evaluate
@@ -37,10 +37,11 @@ from planish.targets.cuda.kernels.fused import (
 )
 from planish.targets.cuda.kernels.patches import bind_source
 from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import FLAG, checked_parameters
+from planish.targets.restoring import FLAG, Allowed
 
 Window = Conv | ConvTranspose | ConvInteger
 Product = MatMul | MatMulInteger
+_POWERS = tuple(1 << n for n in range(12))
 
 
 @dataclass(frozen=True)
@@ -192,29 +193,35 @@ def _takes_dot(task: Task, binding: Binding) -> bool:
     return problem.depth >= 8 and not spans_groups(problem.groups, problem.filters)
 
 
-def _understood(task: Task) -> bool:
-    if task.anchor is None:
-        return False
-    op = task.anchor.op
-    if isinstance(op, Window):
-        return bool(op.strides) and task.anchor.inputs[0].dtype is not DType.BOOL
-    return isinstance(op, Product)
-
-
 @dataclass(frozen=True)
 class ContractionFamily(Family):
     """All products and convolutions, unless one of the families `before` takes them."""
 
     name: ClassVar[str] = "contraction"
+    tactic: ClassVar[type[Tactic]] = Contraction
+    allowed: ClassVar[Allowed] = {
+        "rows": _POWERS,
+        "columns": _POWERS[:8],
+        "unroll": _POWERS[:8],
+        "warps": (1, 2, 4, 8),
+        "stages": (1, 2, 3, 4),
+        "dot": FLAG,
+    }
     before: tuple[Family, ...] = ()
     machine: CudaMachine = H200
 
     def on(self, machine: CudaMachine) -> ContractionFamily:
         return ContractionFamily(tuple(f.on(machine) for f in self.before), machine)
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task):
-            return
+    def understands(self, task: Task) -> bool:
+        if task.anchor is None:
+            return False
+        op = task.anchor.op
+        if isinstance(op, Window):
+            return bool(op.strides) and task.anchor.inputs[0].dtype is not DType.BOOL
+        return isinstance(op, Product)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if any(_takes(family, task, binding) for family in self.before):
             return
         problem = _problem(task, binding)
@@ -224,9 +231,7 @@ class ContractionFamily(Family):
         for area, warps in ((2048, 4), (1024, 4), (256, 1)):
             columns = _power(problem.columns, 64)
             rows = min(max(area // columns, 1), max(_power(problem.row_count, 256), 1))
-            tactic = Contraction(task, rows, columns, unroll, warps, 1, False)
-            if tactic.accepts(binding):
-                yield tactic
+            yield Contraction(task, rows, columns, unroll, warps, 1, False)
 
     def _dots(self, task: Task, binding: Binding, problem: _Problem) -> Iterable[Tactic]:
         assert task.anchor is not None
@@ -246,22 +251,6 @@ class ContractionFamily(Family):
                 found.append((idle * waste * (1 + 16 / rows + 16 / columns), rows, tactic))
         for *_, tactic in sorted(found, key=lambda entry: entry[:2])[:4]:
             yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        powers = tuple(1 << n for n in range(12))
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            _understood(task),
-            rows=powers,
-            columns=powers[:8],
-            unroll=powers[:8],
-            warps=(1, 2, 4, 8),
-            stages=(1, 2, 3, 4),
-            dot=FLAG,
-        )
-        return Contraction(task, **values)
 
 
 def _takes(family: Family, task: Task, binding: Binding) -> bool:

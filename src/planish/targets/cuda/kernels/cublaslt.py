@@ -33,9 +33,10 @@ from planish.targets.cuda.libraries.cublaslt import (
 )
 from planish.targets.cuda.libraries.session import workspace_bytes
 from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import FLAG, checked_parameters, impossible
+from planish.targets.restoring import FLAG, Allowed
 
 _ANY = range(-(1 << 31), 1 << 31)
+_SETTINGS = tuple(name.lower() for name in SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class CublasLtTactic(AnchoredTactic):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        named = zip((name.lower() for name in SETTINGS), self.settings, strict=True)
+        named = zip(_SETTINGS, self.settings, strict=True)
         return {"version": self.version, **dict(named), "tf32": self.tf32}
 
     @property
@@ -115,8 +116,17 @@ class CublasLtFamily(MachineFamily):
     """Matrix products by cuBLASLt, where it is installed."""
 
     name: ClassVar[str] = "cublaslt"
+    tactic: ClassVar[type[Tactic]] = CublasLtTactic
+    allowed: ClassVar[Allowed] = {
+        "version": range(1 << 31),
+        "tf32": FLAG,
+        **dict.fromkeys(_SETTINGS, _ANY),
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         for tf32 in (False, True):
             problem = problem_of(task, binding, tf32)
             own = _session(self.machine) if problem is not None else None
@@ -125,22 +135,15 @@ class CublasLtFamily(MachineFamily):
             for kernel in own.kernels(problem.product):
                 yield CublasLtTactic(task, kernel.version, kernel.settings, tf32, self.machine)
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        names = [name.lower() for name in SETTINGS]
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            understood(task),
-            version=range(1 << 31),
-            tf32=FLAG,
-            **dict.fromkeys(names, _ANY),
-        )
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         assert task.anchor is not None
         if values["tf32"] and task.anchor.inputs[0].dtype is not DType.FLOAT32:
-            raise impossible(self.name, task, "only float32 is rounded to TF32")
-        settings = tuple(values[name] for name in names)
-        return CublasLtTactic(task, values["version"], settings, values["tf32"], self.machine)
+            return "only float32 is rounded to TF32"
+        return ""
+
+    def make(self, task: Task, **values: Any) -> Tactic:
+        settings = tuple(values.pop(name) for name in _SETTINGS)
+        return super().make(task, settings=settings, **values)
 
 
 def _session(machine: CudaMachine) -> CublasLtSession | None:

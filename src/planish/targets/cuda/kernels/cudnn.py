@@ -30,7 +30,7 @@ from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.libraries.cudnn import NAME, ConvKernel, CudnnSession, session
 from planish.targets.cuda.libraries.session import workspace_bytes
 from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import FLAG, checked_parameters, impossible
+from planish.targets.restoring import FLAG, Allowed
 
 EACH = 4
 """Plans offered for each order of additions, where there are two: either may be the faster one."""
@@ -119,15 +119,25 @@ class CudnnFamily(MachineFamily):
     """Convolutions by cuDNN, where it is installed."""
 
     name: ClassVar[str] = "cudnn"
+    tactic: ClassVar[type[Tactic]] = CudnnTactic
+    allowed: ClassVar[Allowed] = {
+        "version": range(1 << 31),
+        "plan": NAME,
+        "tf32": FLAG,
+        "residual_first": FLAG,
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         for tf32 in (False, True):
-            orders = [self._offered(task, binding, tf32, first) for first in (False, True)]
+            orders = [self._in_order(task, binding, tf32, first) for first in (False, True)]
             limit = EACH if all(orders) else None
             for rank in zip_longest(*(order[:limit] for order in orders)):
                 yield from filter(None, rank)
 
-    def _offered(
+    def _in_order(
         self, task: Task, binding: Binding, tf32: bool, residual_first: bool
     ) -> list[CudnnTactic]:
         problem = problem_of(task, binding, tf32, residual_first)
@@ -139,24 +149,11 @@ class CudnnFamily(MachineFamily):
             for k in own.kernels(problem.graph)
         ]
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        plain = {name: given for name, given in parameters.items() if name != "plan"}
-        values = checked_parameters(
-            self.name,
-            task,
-            plain,
-            understood(task),
-            version=range(1 << 31),
-            tf32=FLAG,
-            residual_first=FLAG,
-        )
-        plan = parameters.get("plan")
-        if not isinstance(plan, str) or not NAME.fullmatch(plan):
-            raise impossible(self.name, task, f"no plan of cuDNN's is called {plan!r}")
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         assert task.anchor is not None
         if values["tf32"] and task.anchor.inputs[0].dtype is not DType.FLOAT32:
-            raise impossible(self.name, task, "only float32 is rounded to TF32")
-        return CudnnTactic(task, plan=plan, machine=self.machine, **values)
+            return "only float32 is rounded to TF32"
+        return ""
 
 
 def own_session(machine: CudaMachine) -> CudnnSession | None:

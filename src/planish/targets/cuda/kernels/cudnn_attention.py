@@ -7,9 +7,9 @@ programs run at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.task import ACCUMULATOR, Fused, Task
 from planish.graph.types import DType
@@ -25,7 +25,7 @@ from planish.targets.cuda.libraries.cudnn import NAME, SdpaKernel
 from planish.targets.cuda.libraries.cudnn_graph import AttentionGraph, Tensor
 from planish.targets.cuda.libraries.session import workspace_bytes
 from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import checked_parameters, impossible
+from planish.targets.restoring import Allowed
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16)
 STEP = 8
@@ -151,24 +151,19 @@ class CudnnAttentionFamily(MachineFamily):
 
     name: ClassVar[str] = "cudnn_attention"
     pattern: ClassVar[str] = "attention"
+    tactic: ClassVar[type[Tactic]] = CudnnAttention
+    allowed: ClassVar[Allowed] = {"version": range(1 << 31), "plan": NAME}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         graph = graph_of(task, binding)
         own = own_session(self.machine) if graph is not None else None
         if graph is None or own is None:
             return
         for kernel in own.attentions(graph):
             yield CudnnAttention(task, kernel.version, kernel.plan, self.machine)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        plain = {name: given for name, given in parameters.items() if name != "plan"}
-        values = checked_parameters(
-            self.name, task, plain, understood(task), version=range(1 << 31)
-        )
-        plan = parameters.get("plan")
-        if not isinstance(plan, str) or not NAME.fullmatch(plan):
-            raise impossible(self.name, task, f"no plan of cuDNN's is called {plan!r}")
-        return CudnnAttention(task, plan=plan, machine=self.machine, **values)
 
 
 FAMILIES = (CudnnAttentionFamily(),)

@@ -154,20 +154,6 @@ def _windows(task: Task, binding: Binding) -> Windows:
     )
 
 
-def _understood(task: Task) -> bool:
-    if task.anchor is None or not isinstance(task.anchor.op, Conv | ConvInteger):
-        return False
-    op, (x, w, *zeros) = task.anchor.op, task.anchor.inputs
-    known = [zero.data for zero in zeros if zero.data is not None]
-    return (
-        (x.dtype.is_float or (len(known) == 2 and not known[1].any()))
-        and len(op.strides) > 0
-        and w.shape[-2] == 1
-        and x.shape[-1] == op.groups
-        and w.shape[-1] != 0
-    )
-
-
 @dataclass(frozen=True)
 class DepthwiseFamily(PatchFamily):
     """Convolutions of as many groups as channels."""
@@ -177,7 +163,17 @@ class DepthwiseFamily(PatchFamily):
     most: ClassVar[int] = 8
 
     def understands(self, task: Task) -> bool:
-        return _understood(task)
+        if task.anchor is None or not isinstance(task.anchor.op, Conv | ConvInteger):
+            return False
+        op, (x, w, *zeros) = task.anchor.op, task.anchor.inputs
+        known = [zero.data for zero in zeros if zero.data is not None]
+        return (
+            (x.dtype.is_float or (len(known) == 2 and not known[1].any()))
+            and len(op.strides) > 0
+            and w.shape[-2] == 1
+            and x.shape[-1] == op.groups
+            and w.shape[-1] != 0
+        )
 
     def windows(self, task: Task, binding: Binding) -> Windows:
         return _windows(task, binding)

@@ -31,7 +31,7 @@ from planish.targets.cuda.kernels.fused import (
 )
 from planish.targets.cuda.kernels.matrix_problem import pack
 from planish.targets.cuda.kernels.matrix_tile import Tile, Window, ceil
-from planish.targets.restoring import checked_parameters, impossible
+from planish.targets.restoring import Allowed
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16)
 ROWS = (16, 32, 64, 128)
@@ -157,15 +157,18 @@ class DepthwiseProductFamily(MachineFamily):
 
     name: ClassVar[str] = "depthwise_product"
     pattern: ClassVar[str] = "pair"
+    tactic: ClassVar[type[Tactic]] = DepthwiseProduct
+    allowed: ClassVar[Allowed] = {"rows": ROWS, "columns": COLUMNS, "depth": DEPTHS, "warps": WARPS}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return _understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         if not _is_in_reach(task, binding):
             return
         for choice in self._choices(task, binding):
             tile = choice.tile
-            tactic = DepthwiseProduct(task, tile.rows, tile.columns, tile.depth, choice.warps)
-            if tactic.accepts(binding):
-                yield tactic
+            yield DepthwiseProduct(task, tile.rows, tile.columns, tile.depth, choice.warps)
 
     def _choices(self, task: Task, binding: Binding) -> list[cost.Choice]:
         """The likely best, at most two with the same rows and columns."""
@@ -204,20 +207,10 @@ class DepthwiseProductFamily(MachineFamily):
                 kept.append(choice)
         return kept[:LIMIT]
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            _understood(task),
-            rows=ROWS,
-            columns=COLUMNS,
-            depth=DEPTHS,
-            warps=WARPS,
-        )
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         if values["rows"] * (values["columns"] + values["depth"]) > 32 * SUMS * values["warps"]:
-            raise impossible(self.name, task, f"no tile is {dict(values)}")
-        return DepthwiseProduct(task, **values)
+            return f"no tile is {dict(values)}"
+        return ""
 
 
 FAMILIES = (DepthwiseProductFamily(),)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from planish.fusion.task import Task
 from planish.graph.graph import Value
@@ -43,7 +43,7 @@ from planish.targets.cuda.kernels.nest import (
     values_of,
     work_of,
 )
-from planish.targets.restoring import FLAG, checked_parameters, impossible
+from planish.targets.restoring import FLAG, Allowed
 
 SEARCHED = 1 << 33
 """Places times updates, at most, where every place looks at every update."""
@@ -120,27 +120,20 @@ class GatherTactic(Tactic):
 class GatherFamily(MachineFamily):
     """Gathers, with elementwise work before and after."""
 
-    name = "gather"
+    name: ClassVar[str] = "gather"
+    tactic: ClassVar[type[Tactic]] = GatherTactic
+    allowed: ClassVar[Allowed] = {"elements": ELEMENTS, "warps": WARPS}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _is_gather(task) or not fits(task, binding):
+    def understands(self, task: Task) -> bool:
+        return task.anchor is not None and isinstance(
+            task.anchor.op, indexing.Gather | indexing.GatherNd
+        )
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not fits(task, binding):
             return
         for elements, warps in tile_choices(math.prod(binding.shape(task.output)), self.machine):
             yield GatherTactic(task, elements, warps)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return GatherTactic(
-            task,
-            **checked_parameters(
-                self.name, task, parameters, _is_gather(task), elements=ELEMENTS, warps=WARPS
-            ),
-        )
-
-
-def _is_gather(task: Task) -> bool:
-    return task.anchor is not None and isinstance(
-        task.anchor.op, indexing.Gather | indexing.GatherNd
-    )
 
 
 # ---- scatters ----------------------------------------------------------------------------------
@@ -241,33 +234,23 @@ def _last_wins(task: Task) -> bool:
 class ScatterFamily(MachineFamily):
     """`ScatterNd`; not of so many updates to be combined that looking for them takes too long."""
 
-    name = "scatter"
+    name: ClassVar[str] = "scatter"
+    tactic: ClassVar[type[Tactic]] = ScatterTactic
+    allowed: ClassVar[Allowed] = {"elements": ELEMENTS, "warps": WARPS, "marked": FLAG}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _is_scatter(task):
-            return
+    def understands(self, task: Task) -> bool:
+        return task.anchor is not None and isinstance(task.anchor.op, indexing.ScatterNd)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         _, updates, elements = _sizes(task, binding)
         for marked in FLAG if updates < _MARKED else FLAG[::-1]:
             for size, warps in tile_choices(elements, self.machine)[:2]:
-                tactic = ScatterTactic(task, size, warps, marked)
-                if tactic.accepts(binding):
-                    yield tactic
+                yield ScatterTactic(task, size, warps, marked)
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _is_scatter(task)
-        tactic = ScatterTactic(
-            task,
-            **checked_parameters(
-                self.name, task, parameters, understood, elements=ELEMENTS, warps=WARPS, marked=FLAG
-            ),
-        )
-        if tactic.marked and not _last_wins(task):
-            raise impossible(self.name, task, "only where the last update wins are places marked")
-        return tactic
-
-
-def _is_scatter(task: Task) -> bool:
-    return task.anchor is not None and isinstance(task.anchor.op, indexing.ScatterNd)
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
+        if values["marked"] and not _last_wins(task):
+            return "only where the last update wins are places marked"
+        return ""
 
 
 FAMILIES: tuple[Family, ...] = (GatherFamily(), ScatterFamily())

@@ -14,7 +14,7 @@ from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic, Workspace, Zeroed
 from planish.targets.cuda.kernels import matrix_cost as cost
-from planish.targets.cuda.kernels.family import MachineFamily
+from planish.targets.cuda.kernels.family import HopperFamily, foremost
 from planish.targets.cuda.kernels.mapped_kernel import (
     EVEN_BYTES,
     PAIRS,
@@ -34,7 +34,7 @@ from planish.targets.cuda.kernels.matrix_problem import (
 from planish.targets.cuda.kernels.matrix_tile import PERSISTENT, Tile, ceil
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.execution import ZEROED_BYTES
-from planish.targets.restoring import FLAG, checked_parameters, impossible
+from planish.targets.restoring import FLAG, Allowed
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16)
 LIMIT = 14
@@ -46,6 +46,8 @@ COLUMNS = (64, 128, 256)
 DEPTHS = (64, 128)
 STAGES = (3, 4, 6)
 SPLITS = (1, 2, 3, 4, 6, 8)
+SIDES = (0, *(1 << i for i in range(9)))
+"""Of a box, in pixels; 0: there is none."""
 RESERVED = 4096
 """Bytes of shared memory left to the compiler, for barriers and what else it needs."""
 WIDEST = 32
@@ -222,11 +224,22 @@ def _at_once(tile: Tile, stages: int) -> int:
 
 
 @dataclass(frozen=True)
-class MappedFamily(MachineFamily):
+class MappedFamily(HopperFamily):
     """Convolutions and products by constants, in halves, for this or another machine."""
 
     name: ClassVar[str] = "mapped"
     tactic: ClassVar[type[MappedTactic]] = MappedTactic
+    allowed: ClassVar[Allowed] = {
+        "rows": ROWS,
+        "columns": COLUMNS,
+        "depth": DEPTHS,
+        "warps": (4, 8),
+        "stages": STAGES,
+        "split": (PERSISTENT, *SPLITS),
+        "transposed": FLAG,
+        "high": SIDES,
+        "wide": SIDES,
+    }
     least: ClassVar[int] = 1
     """Pixels of a box along each side, at least."""
 
@@ -238,22 +251,13 @@ class MappedFamily(MachineFamily):
         """Whether a task is of the kernel's kind; shapes and layouts decide the rest."""
         return understood(task) and is_packed(task)
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if self.machine.capability[0] != 9:
-            return
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         problem = self.problem(task, binding)
         if problem is None:
             return
         found = sorted(_choices(problem, self.machine, self.least), key=lambda item: item[0])
-        sizes: dict[object, int] = {}
-        kept = 0
-        for _, box, (tile, warps, stages) in found:
-            size = tile.rows, tile.columns, tile.transposed, tile.split > 1, tile.is_persistent
-            if kept == LIMIT:
-                return
-            if sizes.get(size, 0) == OF_SIZE:
-                continue
-            tactic = self.tactic(
+        tactics = (
+            self.tactic(
                 task,
                 tile.rows,
                 tile.columns,
@@ -266,37 +270,26 @@ class MappedFamily(MachineFamily):
                 box.wide,
                 self.machine,
             )
-            if tactic.accepts(binding):
-                sizes[size] = sizes.get(size, 0) + 1
-                kept += 1
-                yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        sides = tuple(1 << i for i in range(9))
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            self.understands(task),
-            rows=ROWS,
-            columns=COLUMNS,
-            depth=DEPTHS,
-            warps=(4, 8),
-            stages=STAGES,
-            split=(PERSISTENT, *SPLITS),
-            transposed=FLAG,
-            high=(0, *sides),
-            wide=(0, *sides),
+            for _, box, (tile, warps, stages) in found
         )
+        yield from foremost(
+            tactics,
+            binding,
+            LIMIT,
+            OF_SIZE,
+            lambda t: (t.rows, t.columns, t.transposed, t.split > 1, t.split == PERSISTENT),
+        )
+
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         pixels = values["high"] * values["wide"]
         wrong = pixels > values["rows"] or (values["high"] > 0) != (values["wide"] > 0)
         wrong = wrong or (pixels > 0 and not values["transposed"])
         wrong = wrong or (values["split"] == PERSISTENT and (pixels > 0 or values["transposed"]))
         if wrong or values["rows"] * values["columns"] > MOST_SUMS * 32 * values["warps"]:
-            raise impossible(self.name, task, f"no tile is {dict(values)}")
+            return f"no tile is {dict(values)}"
         if self.least > 1 and min(values["high"], values["wide"]) < self.least:
-            raise impossible(self.name, task, f"no box is {dict(values)}")
-        return self.tactic(task, **values, machine=self.machine)
+            return f"no box is {dict(values)}"
+        return ""
 
 
 # ---- which tiles are worth measuring -------------------------------------------------------------

@@ -40,7 +40,7 @@ from planish.targets.cuda.kernels.matrix_problem import (
 from planish.targets.cuda.kernels.matrix_tile import PERSISTENT, Tile, Walk, ceil
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.execution import ZEROED_BYTES
-from planish.targets.restoring import FLAG, checked_parameters, impossible
+from planish.targets.restoring import FLAG, Allowed
 
 _LIMITS = {0: 5, 1: 14, 3: 7}
 """Tactics offered, by `Tile.passes`."""
@@ -212,8 +212,26 @@ class MatrixFamily(MachineFamily):
     """Convolutions without groups and matrix products, for this or another machine."""
 
     name: ClassVar[str] = "matrix"
+    tactic: ClassVar[type[Tactic]] = MatrixTactic
+    allowed: ClassVar[Allowed] = {
+        "rows": (*cost.VECTOR_ROWS, *cost.ROWS),
+        "columns": (*cost.VECTOR_COLUMNS, *cost.COLUMNS),
+        "depth": (*cost.DEPTHS, cost.DEEPEST, *cost.VECTOR_DEPTHS),
+        "warps": (2, 4, 8),
+        "stages": (1, *cost.STAGES),
+        "split": (PERSISTENT, *cost.SPLITS),
+        "walk": tuple(map(int, Walk)),
+        "vector": FLAG,
+        "passes": (0, 1, 3),
+        "channels": range(CHANNELS[-1] + 1),
+        "transposed": FLAG,
+        "pixels": (0, *PIXELS),
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         problem = problem_of(task, binding)
         if problem is None:
             return
@@ -266,25 +284,7 @@ class MatrixFamily(MachineFamily):
         found.sort(key=lambda item: item[0])
         return cost.varied([item[1:] for item in found], way)
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            understood(task),
-            rows=(*cost.VECTOR_ROWS, *cost.ROWS),
-            columns=(*cost.VECTOR_COLUMNS, *cost.COLUMNS),
-            depth=(*cost.DEPTHS, cost.DEEPEST, *cost.VECTOR_DEPTHS),
-            warps=(2, 4, 8),
-            stages=(1, *cost.STAGES),
-            split=(PERSISTENT, *cost.SPLITS),
-            walk=tuple(map(int, Walk)),
-            vector=FLAG,
-            passes=(0, 1, 3),
-            channels=range(CHANNELS[-1] + 1),
-            transposed=FLAG,
-            pixels=(0, *PIXELS),
-        )
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         assert task.anchor is not None
         if values["vector"]:
             wrong = (
@@ -309,8 +309,8 @@ class MatrixFamily(MachineFamily):
         ):
             wrong = True
         if wrong or values["rows"] * values["columns"] * values["depth"] > 1 << 22:
-            raise impossible(self.name, task, f"no tile is {dict(values)}")
-        return MatrixTactic(task, **values, machine=self.machine)
+            return f"no tile is {dict(values)}"
+        return ""
 
 
 class _Form(NamedTuple):
@@ -400,8 +400,8 @@ class ImageFamily(MatrixFamily):
 
     pattern: ClassVar[str] = "image"
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        for tactic in super().tactics(task, binding):
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        for tactic in super().offered(task, binding):
             if isinstance(tactic, MatrixTactic) and tactic.channels:
                 yield tactic
 

@@ -29,7 +29,7 @@ from planish.targets.cuda.kernels.matrix_problem import (
 from planish.targets.cuda.kernels.matrix_tile import PERSISTENT, Tile, ceil, segments
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.execution import ZEROED_BYTES
-from planish.targets.restoring import FLAG, checked_parameters, impossible
+from planish.targets.restoring import FLAG, Allowed
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.INT8)
 LIMIT = 14
@@ -175,8 +175,21 @@ class MatrixSumFamily(MachineFamily):
 
     name: ClassVar[str] = "matrix_sum"
     pattern: ClassVar[str] = "sum"
+    tactic: ClassVar[type[Tactic]] = MatrixSum
+    allowed: ClassVar[Allowed] = {
+        "rows": cost.ROWS,
+        "columns": cost.COLUMNS,
+        "depth": cost.DEPTHS,
+        "warps": (4, 8),
+        "stages": cost.STAGES,
+        "split": (PERSISTENT, *cost.SPLITS),
+        "transposed": FLAG,
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return _understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         parts = parts_of(task, binding)
         if parts is None:
             return
@@ -208,24 +221,11 @@ class MatrixSumFamily(MachineFamily):
             if tactic.accepts(binding):
                 yield tactic
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            _understood(task),
-            rows=cost.ROWS,
-            columns=cost.COLUMNS,
-            depth=cost.DEPTHS,
-            warps=(4, 8),
-            stages=cost.STAGES,
-            split=(PERSISTENT, *cost.SPLITS),
-            transposed=FLAG,
-        )
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         large = values["rows"] * values["columns"] * values["depth"] > 1 << 22
         if large or (values["transposed"] and values["columns"] < 64):
-            raise impossible(self.name, task, f"no tile is {dict(values)}")
-        return MatrixSum(task, **values, machine=self.machine)
+            return f"no tile is {dict(values)}"
+        return ""
 
 
 def _shape(parts: Parts) -> cost.Shape:

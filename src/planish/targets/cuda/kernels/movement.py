@@ -7,9 +7,9 @@ them. Elementwise work before and after comes along: its operands are seen the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
@@ -42,7 +42,7 @@ from planish.targets.cuda.kernels.nest import (
     values_of,
     work_of,
 )
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 # ---- views -------------------------------------------------------------------------------------
 
@@ -252,21 +252,22 @@ class MovementTactic(Tactic):
         return plan(Job(self.task, binding, self.elements, self.warps))
 
 
-def _understood(task: Task) -> bool:
-    if task.anchor is None or type(task.anchor.op) not in PLANS:
-        return False
-    bare = task.prologue is None and task.epilogue.expression.is_copy
-    return bare or not isinstance(task.anchor.op, _BARE)
-
-
 @dataclass(frozen=True)
 class MovementFamily(MachineFamily):
     """Offers kernels for tasks whose anchor moves elements."""
 
-    name = "movement"
+    name: ClassVar[str] = "movement"
+    tactic: ClassVar[type[Tactic]] = MovementTactic
+    allowed: ClassVar[Allowed] = {"elements": ELEMENTS, "warps": WARPS}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task) or not fits(task, binding):
+    def understands(self, task: Task) -> bool:
+        if task.anchor is None or type(task.anchor.op) not in PLANS:
+            return False
+        bare = task.prologue is None and task.epilogue.expression.is_copy
+        return bare or not isinstance(task.anchor.op, _BARE)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not fits(task, binding):
             return
         assert task.anchor is not None
         if isinstance(task.anchor.op, _BARE):
@@ -275,14 +276,6 @@ class MovementFamily(MachineFamily):
         size = math.prod(binding.shape(task.output))
         for elements, warps in tile_choices(size, self.machine):
             yield MovementTactic(task, elements, warps)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return MovementTactic(
-            task,
-            **checked_parameters(
-                self.name, task, parameters, _understood(task), elements=ELEMENTS, warps=WARPS
-            ),
-        )
 
 
 FAMILIES: tuple[Family, ...] = (MovementFamily(),)

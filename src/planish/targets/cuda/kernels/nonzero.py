@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.task import Task
 from planish.graph.types import DType
@@ -24,7 +24,7 @@ from planish.targets.cuda.kernels.compaction import (
 )
 from planish.targets.cuda.kernels.fused import WIDE, Access, load, store
 from planish.targets.cuda.kernels.nest import Operand, open_ended, spread
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 BLOCKS = (64, 256, 512, 1024, 2048)
 """Elements that a program may do at a time."""
@@ -114,29 +114,20 @@ class Indices(AnchoredTactic):
         return Pieces(math.prod(binding.shape(self.task.inputs[0])), self.block)
 
 
-def _understood(task: Task) -> bool:
-    anchor = task.anchor
-    return anchor is not None and isinstance(anchor.op, NonZero) and len(task.nodes) == 1
-
-
 class NonZeroFamily(Family):
     """`NonZero` of any dtype and layout."""
 
     name: ClassVar[str] = "nonzero"
+    tactic: ClassVar[type[Tactic]] = Indices
+    allowed: ClassVar[Allowed] = {"block": BLOCKS}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task):
-            return
+    def understands(self, task: Task) -> bool:
+        anchor = task.anchor
+        return anchor is not None and isinstance(anchor.op, NonZero) and len(task.nodes) == 1
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         for block in (1024, 256, 2048):
-            tactic = Indices(task, block)
-            if tactic.accepts(binding):
-                yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task)
-        return Indices(
-            task, **checked_parameters(self.name, task, parameters, understood, block=BLOCKS)
-        )
+            yield Indices(task, block)
 
 
 FAMILIES: tuple[Family, ...] = (NonZeroFamily(),)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from planish.targets.cuda.kernels.matrix_problem import Problem, problem_of
 from planish.targets.cuda.kernels.matrix_tile import ceil
 from planish.targets.cuda.kernels.opening_kernel import CHANNELS, PADS, RUN, OpeningKernel
 from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16)
 WIDTHS = (32, 64, 128)
@@ -183,8 +183,13 @@ class OpeningFamily(MachineFamily):
 
     name: ClassVar[str] = "opening"
     pattern: ClassVar[str] = "opening"
+    tactic: ClassVar[type[Tactic]] = OpeningTactic
+    allowed: ClassVar[Allowed] = {"width": WIDTHS, "height": HEIGHTS, "stages": STAGES}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return _understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         parts = parts_of(task, binding)
         if parts is None:
             return
@@ -201,18 +206,6 @@ class OpeningFamily(MachineFamily):
         for height in (*reversed(busy[-2:]), *(h for h in heights[:1] if h not in busy)):
             for stages in reversed(STAGES):
                 yield OpeningTactic(task, width, height, stages, self.machine)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            _understood(task),
-            width=WIDTHS,
-            height=HEIGHTS,
-            stages=STAGES,
-        )
-        return OpeningTactic(task, **values, machine=self.machine)
 
 
 FAMILIES = (OpeningFamily(),)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.task import Task
 from planish.targets.base import Binding, Tactic
 from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.patch_cost import likely_parameters
 from planish.targets.cuda.kernels.patches import RANGES, PatchTactic, Windows
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 
 @dataclass(frozen=True)
@@ -27,31 +27,18 @@ class PatchFamily(MachineFamily):
     """
 
     tactic: ClassVar[type[PatchTactic]]
+    allowed: ClassVar[Allowed] = RANGES
     most: ClassVar[int]
-
-    @abstractmethod
-    def understands(self, task: Task) -> bool:
-        """Whether the family runs tasks of this kind."""
 
     @abstractmethod
     def windows(self, task: Task, binding: Binding) -> Windows:
         """The windows of a task that it understands."""
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not self.understands(task):
-            return
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         batch, *_, channels = task.output.type.bind(binding.symbols)
         size = task.inputs[0].dtype.size
         windows = self.windows(task, binding)
         most = self.most if size > 1 else 2 * self.most  # bytes differ by more
         likely = likely_parameters(windows, batch, channels, size, self.machine, most)
         for parameters in likely:
-            tactic = self.tactic(task, *parameters)
-            if tactic.accepts(binding):
-                yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = self.understands(task)
-        return self.tactic(
-            task, **checked_parameters(self.name, task, parameters, understood, **RANGES)
-        )
+            yield self.tactic(task, *parameters)

@@ -9,9 +9,9 @@ a thread wherever an operand lies evenly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import ClassVar
 
 from planish.fusion.task import Task
 from planish.targets.base import Binding, Launch, Tactic
@@ -20,7 +20,7 @@ from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer, TritonKernel
 from planish.targets.cuda.kernels.family import MachineFamily
 from planish.targets.cuda.kernels.fused import WIDE, Access, Work, bind_work, load, merge, store
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 """Elements that a program may do."""
@@ -138,24 +138,20 @@ class PointwiseTactic(Tactic):
 class PointwiseFamily(MachineFamily):
     """Offers one kernel for elementwise tasks, for this or another machine."""
 
-    name = "pointwise"
+    name: ClassVar[str] = "pointwise"
+    tactic: ClassVar[type[Tactic]] = PointwiseTactic
+    allowed: ClassVar[Allowed] = {"block": BLOCKS, "warps": WARPS}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if task.anchor is not None or not PointwiseTactic(task).accepts(binding):
+    def understands(self, task: Task) -> bool:
+        return task.anchor is None
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not PointwiseTactic(task).accepts(binding):
             return
         sizes = [v.dtype.size for v in (*task.inputs, *task.outputs)]
         elements = math.prod(binding.shape(task.output))
         for block, warps in _blocks(elements, VECTOR // min(sizes), self.machine.multiprocessors):
             yield PointwiseTactic(task, block, warps)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = task.anchor is None
-        return PointwiseTactic(
-            task,
-            **checked_parameters(
-                self.name, task, parameters, understood, block=BLOCKS, warps=WARPS
-            ),
-        )
 
 
 def _blocks(elements: int, vector: int, multiprocessors: int) -> list[tuple[int, int]]:

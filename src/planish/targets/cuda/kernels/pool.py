@@ -142,14 +142,6 @@ def _windows(task: Task, binding: Binding) -> Windows:
     )
 
 
-def _understood(task: Task) -> bool:
-    return (
-        task.anchor is not None
-        and isinstance(task.anchor.op, MaxPool | AvgPool)
-        and len(task.anchor.op.window) > 0
-    )
-
-
 @dataclass(frozen=True)
 class PoolFamily(PatchFamily):
     """Max and average pooling."""
@@ -159,7 +151,11 @@ class PoolFamily(PatchFamily):
     most: ClassVar[int] = 6
 
     def understands(self, task: Task) -> bool:
-        return _understood(task)
+        return (
+            task.anchor is not None
+            and isinstance(task.anchor.op, MaxPool | AvgPool)
+            and len(task.anchor.op.window) > 0
+        )
 
     def windows(self, task: Task, binding: Binding) -> Windows:
         return _windows(task, binding)

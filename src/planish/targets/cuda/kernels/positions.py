@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.task import Task
 from planish.targets.anchored import AnchoredTactic
@@ -19,7 +19,9 @@ from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import TritonKernel
 from planish.targets.cuda.kernels.fused import Access, decompose, store
 from planish.targets.cuda.kernels.patch_cost import channel_blocks
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
+
+_POWERS = tuple(1 << n for n in range(12))
 
 
 @dataclass(frozen=True)
@@ -121,27 +123,16 @@ class PositionsFamily(Family):
     """Offers a `PositionsTactic`: threads that load 16 bytes each, for several numbers of them."""
 
     tactic: ClassVar[type[PositionsTactic]]
+    allowed: ClassVar[Allowed] = {
+        "rows": _POWERS,
+        "channels": _POWERS[:9],
+        "warps": (1, 2, 4, 8),
+    }
 
-    @abstractmethod
-    def understands(self, task: Task) -> bool:
-        """Whether the family runs tasks of this kind."""
-
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not self.understands(task):
-            return
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         channels = task.outputs[0].type.bind(binding.symbols)[-1]
         vector = max(1, 16 // task.inputs[0].dtype.size)
         block = channel_blocks(channels, vector)[-1]
         for warps, vectors in ((4, 1), (2, 1), (1, 1), (4, 2)):
             rows = max(1, 32 * warps * vectors * vector // block)
-            tactic = self.tactic(task, rows, block, warps)
-            if tactic.accepts(binding):
-                yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        powers = tuple(1 << n for n in range(12))
-        allowed = {"rows": powers, "channels": powers[:9], "warps": (1, 2, 4, 8)}
-        understood = self.understands(task)
-        return self.tactic(
-            task, **checked_parameters(self.name, task, parameters, understood, **allowed)
-        )
+            yield self.tactic(task, rows, block, warps)

@@ -19,7 +19,7 @@ from planish.targets.cuda.kernels.matrix_problem import Problem, pack, problem_o
 from planish.targets.cuda.kernels.matrix_tile import Tile, ceil
 from planish.targets.cuda.kernels.product_pair_kernel import ProductPairKernel
 from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import FLAG, checked_parameters, impossible
+from planish.targets.restoring import FLAG, Allowed
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16)
 ROWS = (32, 64, 128)
@@ -169,8 +169,19 @@ class ProductPairFamily(MachineFamily):
 
     name: ClassVar[str] = "product_pair"
     pattern: ClassVar[str] = "pair"
+    tactic: ClassVar[type[Tactic]] = ProductPair
+    allowed: ClassVar[Allowed] = {
+        "rows": ROWS,
+        "block": BLOCKS,
+        "warps": WARPS,
+        "stages": STAGES,
+        "persistent": FLAG,
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+    def understands(self, task: Task) -> bool:
+        return is_pair(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         parts = parts_of(task, binding)
         if parts is None:
             return
@@ -180,9 +191,7 @@ class ProductPairFamily(MachineFamily):
         for rank in itertools.zip_longest(others, many):
             for choice in filter(None, rank):
                 rows, block, warps, stages, persistent = choice
-                tactic = ProductPair(task, rows, block, warps, stages, persistent, self.machine)
-                if tactic.accepts(binding):
-                    yield tactic
+                yield ProductPair(task, rows, block, warps, stages, persistent, self.machine)
 
     def _choices(self, parts: Parts) -> Iterator[Choice]:
         """Tiles that fit a multiprocessor and keep most of them busy."""
@@ -225,25 +234,14 @@ class ProductPairFamily(MachineFamily):
         cycles = waves * at_once * (2500 / at_once + steps * max(products, traffic, latency))
         return max(cycles, moved) + 0.1 * cycles
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            is_pair(task),
-            rows=ROWS,
-            block=BLOCKS,
-            warps=WARPS,
-            stages=STAGES,
-            persistent=FLAG,
-        )
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         assert task.anchor is not None
         middle, width = task.anchor.inputs[1].type.bind({})[-2:]
         steps = ceil(middle, values["block"]) if values["persistent"] else 1
         sums = values["rows"] * (values["block"] + width)
         if sums > 32 * SUMS * values["warps"] or steps > STEPS:
-            raise impossible(self.name, task, f"no tile is {dict(values)}")
-        return ProductPair(task, **values, machine=self.machine)
+            return f"no tile is {dict(values)}"
+        return ""
 
 
 def _reads(parts: Parts) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.task import Task
 from planish.graph.types import DType
@@ -20,7 +20,7 @@ from planish.targets.cuda.kernels.recurrent_kernel import (
     own_memories,
     resets_before,
 )
-from planish.targets.restoring import FLAG, checked_parameters
+from planish.targets.restoring import FLAG, Allowed
 
 ROWS = (1, 2, 4, DOTTED)
 """Sequences that a program may do."""
@@ -104,12 +104,6 @@ class Recurrence(AnchoredTactic):
         return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _understood(task: Task) -> bool:
-    return (
-        task.anchor is not None and isinstance(task.anchor.op, Recurrent) and len(task.nodes) == 1
-    )
-
-
 def _likely(batch: int) -> list[tuple[int, int, int, int, bool]]:
     """Tiles worth measuring: few sequences leave most of a GPU to blocks of units."""
     if batch >= DOTTED // 2:
@@ -124,10 +118,23 @@ class RecurrentFamily(Family):
     """Recurrent layers."""
 
     name: ClassVar[str] = "recurrent"
+    tactic: ClassVar[type[Tactic]] = Recurrence
+    allowed: ClassVar[Allowed] = {
+        "rows": ROWS,
+        "depth": BLOCKS,
+        "units": BLOCKS,
+        "warps": WARPS,
+        "stepwise": FLAG,
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task):
-            return
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None
+            and isinstance(task.anchor.op, Recurrent)
+            and len(task.nodes) == 1
+        )
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         _, batch, _, _, hidden = binding.shape(task.inputs[0])
         whole = max(16, power_of_two(hidden))
         seen: set[Tactic] = set()
@@ -137,19 +144,6 @@ class RecurrentFamily(Family):
             if tactic not in seen and tactic.accepts(binding):
                 seen.add(tactic)
                 yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        allowed: dict[str, tuple[int, ...]] = {
-            "rows": ROWS,
-            "depth": BLOCKS,
-            "units": BLOCKS,
-            "warps": WARPS,
-            "stepwise": FLAG,
-        }
-        understood = _understood(task)
-        return Recurrence(
-            task, **checked_parameters(self.name, task, parameters, understood, **allowed)
-        )
 
 
 FAMILIES: tuple[Family, ...] = (RecurrentFamily(),)

@@ -8,9 +8,9 @@ chunks, so that results are always the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.expression import identity
 from planish.fusion.task import Task
@@ -41,7 +41,7 @@ from planish.targets.cuda.kernels.reduction_kernel import (
 )
 from planish.targets.cuda.machine import CudaMachine
 from planish.targets.reductions import KINDS
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 POWERS = tuple(1 << i for i in range(15))
 """Rows and elements a program may take at a time, and chunks of a row."""
@@ -249,28 +249,23 @@ def fits(task: Task, binding: Binding) -> bool:
     return outputs_follow(task, binding, result) and elements < WIDE
 
 
-def _is_reduction(task: Task) -> bool:
-    return task.anchor is not None and type(task.anchor.op) in KINDS
-
-
 @dataclass(frozen=True)
 class ReductionFamily(MachineFamily):
     """Reductions and arg max."""
 
     name: ClassVar[str] = "reduction"
+    tactic: ClassVar[type[Tactic]] = ReductionTactic
+    allowed: ClassVar[Allowed] = CHUNKED
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _is_reduction(task) or not fits(task, binding):
+    def understands(self, task: Task) -> bool:
+        return task.anchor is not None and type(task.anchor.op) in KINDS
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not fits(task, binding):
             return
         shape = Rows.of(*reduction_space(task, binding))
         for tile in tile_choices(shape, self.machine, split=True):
             yield ReductionTactic(task, *tile)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _is_reduction(task)
-        return ReductionTactic(
-            task, **checked_parameters(self.name, task, parameters, understood, **CHUNKED)
-        )
 
 
 # ---- running sums ------------------------------------------------------------------------------
@@ -312,28 +307,23 @@ class RunningSumTactic(AnchoredTactic):
         return [Launch(kernel, values, (count,), -(-count // self.rows))]
 
 
-def _is_running_sum(task: Task) -> bool:
-    return task.anchor is not None and isinstance(task.anchor.op, CumSum)
-
-
 @dataclass(frozen=True)
 class RunningSumFamily(MachineFamily):
     """`CumSum`."""
 
     name: ClassVar[str] = "running_sum"
+    tactic: ClassVar[type[Tactic]] = RunningSumTactic
+    allowed: ClassVar[Allowed] = TILES
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _is_running_sum(task) or not fits(task, binding):
+    def understands(self, task: Task) -> bool:
+        return task.anchor is not None and isinstance(task.anchor.op, CumSum)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not fits(task, binding):
             return
         shape = Rows.of(*reduction_space(task, binding))
         for rows, columns, _, warps in tile_choices(shape, self.machine, split=False):
             yield RunningSumTactic(task, rows, columns, warps)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _is_running_sum(task)
-        return RunningSumTactic(
-            task, **checked_parameters(self.name, task, parameters, understood, **TILES)
-        )
 
 
 FAMILIES: tuple[Family, ...] = (ReductionFamily(), RunningSumFamily())

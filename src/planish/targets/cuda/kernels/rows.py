@@ -5,10 +5,10 @@ with elementwise work around them. The kernels stand in `rows_kernel`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.expression import identity
 from planish.fusion.task import Task
@@ -48,7 +48,7 @@ from planish.targets.cuda.kernels.reduction import (
 )
 from planish.targets.cuda.kernels.rows_kernel import Arithmetic, LrnKernel, RowsKernel
 from planish.targets.cuda.machine import CudaMachine
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 PROGRAMS: dict[type, str] = {
     Softmax: "softmax",
@@ -182,28 +182,24 @@ def tile_choices(shape: Rows, machine: CudaMachine) -> list[Tile]:
     return different(sorted(costs, key=lambda tile: costs[tile]))
 
 
-def _understood(task: Task) -> bool:
-    return task.anchor is not None and type(task.anchor.op) in PROGRAMS
-
-
 @dataclass(frozen=True)
 class RowsFamily(MachineFamily):
     """Ops that go over each row several times."""
 
     name: ClassVar[str] = "rows"
+    tactic: ClassVar[type[Tactic]] = RowsTactic
+    allowed: ClassVar[Allowed] = CHUNKED
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task) or not fits(task, binding):
+    def understands(self, task: Task) -> bool:
+        return task.anchor is not None and type(task.anchor.op) in PROGRAMS
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not fits(task, binding):
             return
         shape = Rows.of(*rows_space(task, binding))
         for tile in tile_choices(shape, self.machine):
             if tile[2] == 1 or not isinstance(task.anchor.op, QuantizedSoftmax):  # type: ignore[union-attr]
                 yield RowsTactic(task, *tile)
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return RowsTactic(
-            task, **checked_parameters(self.name, task, parameters, _understood(task), **CHUNKED)
-        )
 
 
 # ---- local response normalization --------------------------------------------------------------
@@ -244,29 +240,25 @@ class LrnTactic(AnchoredTactic):
         return [Launch(kernel, values, (count,), programs)]
 
 
-def _is_lrn(task: Task) -> bool:
-    return task.anchor is not None and isinstance(task.anchor.op, Lrn)
-
-
 @dataclass(frozen=True)
 class LrnFamily(MachineFamily):
     """`Lrn`."""
 
     name: ClassVar[str] = "lrn"
+    tactic: ClassVar[type[Tactic]] = LrnTactic
+    allowed: ClassVar[Allowed] = TILES
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _is_lrn(task) or not fits(task, binding):
+    def understands(self, task: Task) -> bool:
+        return task.anchor is not None and isinstance(task.anchor.op, Lrn)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        if not fits(task, binding):
             return
         space, kept = rows_space(task, binding)
         columns = min(power_of_two(space.extents[kept]), 128)
         for elements in (1024, 512, 2048):
             rows = max(1, elements // columns)
             yield LrnTactic(task, rows, columns, max(1, elements // 256))
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        return LrnTactic(
-            task, **checked_parameters(self.name, task, parameters, _is_lrn(task), **TILES)
-        )
 
 
 FAMILIES: tuple[Family, ...] = (RowsFamily(), LrnFamily())

@@ -7,7 +7,7 @@ the host, and launches do not depend on what the data are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -30,7 +30,7 @@ from planish.targets.cuda.kernels.suppression_outputs import (
     SelectionKernel,
 )
 from planish.targets.cuda.kernels.suppression_soft import SoftSuppressKernel
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 BLOCKS = (64, 128, 256, 512, 1024, 2048)
 """Elements that a program may sort."""
@@ -317,39 +317,30 @@ class SuppressionFamily(Family):
     """Hard non-maximum suppression."""
 
     name: ClassVar[str] = "suppression"
+    tactic: ClassVar[type[Tactic]] = Suppressing
+    allowed: ClassVar[Allowed] = {"block": BLOCKS, "candidates": CANDIDATES}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task, soft=False):
-            return
+    def understands(self, task: Task) -> bool:
+        return _understood(task, soft=False)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         for block, candidates in ((1024, 64), (2048, 64), (1024, 32), (512, 128)):
-            tactic = Suppressing(task, block, candidates)
-            if tactic.accepts(binding):
-                yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task, soft=False)
-        allowed = {"block": BLOCKS, "candidates": CANDIDATES}
-        return Suppressing(
-            task, **checked_parameters(self.name, task, parameters, understood, **allowed)
-        )
+            yield Suppressing(task, block, candidates)
 
 
 class SoftSuppressionFamily(Family):
     """Soft non-maximum suppression."""
 
     name: ClassVar[str] = "soft_suppression"
+    tactic: ClassVar[type[Tactic]] = SoftSuppression
+    allowed: ClassVar[Allowed] = {"candidates": BLOCKS}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if _understood(task, soft=True):
-            yield SoftSuppression(task, 1024)
-            yield SoftSuppression(task, 256)
+    def understands(self, task: Task) -> bool:
+        return _understood(task, soft=True)
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task, soft=True)
-        allowed = {"candidates": BLOCKS}
-        return SoftSuppression(
-            task, **checked_parameters(self.name, task, parameters, understood, **allowed)
-        )
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        yield SoftSuppression(task, 1024)
+        yield SoftSuppression(task, 256)
 
 
 FAMILIES: tuple[Family, ...] = (SuppressionFamily(), SoftSuppressionFamily())

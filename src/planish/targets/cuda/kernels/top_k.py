@@ -7,9 +7,9 @@ ranking takes, and one that turns tickets into elements. All of a row is sorting
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.task import Task
 from planish.ops.base import normalize_axis
@@ -21,7 +21,7 @@ from planish.targets.cuda.kernels.nest import Operand, Space, open_ended, power_
 from planish.targets.cuda.kernels.ranking import Ranking, warps_for_block
 from planish.targets.cuda.kernels.ranking_kernel import BestKernel, Ranked, TakeKernel, Taken
 from planish.targets.cuda.kernels.sorting import part_count
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 BLOCKS = (64, 128, 256, 512, 1024, 2048, 4096)
 """Elements that a program may sort."""
@@ -90,31 +90,21 @@ def _along(operand: Operand, axis: int) -> Operand:
     return Operand(operand.value, operand.pointer, strides, operand.offset, operand.wide)
 
 
-def _understood(task: Task) -> bool:
-    return task.anchor is not None and isinstance(task.anchor.op, TopK) and task.prologue is None
-
-
 class TopKFamily(Family):
     """Top k along an axis."""
 
     name: ClassVar[str] = "top_k"
+    tactic: ClassVar[type[Tactic]] = BestOfRows
+    allowed: ClassVar[Allowed] = {"block": BLOCKS, "warps": WARPS}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task):
-            return
-        for block, warps in _blocks(task, binding):
-            tactic = BestOfRows(task, block, warps)
-            if tactic.accepts(binding):
-                yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task)
-        return BestOfRows(
-            task,
-            **checked_parameters(
-                self.name, task, parameters, understood, block=BLOCKS, warps=WARPS
-            ),
+    def understands(self, task: Task) -> bool:
+        return (
+            task.anchor is not None and isinstance(task.anchor.op, TopK) and task.prologue is None
         )
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        for block, warps in _blocks(task, binding):
+            yield BestOfRows(task, block, warps)
 
 
 def _blocks(task: Task, binding: Binding) -> list[tuple[int, int]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.task import Task
 from planish.ops.data_dependent import Unique
@@ -23,7 +23,7 @@ from planish.targets.cuda.kernels.unique_kernel import (
     Heads,
     OrderKernel,
 )
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 BLOCKS = (64, 256, 512, 1024, 2048)
 """Elements that a program may sort, or do at a time."""
@@ -111,29 +111,20 @@ def _access(task: Task, binding: Binding) -> tuple[Access, ...]:
     return tuple(Operand.of(v, binding).access() for v in values)
 
 
-def _understood(task: Task) -> bool:
-    anchor = task.anchor
-    return anchor is not None and isinstance(anchor.op, Unique) and len(task.nodes) == 1
-
-
 class UniqueFamily(Family):
     """`Unique` of any dtype."""
 
     name: ClassVar[str] = "unique"
+    tactic: ClassVar[type[Tactic]] = Distinct
+    allowed: ClassVar[Allowed] = {"block": BLOCKS}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not _understood(task):
-            return
+    def understands(self, task: Task) -> bool:
+        anchor = task.anchor
+        return anchor is not None and isinstance(anchor.op, Unique) and len(task.nodes) == 1
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         for block in (1024, 512, 2048):
-            tactic = Distinct(task, block)
-            if tactic.accepts(binding):
-                yield tactic
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        understood = _understood(task)
-        return Distinct(
-            task, **checked_parameters(self.name, task, parameters, understood, block=BLOCKS)
-        )
+            yield Distinct(task, block)
 
 
 FAMILIES: tuple[Family, ...] = (UniqueFamily(),)

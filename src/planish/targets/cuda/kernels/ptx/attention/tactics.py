@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise, product
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planish.fusion.expression import Expression
 from planish.fusion.task import Task
@@ -14,7 +14,7 @@ from planish.targets.anchored import AnchoredTactic
 from planish.targets.attention import Place, Problem, problem_of
 from planish.targets.base import Binding, Family, Launch, Tactic
 from planish.targets.cuda.codegen.elementwise import INEXACT
-from planish.targets.cuda.kernels.family import MachineFamily
+from planish.targets.cuda.kernels.family import HopperFamily
 from planish.targets.cuda.kernels.fused import Access, Work, is_wide, pointer_of
 from planish.targets.cuda.kernels.mapped import MAP_SECONDS
 from planish.targets.cuda.kernels.matrix_tile import ceil
@@ -28,7 +28,7 @@ from planish.targets.cuda.kernels.ptx.attention.kernel import (
 from planish.targets.cuda.kernels.ptx.attention.operands import is_expressible
 from planish.targets.cuda.kernels.ptx.attention.writer import ROWS
 from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16)
 GROUPS = (1, 2)
@@ -172,21 +172,19 @@ def _has_boxes(item: Access) -> bool:
 
 
 @dataclass(frozen=True)
-class ShortAttentionFamily(MachineFamily):
+class ShortAttentionFamily(HopperFamily):
     """Attention of halves of up to 256 keys, for this or another machine."""
 
     name: ClassVar[str] = "short_attention"
     pattern: ClassVar[str] = "attention"
+    tactic: ClassVar[type[Tactic]] = ShortAttention
+    allowed: ClassVar[Allowed] = {"groups": GROUPS, "turns": TURNS}
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if self.machine.capability[0] == 9:
-            yield from choices(task, binding, self.machine)
+    def understands(self, task: Task) -> bool:
+        return _understood(task)
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name, task, parameters, _understood(task), groups=GROUPS, turns=TURNS
-        )
-        return ShortAttention(task, **values, machine=self.machine)
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        return choices(task, binding, self.machine)
 
 
 def choices(task: Task, binding: Binding, machine: CudaMachine) -> list[ShortAttention]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,7 +17,7 @@ from planish.ops.pool import MaxPool
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Tactic
 from planish.targets.base import Pointer as Place
-from planish.targets.cuda.kernels.family import MachineFamily
+from planish.targets.cuda.kernels.family import HopperFamily
 from planish.targets.cuda.kernels.fused import Work, bind_work
 from planish.targets.cuda.kernels.matrix_problem import (
     Convolution,
@@ -37,7 +37,7 @@ from planish.targets.cuda.kernels.ptx.first_conv.kernel import (
 from planish.targets.cuda.kernels.ptx.first_conv.loading import SOURCES, is_expressible
 from planish.targets.cuda.kernels.ptx.specialized.results import is_expressible as is_epilogue
 from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import checked_parameters
+from planish.targets.restoring import Allowed
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.INT8)
 RINGS = (4, 6, 8, 12, 16)
@@ -235,14 +235,22 @@ class FirstConvTactic(AnchoredTactic):
 
 
 @dataclass(frozen=True)
-class FirstConvFamily(MachineFamily):
+class FirstConvFamily(HopperFamily):
     """Convolutions of images of few channels, for this or another machine."""
 
     name: ClassVar[str] = "first_conv"
+    tactic: ClassVar[type[Tactic]] = FirstConvTactic
+    allowed: ClassVar[Allowed] = {
+        "high": range(1, HIGHEST + 1),
+        "ring": RINGS,
+        "halves": HALVES,
+        "ahead": AHEAD,
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if self.machine.capability[0] != 9:
-            return
+    def understands(self, task: Task) -> bool:
+        return _is_understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         parts = parts_of(task, binding)
         if parts is None:
             return
@@ -255,9 +263,7 @@ class FirstConvFamily(MachineFamily):
         most = min(kernel.most_ahead, AHEAD[-1])
         for high in order[:HIGHS]:
             for halves in reversed(HALVES):
-                tactic = FirstConvTactic(task, high, ring, halves, most, self.machine)
-                if tactic.accepts(binding):
-                    yield tactic
+                yield FirstConvTactic(task, high, ring, halves, most, self.machine)
 
     def _cycles(self, parts: Parts, images: int, high: int) -> float:
         """How long strips of so many rows take, by a model."""
@@ -271,19 +277,6 @@ class FirstConvFamily(MachineFamily):
         waves = ceil(blocks, self.machine.multiprocessors * kernel.at_once)
         together = min(kernel.at_once, ceil(blocks, self.machine.multiprocessors))
         return waves * (_START + rows * max(together * step, alone))
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            _is_understood(task),
-            high=range(1, HIGHEST + 1),
-            ring=RINGS,
-            halves=HALVES,
-            ahead=AHEAD,
-        )
-        return FirstConvTactic(task, **values, machine=self.machine)
 
 
 @dataclass(frozen=True)

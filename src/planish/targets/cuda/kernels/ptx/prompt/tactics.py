@@ -12,7 +12,7 @@ import numpy as np
 from planish.fusion.task import Task
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic
-from planish.targets.cuda.kernels.family import MachineFamily
+from planish.targets.cuda.kernels.family import HopperFamily, foremost
 from planish.targets.cuda.kernels.mapped import Box, row_tiles, stays_in_pixels
 from planish.targets.cuda.kernels.matrix_problem import (
     Problem,
@@ -39,11 +39,13 @@ from planish.targets.cuda.kernels.ptx.specialized.tactics import specialized_pro
 from planish.targets.cuda.kernels.ptx.specialized.tiles import LINES, SIDE
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import checked_parameters, impossible
+from planish.targets.restoring import Allowed
 
 ROWS = (64, 128, 192)
 COLUMNS = (32, 64, 128)
 STAGES = (1, 2, 3, 4, 5, 6, 8)
+SIDES = (0, *(1 << i for i in range(8)))
+"""Of a box, in pixels; 0: there is none."""
 CLUSTERS = (1, 2, 4, 8)
 """Blocks that share a tile's depth; eight is what every Hopper GPU can launch."""
 FRAMES = (0, 1, 2)
@@ -169,48 +171,36 @@ def _room(machine: CudaMachine) -> int:
 
 
 @dataclass(frozen=True)
-class PromptFamily(MachineFamily):
+class PromptFamily(HopperFamily):
     """Convolutions and products by constants, of few tiles, for this or another machine."""
 
     name: ClassVar[str] = "prompt"
+    tactic: ClassVar[type[Tactic]] = PromptTactic
+    allowed: ClassVar[Allowed] = {
+        "rows": ROWS,
+        "columns": COLUMNS,
+        "depth": DEPTHS,
+        "stages": STAGES,
+        "cluster": CLUSTERS,
+        "frames": FRAMES,
+        "high": SIDES,
+        "wide": SIDES,
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if self.machine.capability[0] != 9:
-            return
+    def understands(self, task: Task) -> bool:
+        return understood(task) and is_packed(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         problem = prompt_problem(task, binding)
         if problem is None:
             return
         found = sorted(_choices(problem, self.machine), key=lambda item: item[0])
-        sizes: dict[object, int] = {}
-        kept = 0
-        for _, choice in found:
-            kind = *choice[:2], choice[5] > 0
-            if sizes.get(kind, 0) == OF_SIZE:
-                continue
-            tactic = PromptTactic(task, *choice, machine=self.machine)
-            if tactic.accepts(binding):
-                sizes[kind] = sizes.get(kind, 0) + 1
-                kept += 1
-                yield tactic
-            if kept == LIMIT:
-                return
-
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        sides = tuple(1 << i for i in range(8))
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            understood(task) and is_packed(task),
-            rows=ROWS,
-            columns=COLUMNS,
-            depth=DEPTHS,
-            stages=STAGES,
-            cluster=CLUSTERS,
-            frames=FRAMES,
-            high=(0, *sides),
-            wide=(0, *sides),
+        tactics = (PromptTactic(task, *choice, machine=self.machine) for _, choice in found)
+        yield from foremost(
+            tactics, binding, LIMIT, OF_SIZE, lambda t: (t.rows, t.columns, t.frames > 0)
         )
+
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         assert task.anchor is not None
         pixels = values["high"] * values["wide"]
         wrong = (values["high"] > 0) != (values["wide"] > 0)
@@ -220,8 +210,8 @@ class PromptFamily(MachineFamily):
         wrong = wrong or values["depth"] * task.anchor.inputs[0].dtype.size not in LINES
         tile = Tile(values["rows"], values["columns"], values["depth"])
         if wrong or not is_divisible(tile, task.outputs[0].dtype.size, values["cluster"]):
-            raise impossible(self.name, task, f"no tile is {dict(values)}")
-        return PromptTactic(task, **values, machine=self.machine)
+            return f"no tile is {dict(values)}"
+        return ""
 
 
 # ---- which tiles are worth measuring -------------------------------------------------------------

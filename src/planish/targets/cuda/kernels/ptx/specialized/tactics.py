@@ -12,7 +12,7 @@ from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic, Workspace
-from planish.targets.cuda.kernels.family import MachineFamily
+from planish.targets.cuda.kernels.family import HopperFamily
 from planish.targets.cuda.kernels.fused import Access
 from planish.targets.cuda.kernels.mapped import (
     MAP_SECONDS,
@@ -49,7 +49,7 @@ from planish.targets.cuda.kernels.ptx.specialized.results import is_expressible
 from planish.targets.cuda.kernels.ptx.specialized.tiles import LINES, SIDE
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import checked_parameters, impossible
+from planish.targets.restoring import Allowed
 
 DTYPES = (DType.FLOAT16, DType.BFLOAT16, DType.INT8)
 MOST_STEPS = 36
@@ -58,6 +58,8 @@ LIMIT = 12
 """Tactics offered."""
 OF_SIZE = 3
 """Of these with tiles of the same rows and columns."""
+SIDES = (0, *(1 << i for i in range(9)))
+"""Of a box, in pixels; 0: there is none."""
 FRAMED = 3
 """Tactics with frames offered beside them, each of other rows or columns."""
 
@@ -239,14 +241,28 @@ class SpecializedTactic(AnchoredTactic):
 
 
 @dataclass(frozen=True)
-class SpecializedFamily(MachineFamily):
+class SpecializedFamily(HopperFamily):
     """Convolutions and products by constants, of many tiles, for this or another machine."""
 
     name: ClassVar[str] = "specialized"
+    tactic: ClassVar[type[Tactic]] = SpecializedTactic
+    allowed: ClassVar[Allowed] = {
+        "rows": ROWS,
+        "columns": COLUMNS,
+        "depth": DEPTHS,
+        "stages": range(STAGES[0], MOST_STEPS + 1),
+        "ring": RINGS,
+        "cluster": CLUSTERS,
+        "high": SIDES,
+        "wide": SIDES,
+        "channels": (0, *CHANNELS),
+        "frames": (0, *FRAMES),
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if self.machine.capability[0] != 9:
-            return
+    def understands(self, task: Task) -> bool:
+        return understood(task) and is_packed(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         forms = [(c, specialized_problem(task, binding, c)) for c in self._channels(task)]
         channels, form = next(((c, f) for c, f in forms if f), (0, None))
         if form is None:
@@ -273,23 +289,9 @@ class SpecializedFamily(MachineFamily):
         return (0, *CHANNELS)
 
     def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        sides = tuple(1 << i for i in range(9))
-        values = checked_parameters(
-            self.name,
-            task,
-            {"frames": 0, **parameters},  # older plans have none
-            understood(task) and is_packed(task),
-            rows=ROWS,
-            columns=COLUMNS,
-            depth=DEPTHS,
-            stages=range(STAGES[0], MOST_STEPS + 1),
-            ring=RINGS,
-            cluster=CLUSTERS,
-            high=(0, *sides),
-            wide=(0, *sides),
-            channels=(0, *CHANNELS),
-            frames=(0, *FRAMES),
-        )
+        return super().restore(task, {"frames": 0, **parameters})  # older plans have none
+
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         pixels = values["high"] * values["wide"]
         wrong = (values["high"] > 0) != (values["wide"] > 0)
         wrong = wrong or (pixels > 0 and values["rows"] % pixels != 0)
@@ -302,9 +304,8 @@ class SpecializedFamily(MachineFamily):
         wrong = wrong or (copied and framed)
         wrong = wrong or (copied and not isinstance(task.anchor.op, Convolution))
         wrong = wrong or (copied and values["channels"] < filters(task).shape[2])
-        if wrong or values["depth"] * task.anchor.inputs[0].dtype.size not in LINES:
-            raise impossible(self.name, task, f"no tile is {dict(values)}")
-        return SpecializedTactic(task, **values, machine=self.machine)
+        wrong = wrong or values["depth"] * task.anchor.inputs[0].dtype.size not in LINES
+        return f"no tile is {dict(values)}" if wrong else ""
 
 
 @dataclass(frozen=True)

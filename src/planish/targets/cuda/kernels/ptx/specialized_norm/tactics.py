@@ -20,7 +20,7 @@ from planish.graph.types import DType
 from planish.ops.elementwise import Cast, ew
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic, Zeroed
-from planish.targets.cuda.kernels.family import MachineFamily
+from planish.targets.cuda.kernels.family import HopperFamily, foremost
 from planish.targets.cuda.kernels.fused import Work, bind_work
 from planish.targets.cuda.kernels.mapped import MAP_SECONDS, is_left_mapped
 from planish.targets.cuda.kernels.matrix_problem import (
@@ -41,7 +41,7 @@ from planish.targets.cuda.kernels.ptx.specialized_norm.writer import AT_ONCE
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 from planish.targets.cuda.machine import H200, CudaMachine
 from planish.targets.execution import ZEROED_BYTES
-from planish.targets.restoring import checked_parameters, impossible
+from planish.targets.restoring import Allowed
 
 ROWS = (64, 128, 192)
 COLUMNS = (64, 128, 192, 256)
@@ -267,28 +267,31 @@ class NormTactic(AnchoredTactic):
 
 
 @dataclass(frozen=True)
-class NormFamily(MachineFamily):
+class NormFamily(HopperFamily):
     """Products with a layer norm behind them, for this or another machine."""
 
     name: ClassVar[str] = "specialized_norm"
     pattern: ClassVar[str] = "normalized"
+    tactic: ClassVar[type[Tactic]] = NormTactic
+    allowed: ClassVar[Allowed] = {
+        "rows": ROWS,
+        "columns": COLUMNS,
+        "depth": DEPTHS,
+        "stages": STAGES,
+        "ring": RINGS,
+        "width": WIDTHS,
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if self.machine.capability[0] != 9:
-            return
+    def understands(self, task: Task) -> bool:
+        return _understood(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         parts = parts_of(task, binding)
         if parts is None:
             return
         choices = sorted(self._choices(parts), key=lambda c: self._cycles(parts, c))
-        sizes: dict[object, int] = {}
-        for choice in choices:
-            size = choice.rows, choice.columns
-            tactic = NormTactic(task, *choice, machine=self.machine)
-            if sizes.get(size, 0) < OF_SIZE and tactic.accepts(binding):
-                sizes[size] = sizes.get(size, 0) + 1
-                yield tactic
-            if sum(sizes.values()) == LIMIT:
-                return
+        tactics = (NormTactic(task, *choice, machine=self.machine) for choice in choices)
+        yield from foremost(tactics, binding, LIMIT, OF_SIZE, lambda t: (t.rows, t.columns))
 
     def _choices(self, parts: Parts) -> Iterator[Choice]:
         """Tiles, with as many stages as there is room for beside each ring."""
@@ -326,22 +329,10 @@ class NormFamily(MachineFamily):
         rounds = ceil(ceil(problem.rows, tile.rows), self.machine.multiprocessors // blocks)
         return _START + rounds * max(loop, (loop + end) / 2) + loop + end
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            _understood(task),
-            rows=ROWS,
-            columns=COLUMNS,
-            depth=DEPTHS,
-            stages=STAGES,
-            ring=RINGS,
-            width=WIDTHS,
-        )
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         if values["rows"] * values["columns"] > MOST_SUMS * THREADS:
-            raise impossible(self.name, task, f"no tile is {dict(values)}")
-        return NormTactic(task, **values, machine=self.machine)
+            return f"no tile is {dict(values)}"
+        return ""
 
 
 FAMILIES = (NormFamily(),)

@@ -13,7 +13,7 @@ from planish.fusion.summed import summed_of
 from planish.fusion.task import Task, make_task
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic
-from planish.targets.cuda.kernels.family import MachineFamily
+from planish.targets.cuda.kernels.family import HopperFamily
 from planish.targets.cuda.kernels.mapped import MAP_SECONDS, is_left_mapped
 from planish.targets.cuda.kernels.matrix_problem import Problem, filters, pack, problem_of
 from planish.targets.cuda.kernels.matrix_sum import parts_of as sum_parts_of
@@ -26,7 +26,7 @@ from planish.targets.cuda.kernels.ptx.specialized_pair.kernel import Specialized
 from planish.targets.cuda.kernels.ptx.specialized_pair.writer import BOX, SIDE
 from planish.targets.cuda.kernels.ptx.warp_groups import THREADS
 from planish.targets.cuda.machine import H200, CudaMachine
-from planish.targets.restoring import checked_parameters, impossible
+from planish.targets.restoring import Allowed
 
 ROWS = (64, 128)
 MOST_STAGES = 16
@@ -195,26 +195,30 @@ def kernel_of(parts: Parts, kept: bool, choice: Choice) -> SpecializedPairKernel
 
 
 @dataclass(frozen=True)
-class SpecializedPairFamily(MachineFamily):
+class SpecializedPairFamily(HopperFamily):
     """Pairs of halves, for this or another machine."""
 
     name: ClassVar[str] = "specialized_pair"
     pattern: ClassVar[str] = "pair"
+    tactic: ClassVar[type[Tactic]] = SpecializedPair
+    allowed: ClassVar[Allowed] = {
+        "rows": ROWS,
+        "stages": range(1, MOST_STAGES + 1),
+        "ring": RINGS,
+        "ahead": AHEAD,
+    }
 
-    def tactics(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if self.machine.capability[0] != 9:
-            return
+    def understands(self, task: Task) -> bool:
+        return is_pair(task)
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
         parts = mapped_parts(task, binding)
         if parts is None or task.pair is None:
             return
         kernels = {c: kernel_of(parts, task.pair.kept, c) for c in self._choices(parts)}
         order = sorted(kernels, key=lambda c: self._cycles(parts, kernels[c]))
-        offered = 0
-        for choice in order:
-            tactic = SpecializedPair(task, *choice, self.machine)
-            if offered < LIMIT and tactic.accepts(binding):
-                offered += 1
-                yield tactic
+        tactics = (SpecializedPair(task, *choice, self.machine) for choice in order)
+        yield from itertools.islice((t for t in tactics if t.accepts(binding)), LIMIT)
 
     def _choices(self, parts: Parts) -> Iterator[Choice]:
         """Tiles of which there are enough, and the largest ring that fits each."""
@@ -252,24 +256,14 @@ class SpecializedPairFamily(MachineFamily):
         rounds = ceil(ceil(first.rows, both), self.machine.multiprocessors)
         return _START + rounds * (each + alone)
 
-    def restore(self, task: Task, parameters: Mapping[str, Any]) -> Tactic:
-        values = checked_parameters(
-            self.name,
-            task,
-            parameters,
-            is_pair(task),
-            rows=ROWS,
-            stages=range(1, MOST_STAGES + 1),
-            ring=RINGS,
-            ahead=AHEAD,
-        )
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         assert task.anchor is not None
         middle, columns = task.anchor.inputs[1].type.bind({})[-2:]
         wrong = middle % SIDE != 0 or columns % SIDE != 0 or values["stages"] > middle // SIDE
         wrong = wrong or (values["stages"] < FEWEST_STAGES and middle > SIDE)
         if wrong or _sums(values["rows"], columns) > MOST_SUMS:
-            raise impossible(self.name, task, f"no tile is {dict(values)}")
-        return SpecializedPair(task, **values, machine=self.machine)
+            return f"no tile is {dict(values)}"
+        return ""
 
 
 def _sums(rows: int, columns: int) -> int:
