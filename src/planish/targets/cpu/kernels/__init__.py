@@ -12,6 +12,7 @@ from planish.targets.cpu.kernels import (
     elementwise,
     fold,
     integer_matrix,
+    integer_winograd,
     matrix,
     movement,
     nonzero,
@@ -34,6 +35,7 @@ from planish.targets.cpu.kernels import (
 
 FAMILIES: tuple[Family, ...] = (
     *winograd.FAMILIES,
+    *integer_winograd.FAMILIES,
     *strassen.FAMILIES,
     *matrix.FAMILIES,
     *attention_dots.FAMILIES,

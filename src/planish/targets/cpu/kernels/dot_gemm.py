@@ -12,7 +12,6 @@ of depth, and weights are packed ``[block][tap rows][tap columns][groups][vector
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,7 +26,7 @@ from planish.targets.cpu.codegen.elementwise import emit
 from planish.targets.cpu.codegen.types import I16, I32, register_type
 from planish.targets.cpu.kernels.epilogue import Arguments
 from planish.targets.cpu.kernels.gemm import GemmKernel, GemmWriter
-from planish.targets.cpu.kernels.pack_rows import PACK_PARAMS, Pack, Region, RowPacker
+from planish.targets.cpu.kernels.pack_rows import PACK_PARAMS, Pack, Region, RowPacker, in_pieces
 from planish.targets.cpu.kernels.register_tile import Later, RegisterTile
 
 WIDEST = 16
@@ -230,7 +229,7 @@ class FactorPacker(RowPacker):
                 fill = k.zero(self.element, lanes)
             k.store(fill, k.offset(pointer, at, self.element), self.element, lanes)
 
-        _pieces(k, count, store)
+        in_pieces(k, count, store, WIDEST)
 
     def _copy_pixels(
         self, source: Any, target: Any, count: Any, y: Any, x: Any, region: Region
@@ -263,7 +262,7 @@ class FactorPacker(RowPacker):
             factor = self._as_factor(value, lanes)
             k.store(factor, k.offset(target, at, self.element), self.element, lanes)
 
-        _pieces(k, count, convert)
+        in_pieces(k, count, convert, WIDEST)
 
     def _as_factor(self, value: ir.Value, lanes: int) -> ir.Value:
         k = self.k
@@ -294,26 +293,3 @@ class FactorPacker(RowPacker):
                     pointer = k.offset(lie.pointer, k.add(where, at), operand.dtype)
                     leaves.append(k.load(pointer, operand.dtype, lanes))
         return emit(k, prologue, leaves, lanes)[0]
-
-
-def _pieces(k: KernelBuilder, count: int | ir.Value, body: Callable[[Any, int], None]) -> None:
-    """Calls ``body(at, lanes)`` so that `count` elements are covered, none beyond touched.
-
-    Masked loads and stores of bytes are slow where there is no AVX-512.
-    """
-    if isinstance(count, int):
-        whole: Any = count // WIDEST * WIDEST
-    else:
-        whole = k.b.and_(count, k.i64(-WIDEST))
-    with k.loop(0, whole, WIDEST) as loop:
-        body(loop.index, WIDEST)
-    if not isinstance(count, int):
-        with k.loop(whole, count) as rest:
-            body(rest.index, 1)
-        return
-    lanes = WIDEST
-    while whole < count:
-        lanes //= 2
-        if whole + lanes <= count:
-            body(k.i64(whole), lanes)
-            whole += lanes

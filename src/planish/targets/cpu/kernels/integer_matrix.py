@@ -32,12 +32,12 @@ class IntegerMatrixTactic(DotMatrixTactic):
 
     @cached_property
     def dot(self) -> Dot:
-        return _dot_for(self.task, self.machine)
+        return dot_for(self.task, self.machine)
 
     @property
     def _zero(self) -> int:
         """The zero point of the activations, as the kernel is to take it."""
-        zero = _zero_points(self.task)[0]
+        zero = zero_points(self.task)[0]
         flipped = self.dot.is_of_bytes and self._source is not self.dot.left
         return zero + 128 if flipped else zero
 
@@ -46,7 +46,7 @@ class IntegerMatrixTactic(DotMatrixTactic):
         assert self.task.anchor is not None
         op, data = self.task.anchor.op, self.task.anchor.inputs[1].data
         assert data is not None
-        weights = _centred_weights(self.task)
+        weights = centred_weights(self.task)
         if isinstance(op, MatMulInteger):
             packed = self._packed_weights(weights, (1, 1), (1,))
         else:
@@ -73,7 +73,7 @@ class IntegerMatrixTactic(DotMatrixTactic):
         return pack, scratch, (*params, self._zero), row_step, tap_row
 
 
-def _zero_points(task: Task) -> tuple[int, np.ndarray]:
+def zero_points(task: Task) -> tuple[int, np.ndarray]:
     """The constant zero points of activations and weights."""
     assert task.anchor is not None
     x_zero, w_zero = (v.data for v in task.anchor.inputs[2:4])
@@ -81,18 +81,18 @@ def _zero_points(task: Task) -> tuple[int, np.ndarray]:
     return int(x_zero.reshape(())), w_zero.astype(np.int32)
 
 
-def _centred_weights(task: Task) -> np.ndarray:
+def centred_weights(task: Task) -> np.ndarray:
     """Weights without their zero points, int32 ``[taps, depth, channels]``."""
     assert task.anchor is not None
     op, data = task.anchor.op, task.anchor.inputs[1].data
     assert data is not None
     if isinstance(op, MatMulInteger) and op.transpose_b:
         data = np.swapaxes(data, -1, -2)
-    centred = data.astype(np.int32) - _zero_points(task)[1]
+    centred = data.astype(np.int32) - zero_points(task)[1]
     return centred.reshape(-1, *data.shape[-2:])
 
 
-def _dot_for(task: Task, machine: Machine) -> Dot:
+def dot_for(task: Task, machine: Machine) -> Dot:
     """How a machine multiplies a task's numbers: by bytes only if the weights, less their zero
     points, are bytes, and without VNNI only if no sum of 16 bits can saturate.
     """
@@ -100,15 +100,15 @@ def _dot_for(task: Task, machine: Machine) -> Dot:
         return PAIRS
     if machine.has_vnni:
         return BYTES
-    weights = _centred_weights(task)
+    weights = centred_weights(task)
     return next((dot for dot in (BYTES_TWICE, BYTES) if fits(dot, weights)), PAIRS)
 
 
 def are_bytes(task: Task) -> bool:
     """Whether the weights, less their zero points, are signed bytes."""
     assert task.anchor is not None
-    plain = task.anchor.inputs[1].dtype is DType.INT8 and not _zero_points(task)[1].any()
-    return plain or bool(np.all(np.abs(_centred_weights(task) + 0.5) < 128))
+    plain = task.anchor.inputs[1].dtype is DType.INT8 and not zero_points(task)[1].any()
+    return plain or bool(np.all(np.abs(centred_weights(task) + 0.5) < 128))
 
 
 def understood(task: Task) -> bool:

@@ -215,3 +215,29 @@ def over_vectors(
     elif masked:
         with k.when(k.b.icmp_signed(">", rest, I64(0))):
             body(whole, k.tail_mask(rest, k.lanes))
+
+
+def in_pieces(
+    k: KernelBuilder, count: int | ir.Value, body: Callable[[Any, int], None], widest: int
+) -> None:
+    """Calls ``body(at, lanes)`` so that `count` elements are covered, none beyond touched; of up to
+    `widest` lanes at a time.
+
+    Masked loads and stores of bytes are slow where there is no AVX-512.
+    """
+    if isinstance(count, int):
+        whole: Any = count // widest * widest
+    else:
+        whole = k.b.and_(count, k.i64(-widest))
+    with k.loop(0, whole, widest) as loop:
+        body(loop.index, widest)
+    if not isinstance(count, int):
+        with k.loop(whole, count) as rest:
+            body(rest.index, 1)
+        return
+    lanes = widest
+    while whole < count:
+        lanes //= 2
+        if whole + lanes <= count:
+            body(k.i64(whole), lanes)
+            whole += lanes

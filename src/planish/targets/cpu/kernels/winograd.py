@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -63,50 +64,37 @@ FIRST_BYTE, NEXT_BYTE = 5.0, 2.0
 
 
 @dataclass(frozen=True, eq=False)
-class WinogradTactic(Tactic):
-    """Winograd convolution with tiles of `results` pixels along each transformed axis.
+class AnyWinograd(Tactic):
+    """What tactics of Winograd convolution share.
 
-    `pixels` x `vectors` is the register tile, `halves` how much of the second-level cache a task
-    may take, in halves of it, and `narrow` whether products are of the image's dtype, bfloat16.
+    Tiles have `results` pixels along each transformed axis; `pixels` x `vectors` is the register
+    tile, and `halves` how much of the second-level cache a task may take, in halves of it.
     """
 
-    family: ClassVar[str] = "winograd"
     machine: Machine
     results: int
     pixels: int
     vectors: int
     halves: int
-    narrow: bool = False
 
     @property
-    def _filters(self) -> np.ndarray:
-        assert self.task.anchor is not None
-        data = self.task.anchor.inputs[1].data
-        assert data is not None
-        return (data if data.ndim == 4 else data[None]).astype(np.float32)
+    @abstractmethod
+    def factor(self) -> DType:
+        """Of transformed patches and weights."""
 
-    def constants(self) -> list[np.ndarray]:
-        """``[position][block][depth][vectors x lanes]``, zero padded; if narrow, by pairs of depth:
-        ``[position][block][pair][vectors x lanes][2]``.
-        """
-        filters = self._filters
-        down, along = _transforms(filters.shape[:2], self.results)
-        depth, channels = filters.shape[2:]
-        width = self.vectors * self.machine.lanes
-        blocks, positions = ceil(channels, width), down.size * along.size
-        shape: tuple[int, ...] = (positions, blocks, depth, width)
-        if self.narrow:
-            shape = (positions, blocks, ceil(depth, 2), width, 2)
-        packed = aligned_empty(shape, DType.BFLOAT16 if self.narrow else DType.FLOAT32)
-        for block in range(blocks):  # one by one: only the result is large
-            part = filters[..., block * width : (block + 1) * width]
-            made = transform_filters(part, down, along)
-            if self.narrow:
-                even = np.pad(made, ((0, 0), (0, depth % 2), (0, 0)))
-                made = even.reshape(positions, -1, 2, part.shape[-1]).swapaxes(-1, -2)
-            packed[:, block, :, : part.shape[-1]] = made
-            packed[:, block, :, part.shape[-1] :] = 0
-        return [packed]
+    @abstractmethod
+    def transforms(self, window: tuple[int, ...]) -> tuple[Transform, Transform]:
+        """Those of rows and of columns."""
+
+    @property
+    @abstractmethod
+    def cost_of_product(self) -> float:
+        """What a product takes, in float32 multiply-adds."""
+
+    @property
+    def zero(self) -> int:
+        """The zero point of the image."""
+        return 0
 
     def accepts(self, binding: Binding) -> bool:
         g = conv_geometry(self.task, binding)
@@ -115,9 +103,9 @@ class WinogradTactic(Tactic):
     def launches(self, binding: Binding) -> list[Launch]:
         g, task, lanes = conv_geometry(self.task, binding), self.task, self.machine.lanes
         assert g is not None
-        down, along = _transforms(g.window, self.results)
-        cut = _Cut.of(g, self, down, along)
-        width = self.vectors * lanes
+        down, along = self.transforms(g.window)
+        cut = Cut.of(g, self)
+        width, size = self.vectors * lanes, self.factor.size
         weight_bytes = 4 * g.depth * width
         kernel = WinogradKernel(
             down=down,
@@ -127,7 +115,7 @@ class WinogradTactic(Tactic):
             pixels=self.pixels,
             vectors=self.vectors,
             masked=g.channels % lanes != 0,
-            unroll=unrolled(ceil(g.depth, 2 if self.narrow else 1), self.pixels * self.vectors),
+            unroll=unrolled(ceil(g.depth, 4 // size), self.pixels * self.vectors),
             prefetch=PREFETCH if 8 * weight_bytes > self.machine.l1 else 0,
             tiles=asking_tiles(ceil(cut.tiles, self.pixels)),
             epilogue=task.epilogue.expression,
@@ -135,13 +123,13 @@ class WinogradTactic(Tactic):
                 task.epilogue, task, binding.shape(task.outputs[0])[-1], binding
             ),
             source=task.inputs[0].dtype,
-            factor=task.inputs[0].dtype if self.narrow else DType.FLOAT32,
+            factor=self.factor,
         )
         # a cache line more, or the positions of a tile compete for the same sets of the cache
-        source_position = cut.room * cut.pitch + lanes
+        source_position = cut.room * cut.pitch + lanes * (4 // size)
         product_position = cut.room * cut.blocks * width + 16
         positions = down.size * along.size
-        products = positions * source_position
+        products = positions * source_position * size // 4
         patch = products + positions * product_position
         edge = patch + positions * cut.pitch
         params = (
@@ -167,6 +155,7 @@ class WinogradTactic(Tactic):
             source_position,
             product_position,
             cut.blocks * width,
+            self.zero,
         )
         values, places = g.epilogue_arguments(task)
         return [
@@ -180,8 +169,57 @@ class WinogradTactic(Tactic):
         ]
 
 
+@dataclass(frozen=True, eq=False)
+class WinogradTactic(AnyWinograd):
+    """Of float32 and bfloat16; if `narrow`, products are of the image's dtype, bfloat16."""
+
+    family: ClassVar[str] = "winograd"
+    narrow: bool = False
+
+    @property
+    def factor(self) -> DType:
+        return DType.BFLOAT16 if self.narrow else DType.FLOAT32
+
+    def transforms(self, window: tuple[int, ...]) -> tuple[Transform, Transform]:
+        return transforms(window, self.results)
+
+    @property
+    def cost_of_product(self) -> float:
+        return 0.5 if self.narrow and self.machine.has_bf16 else 1.0
+
+    @property
+    def _filters(self) -> np.ndarray:
+        assert self.task.anchor is not None
+        data = self.task.anchor.inputs[1].data
+        assert data is not None
+        return (data if data.ndim == 4 else data[None]).astype(np.float32)
+
+    def constants(self) -> list[np.ndarray]:
+        """``[position][block][depth][vectors x lanes]``, zero padded; if narrow, by pairs of depth:
+        ``[position][block][pair][vectors x lanes][2]``.
+        """
+        filters = self._filters
+        down, along = self.transforms(filters.shape[:2])
+        depth, channels = filters.shape[2:]
+        width = self.vectors * self.machine.lanes
+        blocks, positions = ceil(channels, width), down.size * along.size
+        shape: tuple[int, ...] = (positions, blocks, depth, width)
+        if self.narrow:
+            shape = (positions, blocks, ceil(depth, 2), width, 2)
+        packed = aligned_empty(shape, DType.BFLOAT16 if self.narrow else DType.FLOAT32)
+        for block in range(blocks):  # one by one: only the result is large
+            part = filters[..., block * width : (block + 1) * width]
+            made = transform_filters(part, down, along)
+            if self.narrow:
+                even = np.pad(made, ((0, 0), (0, depth % 2), (0, 0)))
+                made = even.reshape(positions, -1, 2, part.shape[-1]).swapaxes(-1, -2)
+            packed[:, block, :, : part.shape[-1]] = made
+            packed[:, block, :, part.shape[-1] :] = 0
+        return [packed]
+
+
 @dataclass(frozen=True)
-class _Cut:
+class Cut:
     """How the tiles and channel blocks are cut into tasks.
 
     `room` is how many tiles there is scratch memory for, and `pitch` elements from one transformed
@@ -200,18 +238,19 @@ class _Cut:
     channel_tasks: int
 
     @staticmethod
-    def of(g: Geometry, tactic: WinogradTactic, down: Transform, along: Transform) -> _Cut:
-        machine = tactic.machine
+    def of(g: Geometry, tactic: AnyWinograd) -> Cut:
+        machine, size = tactic.machine, tactic.factor.size
+        down, along = tactic.transforms(g.window)
         width = tactic.vectors * machine.lanes
         all_blocks = ceil(g.channels, width)
         pitch = ceil(g.depth, machine.lanes) * machine.lanes
-        if pitch % ALIASING == 0:
+        if pitch * size % (4 * ALIASING) == 0:
             pitch += machine.lanes
         row_tiles = ceil(g.columns, along.results)
         image_tiles = ceil(g.rows, down.results) * row_tiles
         all_tiles = g.batch * image_tiles
         # as many tasks as the cache wants, but the same number for every core
-        tile_bytes = 4 * down.size * along.size * (pitch + all_blocks * width)
+        tile_bytes = down.size * along.size * (size * pitch + 4 * all_blocks * width)
         fit = max(min(tactic.halves * machine.l2 // 2, MOST_SCRATCH) // tile_bytes, 1)
         tile_tasks = ceil(all_tiles, fit)
         channel_tasks = 1
@@ -221,7 +260,7 @@ class _Cut:
             tile_tasks = ceil(tile_tasks, machine.cores) * machine.cores
         tiles = ceil(all_tiles, tile_tasks)
         blocks = ceil(all_blocks, channel_tasks)
-        return _Cut(
+        return Cut(
             pitch=pitch,
             row_tiles=row_tiles,
             image_tiles=image_tiles,
@@ -261,19 +300,20 @@ class WinogradFamily(MachineFamily):
         for candidate in _candidates(g, machine, _may_be_narrow(task)):
             tactic = WinogradTactic(task, machine, *candidate)
             results, pixels, vectors, _, narrow = candidate
-            cut = _Cut.of(g, tactic, *_transforms(g.window, results))
+            cut = Cut.of(g, tactic)
             # more cache than there are tiles for is the same tactic again
             key = results, pixels, vectors, narrow, cut
-            found.setdefault(key, (_estimate(g, tactic, cut), tactic))
+            found.setdefault(key, (estimate(g, tactic, cut), tactic))
         ranked = sorted(found.values(), key=lambda item: item[0])[:OFFERED]
-        yield from (tactic for cost, tactic in ranked if cost < MARGIN * _direct(g))
+        direct = g.operations / 2 + FIRST_BYTE * 4 * math.prod(g.window) * g.depth * g.channels
+        yield from (tactic for cost, tactic in ranked if cost < MARGIN * direct)
 
     def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         results = values["results"]
         if results not in _results(_window(task)):
             return f"tiles of {results} pixels do not suit its window"
         if values["narrow"] and not _may_be_narrow(task):
-            return "its sums are not rounded before they are transformed"
+            return f"narrow is True, and the image is {task.inputs[0].dtype}"
         if values["narrow"] and results > NARROW_RESULTS:
             return f"narrow tiles have {NARROW_RESULTS} pixels"
         if values["pixels"] * values["vectors"] > 32:
@@ -309,8 +349,11 @@ def _results(window: Iterable[int]) -> list[int]:
 
 
 @functools.cache  # a transform works out its fractions once
-def _transforms(window: tuple[int, ...], results: int) -> tuple[Transform, Transform]:
-    down, along = (Transform(results if n > 1 else 1, n) for n in window)
+def transforms(
+    window: tuple[int, ...], results: int, exact: bool = False
+) -> tuple[Transform, Transform]:
+    """Of rows and of columns."""
+    down, along = (Transform(results if n > 1 else 1, n, exact) for n in window)
     return down, along
 
 
@@ -332,27 +375,20 @@ def _candidates(
                         yield results, pixels, vectors, halves, True
 
 
-def _direct(g: Geometry) -> float:
-    """As `_estimate`, of a convolution without transforms."""
-    return g.operations / 2 + FIRST_BYTE * 4 * math.prod(g.window) * g.depth * g.channels
-
-
-def _estimate(g: Geometry, tactic: WinogradTactic, cut: _Cut) -> float:
+def estimate(g: Geometry, tactic: AnyWinograd, cut: Cut) -> float:
     """Roughly, the time in multiply-adds: ranks tactics where nothing was measured yet."""
     machine = tactic.machine
-    down, along = _transforms(g.window, tactic.results)
+    down, along = tactic.transforms(g.window)
     positions = down.size * along.size
     width = tactic.vectors * machine.lanes
     step = step_cycles(tactic.pixels, tactic.vectors, 5.0)
     steps = cut.tile_tasks * ceil(cut.tiles, tactic.pixels) * cut.all_blocks
-    products = steps * positions * g.depth * step * 2 * machine.lanes
-    if tactic.narrow and machine.has_bf16:
-        products /= 2
+    products = steps * positions * g.depth * step * 2 * machine.lanes * tactic.cost_of_product
     # per element of a tile: loads, stores, and what the matrices cost, along both axes
     per_element = 4.0 + 2 * math.log2(positions)
     transforms = cut.all_tiles * positions * per_element
     transforms *= g.depth * cut.channel_tasks + g.channels
-    weights = 4 * positions * g.depth * cut.all_blocks * width
+    weights = tactic.factor.size * positions * g.depth * cut.all_blocks * width
     moved = (FIRST_BYTE + NEXT_BYTE * (cut.tile_tasks - 1)) * weights
     tasks = cut.tile_tasks * cut.channel_tasks
     idle = ceil(tasks, machine.cores) * machine.cores / tasks

@@ -12,6 +12,7 @@ result its pixels are stored one by one. Transforms: see `winograd_transform`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -21,13 +22,15 @@ import llvmlite.ir as ir
 from planish.fusion.expression import Expression
 from planish.graph.types import DType
 from planish.targets.cpu.codegen.builder import KernelBuilder
-from planish.targets.cpu.codegen.dot import HALVES
+from planish.targets.cpu.codegen.casts import cast
+from planish.targets.cpu.codegen.dot import HALVES, PAIRS
+from planish.targets.cpu.codegen.types import register_type
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.kernels.dot_gemm import DotTile
 from planish.targets.cpu.kernels.epilogue import Arguments, Epilogue, Lie, Operand
-from planish.targets.cpu.kernels.pack_rows import over_vectors
+from planish.targets.cpu.kernels.pack_rows import in_pieces, over_vectors
 from planish.targets.cpu.kernels.register_tile import Later, RegisterTile
-from planish.targets.cpu.kernels.winograd_transform import Matrix, Transform, apply
+from planish.targets.cpu.kernels.winograd_transform import Matrix, Transform, apply, divide
 
 F32 = DType.FLOAT32
 
@@ -55,6 +58,7 @@ PARAMS = (
     "source_position",  # elements from one position to the next in transformed patches,
     "product_position",  # and in products
     "product_tile",
+    "zero",  # the zero point of bytes
 )
 
 
@@ -82,9 +86,10 @@ class WinogradKernel(CpuKernel):
     operands : tuple
         For each leaf of the epilogue an `Operand`, or None for the accumulator and constants.
     source : DType
-        Of the image: FLOAT32 or BFLOAT16. Transforms are float32.
+        Of the image: FLOAT32, BFLOAT16, UINT8 or INT8. Transforms of bytes are exact, in int16 and
+        int32, others float32.
     factor : DType
-        Of transformed patches and weights, likewise; sums of products are float32.
+        Of transformed patches and weights: FLOAT32, BFLOAT16, or INT16 of bytes.
     """
 
     family: ClassVar[str] = "winograd"
@@ -107,13 +112,19 @@ class WinogradKernel(CpuKernel):
         """Pointers: source, weights, outputs, epilogue operands."""
         _Writer(self, k).write()
 
+    @property
+    def sums(self) -> DType:
+        """Of products, and of what the epilogue is given."""
+        return F32 if self.factor.is_float else DType.INT32
+
 
 def register_tile(kernel: WinogradKernel) -> RegisterTile:
     """The inner loop of the products."""
     sizes = kernel.pixels, kernel.vectors, kernel.depth, kernel.pitch
     if kernel.factor is F32:
         return RegisterTile(*sizes, kernel.unroll, kernel.prefetch)
-    return DotTile(*sizes, kernel.unroll, kernel.prefetch, HALVES)
+    dot = HALVES if kernel.factor.is_float else PAIRS
+    return DotTile(*sizes, kernel.unroll, kernel.prefetch, dot)
 
 
 @dataclass(frozen=True)
@@ -134,7 +145,7 @@ class _Writer:
         self.p = arguments.params(PARAMS)
         self.source, self.weights = arguments.pointer(), arguments.pointer()
         self.epilogue = Epilogue(k, arguments, kernel.epilogue, kernel.operands)
-        self.products = k.offset(k.scratch, self.p["products"], F32)
+        self.products = k.offset(k.scratch, self.p["products"], kernel.sums)
         self.positions = kernel.down.size * kernel.along.size
 
     def write(self) -> None:
@@ -181,19 +192,30 @@ class _Writer:
         factor = kernel.factor
         target = k.offset(k.scratch, k.mul(index, kernel.pitch), factor)
 
-        def transform(at: Any, mask: ir.Value | None) -> None:
+        def transform(at: Any, lanes: int, mask: ir.Value | None = None) -> None:
             def load(i: int, j: int) -> ir.Value:
                 where = k.add(at, k.add(k.mul(down, i), k.mul(along, j)))
                 place = k.offset(start, where, kernel.source)
-                return k.load(place, kernel.source, k.lanes, mask=mask)
+                value = k.load(place, kernel.source, lanes, mask=mask)
+                return value if factor.is_float else self._centred(value, lanes)
 
             def store(n: int, value: ir.Value) -> None:
                 where = k.add(at, k.mul(p["source_position"], n))
-                k.store(value, k.offset(target, where, factor), factor, k.lanes)
+                k.store(value, k.offset(target, where, factor), factor, lanes)
 
             self._both(kernel.down.source, kernel.along.source, load, store)
 
-        over_vectors(k, kernel.depth, transform)
+        if factor.is_float:
+            over_vectors(k, kernel.depth, lambda at, mask: transform(at, k.lanes, mask))
+        else:
+            in_pieces(k, kernel.depth, transform, 2 * k.lanes)
+
+    def _centred(self, value: ir.Value, lanes: int) -> ir.Value:
+        """Bytes less their zero point, int16."""
+        k, kernel = self.k, self.kernel
+        wide = cast(k, value, kernel.source, kernel.factor, lanes)
+        zero = k.b.trunc(self.p["zero"], register_type(kernel.factor))
+        return k.b.sub(wide, k.splat(zero, lanes))
 
     def _within(self, first: ir.Value, count: int, limit: ir.Value) -> ir.Value:
         k = self.k
@@ -203,7 +225,7 @@ class _Writer:
         )
 
     def _copy_patch(self, image: ir.Value, y: ir.Value, x: ir.Value, patch: ir.Value) -> None:
-        """Copies a patch that leaves the image, zeros for what lies outside."""
+        """Copies a patch that leaves the image, zeros (or zero points) for the rest."""
         k, p, kernel = self.k, self.p, self.kernel
         dtype = kernel.source
         with k.loop(0, kernel.down.size) as rows, k.loop(0, kernel.along.size) as columns:
@@ -218,18 +240,23 @@ class _Writer:
                 k.b.icmp_unsigned("<", column, p["width"]),
             )
 
-            def copy(at: Any, mask: ir.Value | None) -> None:
-                value = k.load(k.offset(source, at, dtype), dtype, k.lanes, mask=mask)
-                k.store(value, k.offset(target, at, dtype), dtype, k.lanes)
+            def copy(at: Any, lanes: int, mask: ir.Value | None = None) -> None:
+                value = k.load(k.offset(source, at, dtype), dtype, lanes, mask=mask)
+                k.store(value, k.offset(target, at, dtype), dtype, lanes)
 
-            def clear(at: Any, mask: ir.Value | None) -> None:
-                k.store(k.zero(dtype, k.lanes), k.offset(target, at, dtype), dtype, k.lanes)
+            def clear(at: Any, lanes: int, mask: ir.Value | None = None) -> None:
+                nothing = k.zero(dtype, lanes)
+                if not dtype.is_float:
+                    nothing = k.splat(k.b.trunc(p["zero"], register_type(dtype)), lanes)
+                k.store(nothing, k.offset(target, at, dtype), dtype, lanes)
 
-            k.choose(
-                valid,
-                partial(over_vectors, k, kernel.depth, copy),
-                partial(over_vectors, k, kernel.depth, clear),
-            )
+            def over(body: Callable[..., None]) -> None:
+                if dtype.is_float:
+                    over_vectors(k, kernel.depth, lambda at, mask: body(at, k.lanes, mask))
+                else:
+                    in_pieces(k, kernel.depth, body, 4 * k.lanes)
+
+            k.choose(valid, partial(over, copy), partial(over, clear))
 
     # ---- products -----------------------------------------------------------------------------
 
@@ -254,7 +281,7 @@ class _Writer:
             column = k.mul(k.sub(block.index, block0), width)
             source = k.offset(k.scratch, k.mul(position.index, p["source_position"]), factor)
             to = k.add(k.mul(position.index, p["product_position"]), column)
-            target = k.offset(self.products, to, F32)
+            target = k.offset(self.products, to, kernel.sums)
             with k.loop(0, tiles, kernel.pixels) as loop:
                 first = k.min(loop.index, last)
                 here = k.offset(source, k.mul(first, kernel.pitch), factor)
@@ -266,8 +293,8 @@ class _Writer:
                 for i in range(kernel.pixels):
                     row = k.mul(k.add(first, i), p["product_tile"])
                     for v in range(kernel.vectors):
-                        out = k.offset(target, k.add(row, v * k.lanes), F32)
-                        k.store(sums[i * kernel.vectors + v], out, F32, k.lanes)
+                        out = k.offset(target, k.add(row, v * k.lanes), kernel.sums)
+                        k.store(sums[i * kernel.vectors + v], out, kernel.sums, k.lanes)
 
     def _weights(self, tile: RegisterTile, position: ir.Value, block: ir.Value) -> ir.Value:
         k = self.k
@@ -282,14 +309,15 @@ class _Writer:
         down, along = kernel.down.results, kernel.along.results
         width = kernel.vectors * k.lanes
         first = k.mul(block0, width)
-        source = k.offset(self.products, k.mul(index, p["product_tile"]), F32)
+        dtype = kernel.sums
+        source = k.offset(self.products, k.mul(index, p["product_tile"]), dtype)
         starts = self.epilogue.at(tile.image, k.i64(0), tile.row, tile.column)
         rows = k.min(k.sub(p["rows"], tile.row), down)
         columns = k.min(k.sub(p["columns"], tile.column), along)
         whole = k.b.and_(
             k.b.icmp_signed("==", rows, k.i64(down)), k.b.icmp_signed("==", columns, k.i64(along))
         )
-        edge = k.offset(k.scratch, p["edge"], F32)
+        edge = k.offset(k.scratch, p["edge"], dtype)
 
         def transform(at: ir.Value, mask: ir.Value | None) -> None:
             channel = k.add(first, at)
@@ -297,7 +325,11 @@ class _Writer:
 
             def load(i: int, j: int) -> ir.Value:
                 position = k.mul(p["product_position"], i * kernel.along.size + j)
-                return k.load(k.offset(source, k.add(at, position), F32), F32, k.lanes)
+                return k.load(k.offset(source, k.add(at, position), dtype), dtype, k.lanes)
+
+            def result(_: int, value: ir.Value) -> None:
+                exact = kernel.factor is DType.INT16
+                results.append(divide(k, value, kernel.down, kernel.along) if exact else value)
 
             def finish() -> None:
                 for n, value in enumerate(results):
@@ -306,19 +338,14 @@ class _Writer:
 
             def finish_some() -> None:
                 for n, value in enumerate(results):
-                    k.store(value, k.offset(edge, n * k.lanes, F32), F32, k.lanes)
+                    k.store(value, k.offset(edge, n * k.lanes, dtype), dtype, k.lanes)
                 with k.loop(0, rows) as row, k.loop(0, columns) as column:
                     place = k.add(k.mul(row.index, along), column.index)
-                    value = k.load(k.offset(edge, k.mul(place, k.lanes), F32), F32, k.lanes)
+                    value = k.load(k.offset(edge, k.mul(place, k.lanes), dtype), dtype, k.lanes)
                     shift = partial(self._away, row.index, column.index)
                     self.epilogue.apply(starts, shift, channel, value, mask)
 
-            self._both(
-                kernel.down.result,
-                kernel.along.result,
-                load,
-                lambda n, value: results.append(value),
-            )
+            self._both(kernel.down.result, kernel.along.result, load, result)
             k.choose(whole, finish, finish_some)
 
         count = k.min(k.sub(p["channels"], first), k.mul(k.sub(block1, block0), width))

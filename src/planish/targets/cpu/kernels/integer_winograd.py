@@ -1,0 +1,172 @@
+"""Tactics of Winograd convolution of bytes: windows of 3 x 3, moved by one pixel, without rounding.
+
+Transformed bytes and filters are integers of 16 bits. A convolution takes 36 products of such for a
+tile of 4 x 4 pixels instead of 144 of bytes, of which a vector holds twice as many; and results are
+those of direct sums, bit by bit. Overflows on the way cancel, see `winograd_transform`; whether the
+sums themselves are small enough is known from the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from planish.fusion.task import Task
+from planish.graph.types import DType
+from planish.ops.quantization import ConvInteger
+from planish.targets.base import Binding, Tactic
+from planish.targets.cpu.codegen.dot import PAIRS
+from planish.targets.cpu.kernels.blocking import ceil
+from planish.targets.cpu.kernels.family import MachineFamily
+from planish.targets.cpu.kernels.geometry import Geometry, conv_geometry
+from planish.targets.cpu.kernels.integer_matrix import (
+    centred_weights,
+    dot_for,
+    understood,
+    zero_points,
+)
+from planish.targets.cpu.kernels.register_tile import most_pixels
+from planish.targets.cpu.kernels.winograd import (
+    FIRST_BYTE,
+    HALVES,
+    LEAST_CHANNELS,
+    MARGIN,
+    OFFERED,
+    AnyWinograd,
+    Cut,
+    estimate,
+    transforms,
+)
+from planish.targets.cpu.kernels.winograd_transform import Transform, transform_integers
+from planish.targets.cpu.machine import Machine
+from planish.targets.cpu.pool import aligned_empty
+from planish.targets.restoring import Allowed
+
+TAPS = (3, 3)
+"""The window. Along one axis alone as many products of 16 bits are needed as there are of bytes."""
+LARGEST = (1 << 15) - 1
+"""Of transformed weights."""
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerWinogradTactic(AnyWinograd):
+    """Winograd convolution of bytes."""
+
+    family: ClassVar[str] = "integer_winograd"
+
+    @property
+    def factor(self) -> DType:
+        return DType.INT16
+
+    def transforms(self, window: tuple[int, ...]) -> tuple[Transform, Transform]:
+        return transforms(window, self.results, True)
+
+    @property
+    def cost_of_product(self) -> float:
+        return PAIRS.instructions(self.machine) / PAIRS.group
+
+    @property
+    def zero(self) -> int:
+        return zero_points(self.task)[0]
+
+    def accepts(self, binding: Binding) -> bool:
+        return super().accepts(binding) and self._is_exact
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether all transformed weights have 16 bits, and no sum is too large."""
+        weights = _filters(self.task)
+        down, along = self.transforms(TAPS)
+        made = transform_integers(weights, down, along)
+        bits = 31 - down.shift - along.shift
+        return int(np.abs(made).max(initial=0)) <= LARGEST and _largest_sum(self.task) < 1 << bits
+
+    def constants(self) -> list[np.ndarray]:
+        """``[position][block][pair][vectors x lanes][2]``, zero padded."""
+        made = transform_integers(_filters(self.task), *self.transforms(TAPS))
+        positions, depth, channels = made.shape
+        width = self.vectors * self.machine.lanes
+        blocks, pairs = ceil(channels, width), ceil(depth, 2)
+        padded = np.zeros((positions, 2 * pairs, blocks * width), np.int16)
+        padded[:, :depth, :channels] = made
+        packed = aligned_empty((positions, blocks, pairs, width, 2), DType.INT16)
+        packed[...] = padded.reshape(positions, pairs, 2, blocks, width).transpose(0, 3, 1, 4, 2)
+        return [packed]
+
+
+def _filters(task: Task) -> np.ndarray:
+    """Filters less their zero points, int32 ``[rows, columns, C, K]``."""
+    weights = centred_weights(task)
+    return weights.reshape(*TAPS, *weights.shape[-2:])
+
+
+def _largest_sum(task: Task) -> int:
+    """The largest that a sum of products may be, of any image."""
+    weights = _filters(task)
+    low = -128 if task.inputs[0].dtype is DType.INT8 else 0
+    zero = zero_points(task)[0]
+    least, most = low - zero, low + 255 - zero
+    above = np.maximum(weights, 0).sum(axis=(0, 1, 2), dtype=np.int64)
+    below = np.minimum(weights, 0).sum(axis=(0, 1, 2), dtype=np.int64)
+    return int(max((most * above + least * below).max(), -(least * above + most * below).min()))
+
+
+@dataclass(frozen=True)
+class IntegerWinogradFamily(MachineFamily):
+    """Winograd convolutions of bytes, for this or another machine."""
+
+    name: ClassVar[str] = "integer_winograd"
+    tactic: ClassVar[type[Tactic]] = IntegerWinogradTactic
+    allowed: ClassVar[Allowed] = {
+        "results": (2, 4),
+        "pixels": range(1, 33),
+        "vectors": range(1, 33),
+        "halves": HALVES,
+    }
+
+    def understands(self, task: Task) -> bool:
+        if task.prologue is not None or not understood(task):
+            return False
+        assert task.anchor is not None
+        op, weights = task.anchor.op, task.anchor.inputs[1].data
+        if not isinstance(op, ConvInteger) or weights is None or weights.shape[:-2] != TAPS:
+            return False
+        return op.groups == 1 and all(n == 1 for n in (*op.strides, *op.dilations))
+
+    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
+        g = conv_geometry(task, binding)
+        if g is None or min(g.depth, g.channels) < LEAST_CHANNELS:
+            return
+        found: dict[tuple, tuple[float, Tactic]] = {}
+        for candidate in _candidates(g, self.machine):
+            tactic = IntegerWinogradTactic(task, self.machine, *candidate)
+            cut = Cut.of(g, tactic)
+            # more cache than there are tiles for is the same tactic again
+            found.setdefault((*candidate[:3], cut), (estimate(g, tactic, cut), tactic))
+        ranked = sorted(found.values(), key=lambda item: item[0])[:OFFERED]
+        dot = dot_for(task, self.machine)
+        direct = g.operations / 2 * dot.instructions(self.machine) / dot.group
+        direct += FIRST_BYTE * math.prod(TAPS) * g.depth * g.channels
+        yield from (tactic for cost, tactic in ranked if cost < MARGIN * direct)
+
+    def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
+        if values["pixels"] * values["vectors"] > 32:
+            return "no register tile is that large"
+        return ""
+
+
+def _candidates(g: Geometry, machine: Machine) -> Iterator[tuple[int, int, int, int]]:
+    """results, pixels, vectors, halves."""
+    for results in (4, 2):
+        for vectors in range(1, min(ceil(g.channels, machine.lanes), 4) + 1):
+            most = most_pixels(vectors, machine)
+            for pixels in range(most, most * 2 // 3, -1):
+                for halves in HALVES:
+                    yield results, pixels, vectors, halves
+
+
+FAMILIES = (IntegerWinogradFamily(),)
