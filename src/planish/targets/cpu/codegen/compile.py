@@ -117,6 +117,7 @@ def _new_target(machine: Machine) -> Any:
     if is_native(machine):
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
+        llvm.initialize_native_asmparser()  # kernels have instructions of their own
     else:
         llvm.initialize_all_targets()
         llvm.initialize_all_asmprinters()

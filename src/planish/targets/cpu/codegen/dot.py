@@ -88,8 +88,7 @@ class Dot:
         pairs = ir.VectorType(I16, 2 * lanes)
         a, b = k.b.bitcast(left, pairs), k.b.bitcast(right, pairs)
         if k.machine.has_vnni:
-            name = f"llvm.x86.avx512.vpdpwssd.{32 * lanes}"
-            return k.call(name, sums.type, [sums, left, right])
+            return _add_pairs(k, sums, left, right)
         if k.machine.isa == "neon":
             return _pinned(k, k.b.add(sums, _multiply_pairs(k, a, b, lanes)))
         return _pinned(k, k.b.add(sums, k.call(_PAIRS_OF[lanes], sums.type, [a, b])))
@@ -181,6 +180,16 @@ def _add_halves(
         a, b = (k.b.bitcast(half(x), sums.type) for x in (left, right))
         sums = k.fma(a, b, sums)
     return sums
+
+
+def _add_pairs(k: KernelBuilder, sums: ir.Value, left: ir.Value, right: ir.Value) -> ir.Value:
+    """By ``vpdpwssd``, written out: of LLVM's intrinsic LLVM makes a product and a sum again, whose
+    sum alone depends on the one before, though there are enough other sums to wait with.
+    """
+    signature = ir.FunctionType(sums.type, [sums.type, left.type, right.type])
+    place = "v" if k.machine.isa == "avx512" else "x"
+    code = ir.InlineAsm(signature, "vpdpwssd $3, $2, $0", f"={place},0,{place},{place}")
+    return k.b.call(code, [sums, left, right])
 
 
 def _multiply_pairs(k: KernelBuilder, a: ir.Value, b: ir.Value, lanes: int) -> ir.Value:
