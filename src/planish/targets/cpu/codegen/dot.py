@@ -187,8 +187,9 @@ def _add_pairs(k: KernelBuilder, sums: ir.Value, left: ir.Value, right: ir.Value
     sum alone depends on the one before, though there are enough other sums to wait with.
     """
     signature = ir.FunctionType(sums.type, [sums.type, left.type, right.type])
-    place = "v" if k.machine.isa == "avx512" else "x"
-    code = ir.InlineAsm(signature, "vpdpwssd $3, $2, $0", f"={place},0,{place},{place}")
+    place, prefix = ("v", "") if k.machine.isa == "avx512" else ("x", "{vex} ")
+    text = f"{prefix}vpdpwssd $3, $2, $0"
+    code = ir.InlineAsm(signature, text, f"={place},0,{place},{place}")
     return k.b.call(code, [sums, left, right])
 
 

@@ -34,8 +34,6 @@ from planish.targets.cpu.kernels.winograd import (
     FIRST_BYTE,
     HALVES,
     LEAST_CHANNELS,
-    MARGIN,
-    OFFERED,
     AnyWinograd,
     Cut,
     estimate,
@@ -48,6 +46,14 @@ from planish.targets.restoring import Allowed
 
 TAPS = (3, 3)
 """The window. Along one axis alone as many products of 16 bits are needed as there are of bytes."""
+RESULTS = (4, 2)
+"""Pixels of a tile along each axis."""
+MARGIN = 1.5
+"""Tactics are offered up to so many times the estimate of a convolution without transforms."""
+OFFERED = 4
+"""Tactics of each size of tile: what they cost beside another size is hard to say, as weights take
+four times as many bytes.
+"""
 LARGEST = (1 << 15) - 1
 """Of transformed weights."""
 
@@ -122,7 +128,7 @@ class IntegerWinogradFamily(MachineFamily):
     name: ClassVar[str] = "integer_winograd"
     tactic: ClassVar[type[Tactic]] = IntegerWinogradTactic
     allowed: ClassVar[Allowed] = {
-        "results": (2, 4),
+        "results": RESULTS,
         "pixels": range(1, 33),
         "vectors": range(1, 33),
         "halves": HALVES,
@@ -141,17 +147,18 @@ class IntegerWinogradFamily(MachineFamily):
         g = conv_geometry(task, binding)
         if g is None or min(g.depth, g.channels) < LEAST_CHANNELS:
             return
-        found: dict[tuple, tuple[float, Tactic]] = {}
-        for candidate in _candidates(g, self.machine):
-            tactic = IntegerWinogradTactic(task, self.machine, *candidate)
-            cut = Cut.of(g, tactic)
-            # more cache than there are tiles for is the same tactic again
-            found.setdefault((*candidate[:3], cut), (estimate(g, tactic, cut), tactic))
-        ranked = sorted(found.values(), key=lambda item: item[0])[:OFFERED]
         dot = dot_for(task, self.machine)
         direct = g.operations / 2 * dot.instructions(self.machine) / dot.group
         direct += FIRST_BYTE * math.prod(TAPS) * g.depth * g.channels
-        yield from (tactic for cost, tactic in ranked if cost < MARGIN * direct)
+        for results in RESULTS:
+            found: dict[tuple, tuple[float, Tactic]] = {}
+            for candidate in _candidates(g, self.machine):
+                tactic = IntegerWinogradTactic(task, self.machine, results, *candidate)
+                cut = Cut.of(g, tactic)
+                # more cache than there are tiles for is the same tactic again
+                found.setdefault((*candidate[:2], cut), (estimate(g, tactic, cut), tactic))
+            ranked = sorted(found.values(), key=lambda item: item[0])[:OFFERED]
+            yield from (tactic for cost, tactic in ranked if cost < MARGIN * direct)
 
     def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         if values["pixels"] * values["vectors"] > 32:
@@ -159,14 +166,13 @@ class IntegerWinogradFamily(MachineFamily):
         return ""
 
 
-def _candidates(g: Geometry, machine: Machine) -> Iterator[tuple[int, int, int, int]]:
-    """results, pixels, vectors, halves."""
-    for results in (4, 2):
-        for vectors in range(1, min(ceil(g.channels, machine.lanes), 4) + 1):
-            most = most_pixels(vectors, machine)
-            for pixels in range(most, most * 2 // 3, -1):
-                for halves in HALVES:
-                    yield results, pixels, vectors, halves
+def _candidates(g: Geometry, machine: Machine) -> Iterator[tuple[int, int, int]]:
+    """pixels, vectors, halves."""
+    for vectors in range(1, min(ceil(g.channels, machine.lanes), 4) + 1):
+        most = most_pixels(vectors, machine)
+        for pixels in range(most, most * 2 // 3, -1):
+            for halves in HALVES:
+                yield pixels, vectors, halves
 
 
 FAMILIES = (IntegerWinogradFamily(),)
