@@ -39,7 +39,7 @@ from planish.targets.cpu.kernels.winograd import (
     estimate,
     transforms,
 )
-from planish.targets.cpu.kernels.winograd_transform import Transform, transform_integers
+from planish.targets.cpu.kernels.winograd_transform import Transform, transform_filters
 from planish.targets.cpu.machine import Machine
 from planish.targets.cpu.pool import aligned_empty
 from planish.targets.restoring import Allowed
@@ -80,20 +80,17 @@ class IntegerWinogradTactic(AnyWinograd):
         return zero_points(self.task)[0]
 
     def accepts(self, binding: Binding) -> bool:
-        return super().accepts(binding) and self._is_exact
-
-    @property
-    def _is_exact(self) -> bool:
-        """Whether all transformed weights have 16 bits, and no sum is too large."""
-        weights = _filters(self.task)
+        """Also: whether transformed weights have 16 bits, and no sum has too many."""
+        if not super().accepts(binding):
+            return False
         down, along = self.transforms(TAPS)
-        made = transform_integers(weights, down, along)
-        bits = 31 - down.shift - along.shift
-        return int(np.abs(made).max(initial=0)) <= LARGEST and _largest_sum(self.task) < 1 << bits
+        greatest = np.abs(np.kron(*(np.array(t.filter, float) for t in (down, along)))).sum(1).max()
+        weight, total = binding.derived(_largest, self.task)
+        return weight * greatest <= LARGEST and total < 1 << (31 - down.shift - along.shift)
 
     def constants(self) -> list[np.ndarray]:
         """``[position][block][pair][vectors x lanes][2]``, zero padded."""
-        made = transform_integers(_filters(self.task), *self.transforms(TAPS))
+        made = transform_filters(_filters(self.task), *self.transforms(TAPS), np.int16)
         positions, depth, channels = made.shape
         width = self.vectors * self.machine.lanes
         blocks, pairs = ceil(channels, width), ceil(depth, 2)
@@ -110,15 +107,16 @@ def _filters(task: Task) -> np.ndarray:
     return weights.reshape(*TAPS, *weights.shape[-2:])
 
 
-def _largest_sum(task: Task) -> int:
-    """The largest that a sum of products may be, of any image."""
+def _largest(task: Task, binding: Binding) -> tuple[int, int]:
+    """The largest weight, and the largest that a sum of products may be, of any image."""
     weights = _filters(task)
     low = -128 if task.inputs[0].dtype is DType.INT8 else 0
     zero = zero_points(task)[0]
     least, most = low - zero, low + 255 - zero
     above = np.maximum(weights, 0).sum(axis=(0, 1, 2), dtype=np.int64)
     below = np.minimum(weights, 0).sum(axis=(0, 1, 2), dtype=np.int64)
-    return int(max((most * above + least * below).max(), -(least * above + most * below).min()))
+    total = max((most * above + least * below).max(), -(least * above + most * below).min())
+    return int(np.abs(weights).max()), int(total)
 
 
 @dataclass(frozen=True)

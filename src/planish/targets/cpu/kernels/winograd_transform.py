@@ -138,25 +138,20 @@ class Transform:
         )
 
 
-def transform_filters(weights: np.ndarray, down: Transform, along: Transform) -> np.ndarray:
-    """Filters ``[rows, columns, C, K]`` to ``[rows' x columns', C, K]``, float32.
+def transform_filters(
+    weights: np.ndarray, down: Transform, along: Transform, dtype: type = np.float32
+) -> np.ndarray:
+    """Filters ``[rows, columns, C, K]`` to ``[rows' x columns', C, K]``.
 
-    Computed in float64 and rounded once.
+    Computed in float64 and rounded once; integers by exact transforms are integers there.
     """
     both = np.kron(*(np.array(t.filter, np.float64) for t in (down, along)))
     taps = weights.reshape(both.shape[1], -1)
-    result = np.empty((len(both), taps.shape[1]), np.float32)
+    result = np.empty((len(both), taps.shape[1]), dtype)
     for start in range(0, taps.shape[1], _PART):
         part = slice(start, start + _PART)
         result[:, part] = both @ taps[:, part]
     return result.reshape(-1, *weights.shape[2:])
-
-
-def transform_integers(weights: np.ndarray, down: Transform, along: Transform) -> np.ndarray:
-    """As `transform_filters`, of integers by exact transforms: int64."""
-    both = np.kron(*(np.array(t.filter, np.float64).astype(np.int64) for t in (down, along)))
-    taps = weights.reshape(both.shape[1], -1).astype(np.int64)
-    return (both @ taps).reshape(-1, *weights.shape[2:])
 
 
 def divide(k: KernelBuilder, value: ir.Value, down: Transform, along: Transform) -> ir.Value:
