@@ -39,9 +39,8 @@ from planish.targets.cpu.kernels.winograd import (
     estimate,
     transforms,
 )
-from planish.targets.cpu.kernels.winograd_transform import Transform, transform_filters
+from planish.targets.cpu.kernels.winograd_transform import Transform
 from planish.targets.cpu.machine import Machine
-from planish.targets.cpu.pool import aligned_empty
 from planish.targets.restoring import Allowed
 
 TAPS = (3, 3)
@@ -88,21 +87,13 @@ class IntegerWinogradTactic(AnyWinograd):
         weight, total = binding.derived(_largest, self.task)
         return weight * greatest <= LARGEST and total < 1 << (31 - down.shift - along.shift)
 
-    def constants(self) -> list[np.ndarray]:
-        """``[position][block][pair][vectors x lanes][2]``, zero padded."""
-        made = transform_filters(_filters(self.task), *self.transforms(TAPS), np.int16)
-        positions, depth, channels = made.shape
-        width = self.vectors * self.machine.lanes
-        blocks, pairs = ceil(channels, width), ceil(depth, 2)
-        padded = np.zeros((positions, 2 * pairs, blocks * width), np.int16)
-        padded[:, :depth, :channels] = made
-        packed = aligned_empty((positions, blocks, pairs, width, 2), DType.INT16)
-        packed[...] = padded.reshape(positions, pairs, 2, blocks, width).transpose(0, 3, 1, 4, 2)
-        return [packed]
+    @property
+    def filters(self) -> np.ndarray:
+        return _filters(self.task)
 
 
 def _filters(task: Task) -> np.ndarray:
-    """Filters less their zero points, int32 ``[rows, columns, C, K]``."""
+    """Less their zero points, int32 ``[rows, columns, depth, channels]``."""
     weights = centred_weights(task)
     return weights.reshape(*TAPS, *weights.shape[-2:])
 

@@ -92,9 +92,37 @@ class AnyWinograd(Tactic):
         """What a product takes, in float32 multiply-adds."""
 
     @property
+    @abstractmethod
+    def filters(self) -> np.ndarray:
+        """Float32 or integers ``[rows, columns, depth, channels]``."""
+
+    @property
     def zero(self) -> int:
         """The zero point of the image."""
         return 0
+
+    def constants(self) -> list[np.ndarray]:
+        """``[position][block][depth][vectors x lanes]``, zero padded; of 16 bits by pairs of depth:
+        ``[position][block][pair][vectors x lanes][2]``.
+        """
+        filters, factor = self.filters, self.factor
+        down, along = self.transforms(filters.shape[:2])
+        depth, channels = filters.shape[2:]
+        width = self.vectors * self.machine.lanes
+        blocks, positions = ceil(channels, width), down.size * along.size
+        shape: tuple[int, ...] = (positions, blocks, depth, width)
+        if factor.size == 2:
+            shape = (positions, blocks, ceil(depth, 2), width, 2)
+        packed = aligned_empty(shape, factor)
+        for block in range(blocks):  # one by one: only the result is large
+            part = filters[..., block * width : (block + 1) * width]
+            made = transform_filters(part, down, along, np.float32 if factor.is_float else np.int16)
+            if factor.size == 2:
+                even = np.pad(made, ((0, 0), (0, depth % 2), (0, 0)))
+                made = even.reshape(positions, -1, 2, part.shape[-1]).swapaxes(-1, -2)
+            packed[:, block, :, : part.shape[-1]] = made
+            packed[:, block, :, part.shape[-1] :] = 0
+        return [packed]
 
     def accepts(self, binding: Binding) -> bool:
         g = conv_geometry(self.task, binding)
@@ -188,34 +216,11 @@ class WinogradTactic(AnyWinograd):
         return 0.5 if self.narrow and self.machine.has_bf16 else 1.0
 
     @property
-    def _filters(self) -> np.ndarray:
+    def filters(self) -> np.ndarray:
         assert self.task.anchor is not None
         data = self.task.anchor.inputs[1].data
         assert data is not None
         return (data if data.ndim == 4 else data[None]).astype(np.float32)
-
-    def constants(self) -> list[np.ndarray]:
-        """``[position][block][depth][vectors x lanes]``, zero padded; if narrow, by pairs of depth:
-        ``[position][block][pair][vectors x lanes][2]``.
-        """
-        filters = self._filters
-        down, along = self.transforms(filters.shape[:2])
-        depth, channels = filters.shape[2:]
-        width = self.vectors * self.machine.lanes
-        blocks, positions = ceil(channels, width), down.size * along.size
-        shape: tuple[int, ...] = (positions, blocks, depth, width)
-        if self.narrow:
-            shape = (positions, blocks, ceil(depth, 2), width, 2)
-        packed = aligned_empty(shape, DType.BFLOAT16 if self.narrow else DType.FLOAT32)
-        for block in range(blocks):  # one by one: only the result is large
-            part = filters[..., block * width : (block + 1) * width]
-            made = transform_filters(part, down, along)
-            if self.narrow:
-                even = np.pad(made, ((0, 0), (0, depth % 2), (0, 0)))
-                made = even.reshape(positions, -1, 2, part.shape[-1]).swapaxes(-1, -2)
-            packed[:, block, :, : part.shape[-1]] = made
-            packed[:, block, :, part.shape[-1] :] = 0
-        return [packed]
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ def transform_filters(
     """
     both = np.kron(*(np.array(t.filter, np.float64) for t in (down, along)))
     taps = weights.reshape(both.shape[1], -1)
-    result = np.empty((len(both), taps.shape[1]), dtype)
+    result: np.ndarray = np.empty((len(both), taps.shape[1]), dtype)
     for start in range(0, taps.shape[1], _PART):
         part = slice(start, start + _PART)
         result[:, part] = both @ taps[:, part]
