@@ -76,6 +76,31 @@ def test_parts_of_larger_tensors() -> None:
     check(task, binding=Binding({}, layouts))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_random_convolutions(seed: int) -> None:
+    """Any sizes, zero points, tiles and distances between pixels."""
+    rng = np.random.default_rng(seed)
+    machine = host() if host().isa != "avx512" or seed % 2 else restricted("avx2")
+    source = (U8, I8)[seed // 2 % 2]
+    levels = np.iinfo(source.numpy)
+    size, depth = rng.integers(3, 20, 2), rng.choice([1, 3, 15, 16, 31, 33, 48, 80])
+    task = conv_task(
+        rng,
+        shape=(int(rng.integers(1, 4)), *map(int, size), int(depth)),
+        filters=int(rng.integers(1, 65)),
+        window=3,
+        pad=int(rng.integers(0, 3)),
+        source=source,
+        zero=int(rng.integers(levels.min, levels.max + 1)),
+        residual=bool(rng.integers(2)),
+    )
+    layouts = {}
+    for value in (*(v for v in task.inputs if not v.is_constant), *task.outputs):
+        apart = (*value.shape[:-1], int(value.shape[-1]) + int(rng.integers(0, 9)))
+        layouts[value] = Layout(tuple(value.shape), dense_strides(apart), alignment=1)
+    check(task, binding=Binding({}, layouts), machine=machine)
+
+
 def constant_task(depth: int, weight: int, source=U8, zero: int = 0, weight_zero: int = 0) -> Task:
     """A bare convolution of equal weights, whose sums are the largest that there are."""
     graph = Graph()
