@@ -47,12 +47,14 @@ TAPS = (3, 3)
 """The window. Along one axis alone as many products of 16 bits are needed as there are of bytes."""
 RESULTS = (4, 2)
 """Pixels of a tile along each axis."""
-MARGIN = 1.5
-"""Tactics are offered up to so many times the estimate of a convolution without transforms."""
-OFFERED = 4
-"""Tactics of each size of tile: what they cost beside another size is hard to say, as weights take
-four times as many bytes.
+MARGIN = 2.0
+"""Tactics are offered up to so many times the estimate of a convolution without transforms: weights
+may be nearer than it takes them to be.
 """
+REACH = 1.3
+"""And of another size of tile up to so many times the best one of the first."""
+OFFERED = 4
+"""Tactics of each size of tile."""
 LARGEST = (1 << 15) - 1
 """Of transformed weights."""
 
@@ -139,6 +141,7 @@ class IntegerWinogradFamily(MachineFamily):
         dot = dot_for(task, self.machine)
         direct = g.operations / 2 * dot.instructions(self.machine) / dot.group
         direct += FIRST_BYTE * math.prod(TAPS) * g.depth * g.channels
+        limit = MARGIN * direct
         for results in RESULTS:
             found: dict[tuple, tuple[float, Tactic]] = {}
             for candidate in _candidates(g, self.machine):
@@ -147,7 +150,8 @@ class IntegerWinogradFamily(MachineFamily):
                 # more cache than there are tiles for is the same tactic again
                 found.setdefault((*candidate[:2], cut), (estimate(g, tactic, cut), tactic))
             ranked = sorted(found.values(), key=lambda item: item[0])[:OFFERED]
-            yield from (tactic for cost, tactic in ranked if cost < MARGIN * direct)
+            yield from (tactic for cost, tactic in ranked if cost < limit)
+            limit = min(limit, REACH * ranked[0][0])
 
     def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
         if values["pixels"] * values["vectors"] > 32:
