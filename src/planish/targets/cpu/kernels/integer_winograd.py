@@ -9,7 +9,7 @@ sums themselves are small enough is known from the weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,27 +20,26 @@ from planish.graph.types import DType
 from planish.ops.quantization import ConvInteger
 from planish.targets.base import Binding, Tactic
 from planish.targets.cpu.codegen.dot import PAIRS
-from planish.targets.cpu.kernels.blocking import ceil
 from planish.targets.cpu.kernels.family import MachineFamily
-from planish.targets.cpu.kernels.geometry import Geometry, conv_geometry
+from planish.targets.cpu.kernels.geometry import conv_geometry
 from planish.targets.cpu.kernels.integer_matrix import (
     centred_weights,
     dot_for,
     understood,
     zero_points,
 )
-from planish.targets.cpu.kernels.register_tile import most_pixels
 from planish.targets.cpu.kernels.winograd import (
     FIRST_BYTE,
-    HALVES,
     LEAST_CHANNELS,
+    TILES,
     AnyWinograd,
     Cut,
     estimate,
+    tiles,
+    too_large,
     transforms,
 )
 from planish.targets.cpu.kernels.winograd_transform import Transform
-from planish.targets.cpu.machine import Machine
 from planish.targets.restoring import Allowed
 
 TAPS = (3, 3)
@@ -85,9 +84,9 @@ class IntegerWinogradTactic(AnyWinograd):
         if not super().accepts(binding):
             return False
         down, along = self.transforms(TAPS)
-        greatest = np.abs(np.kron(*(np.array(t.filter, float) for t in (down, along)))).sum(1).max()
         weight, total = binding.derived(_largest, self.task)
-        return weight * greatest <= LARGEST and total < 1 << (31 - down.shift - along.shift)
+        fits = weight * down.gain * along.gain <= LARGEST
+        return fits and total < 1 << (31 - down.shift - along.shift)
 
     @property
     def filters(self) -> np.ndarray:
@@ -118,12 +117,7 @@ class IntegerWinogradFamily(MachineFamily):
 
     name: ClassVar[str] = "integer_winograd"
     tactic: ClassVar[type[Tactic]] = IntegerWinogradTactic
-    allowed: ClassVar[Allowed] = {
-        "results": RESULTS,
-        "pixels": range(1, 33),
-        "vectors": range(1, 33),
-        "halves": HALVES,
-    }
+    allowed: ClassVar[Allowed] = {"results": RESULTS, **TILES}
 
     def understands(self, task: Task) -> bool:
         if task.prologue is not None or not understood(task):
@@ -144,28 +138,17 @@ class IntegerWinogradFamily(MachineFamily):
         limit = MARGIN * direct
         for results in RESULTS:
             found: dict[tuple, tuple[float, Tactic]] = {}
-            for candidate in _candidates(g, self.machine):
-                tactic = IntegerWinogradTactic(task, self.machine, results, *candidate)
+            for tile in tiles(g, self.machine):
+                tactic = IntegerWinogradTactic(task, self.machine, results, *tile)
                 cut = Cut.of(g, tactic)
                 # more cache than there are tiles for is the same tactic again
-                found.setdefault((*candidate[:2], cut), (estimate(g, tactic, cut), tactic))
+                found.setdefault((*tile[:2], cut), (estimate(g, tactic, cut), tactic))
             ranked = sorted(found.values(), key=lambda item: item[0])[:OFFERED]
             yield from (tactic for cost, tactic in ranked if cost < limit)
             limit = min(limit, REACH * ranked[0][0])
 
     def forbids(self, task: Task, values: Mapping[str, Any]) -> str:
-        if values["pixels"] * values["vectors"] > 32:
-            return "no register tile is that large"
-        return ""
-
-
-def _candidates(g: Geometry, machine: Machine) -> Iterator[tuple[int, int, int]]:
-    """pixels, vectors, halves."""
-    for vectors in range(1, min(ceil(g.channels, machine.lanes), 4) + 1):
-        most = most_pixels(vectors, machine)
-        for pixels in range(most, most * 2 // 3, -1):
-            for halves in HALVES:
-                yield pixels, vectors, halves
+        return too_large(values)
 
 
 FAMILIES = (IntegerWinogradFamily(),)

@@ -48,6 +48,9 @@ HALVES = (1, 2, 4, 8, 16, 32)
 all of it where weights are large, because each task reads them once.
 """
 
+TILES: Allowed = {"pixels": range(1, 33), "vectors": range(1, 33), "halves": HALVES}
+"""The possible parameters of any tactic but `results`."""
+
 OFFERED = 6
 """So many tactics of a task are offered, the likely best."""
 
@@ -287,9 +290,7 @@ class WinogradFamily(MachineFamily):
     tactic: ClassVar[type[Tactic]] = WinogradTactic
     allowed: ClassVar[Allowed] = {
         "results": (2, 4),
-        "pixels": range(1, 33),
-        "vectors": range(1, 33),
-        "halves": HALVES,
+        **TILES,
         "narrow": FLAG,
     }
 
@@ -321,9 +322,12 @@ class WinogradFamily(MachineFamily):
             return f"narrow is True, and the image is {task.inputs[0].dtype}"
         if values["narrow"] and results > NARROW_RESULTS:
             return f"narrow tiles have {NARROW_RESULTS} pixels"
-        if values["pixels"] * values["vectors"] > 32:
-            return "no register tile is that large"
-        return ""
+        return too_large(values)
+
+
+def too_large(values: Mapping[str, Any]) -> str:
+    """What is wrong with a tile that has too many registers; empty if it has not."""
+    return "no register tile is that large" if values["pixels"] * values["vectors"] > 32 else ""
 
 
 def _understood(task: Task) -> bool:
@@ -371,13 +375,19 @@ def _candidates(
 ) -> Iterator[tuple[int, int, int, int, bool]]:
     """results, pixels, vectors, halves, narrow."""
     for results in _results(g.window):
-        for vectors in range(1, min(ceil(g.channels, machine.lanes), 4) + 1):
-            most = most_pixels(vectors, machine)
-            for pixels in range(most, most * 2 // 3, -1):
-                for halves in HALVES:
-                    yield results, pixels, vectors, halves, False
-                    if narrow and results <= NARROW_RESULTS:
-                        yield results, pixels, vectors, halves, True
+        for tile in tiles(g, machine):
+            yield results, *tile, False
+            if narrow and results <= NARROW_RESULTS:
+                yield results, *tile, True
+
+
+def tiles(g: Geometry, machine: Machine) -> Iterator[tuple[int, int, int]]:
+    """pixels, vectors, halves."""
+    for vectors in range(1, min(ceil(g.channels, machine.lanes), 4) + 1):
+        most = most_pixels(vectors, machine)
+        for pixels in range(most, most * 2 // 3, -1):
+            for halves in HALVES:
+                yield pixels, vectors, halves
 
 
 def estimate(g: Geometry, tactic: AnyWinograd, cut: Cut) -> float:

@@ -90,6 +90,11 @@ class Transform:
         return (self.scale & -self.scale).bit_length() - 1
 
     @property
+    def gain(self) -> Fraction:
+        """How much larger filters may become: the most that a row of their matrix adds up."""
+        return max(sum(map(abs, row), Fraction(0)) for row in self.filter)
+
+    @property
     def _last(self) -> int:
         """The part of `scale` that is in the filter's matrix at infinity, where it would be larger
         than elsewhere; the rest is in that of the result.
