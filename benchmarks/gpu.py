@@ -10,7 +10,8 @@ of it in which the GPU computes ("busy"). Every output is compared with PyTorch'
 ``NAME.json`` with everything, machine and versions included, and ``NAME.md`` with the tables, after
 each model.
 
-Needs PyTorch, torchvision, transformers and onnxscript besides ``planish[cuda,onnx]``.
+Needs PyTorch, torchvision, transformers and onnxscript besides ``planish[cuda,onnx]``. It is not
+called cuda.py, as that would be found in place of the package ``cuda``, which cuda-core brings.
 """
 
 from __future__ import annotations
