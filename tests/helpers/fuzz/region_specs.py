@@ -85,6 +85,8 @@ def _mat_mul_integer(d: Draft) -> Choice:
 
 @spec("conv_integer")
 def _conv_integer(d: Draft) -> Choice:
+    if not d.entries and d.chance(0.3):  # a graph around one op
+        return _wide_conv_integer(d)
     shape = [d.batch, d.integer(3, 8), d.integer(3, 8), d.one_of([1, 3, 4, 8, 17])]
     x = d.input(shape, d.one_of(BYTES), Domain(-100, 100))
     window, strides, padding, dilations = window_of(d, x)
@@ -95,6 +97,20 @@ def _conv_integer(d: Draft) -> Choice:
     zeros = (_byte(d, [], d.value(x).dtype), _byte(d, d.one_of([[], [filters]]), kind))
     op = OPS["conv_integer"](strides, padding, dilations, groups)  # type: ignore[call-arg]
     return op, (x, w, *zeros)
+
+
+def _wide_conv_integer(d: Draft) -> Choice:
+    """A convolution with enough channels and pixels for Winograd's transforms to pay."""
+    size = [2, d.integer(12, 13), d.integer(12, 13), d.integer(32, 35)]
+    x, filters, kind = (
+        d.input(size, d.one_of(BYTES), Domain(-100, 100)),
+        d.integer(32, 35),
+        DType.INT8,
+    )
+    w = _byte(d, [3, 3, size[-1], filters], kind)
+    zeros = (_byte(d, [], d.value(x).dtype), _byte(d, d.one_of([[], [filters]]), kind))
+    padding = tuple((d.integer(0, 1), d.integer(0, 1)) for _ in range(2))
+    return OPS["conv_integer"]((1, 1), padding, (1, 1), 1), (x, w, *zeros)  # type: ignore[call-arg]
 
 
 @spec("mat_mul_float8")

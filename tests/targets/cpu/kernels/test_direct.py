@@ -133,9 +133,7 @@ def test_gigabytes_of_zeros_around_an_image_are_not_made(dilation, accepted):
     """The reference computes what is left of such a window."""
     op = ConvTranspose((2, 3), (255, 2), (dilation, 2), (dilation, 2))
     task = task_of((op, 2), inputs=[((3, 1, 1, 4), F32), ((4, 3, 4, 4), F32)])
-    tactics = list(FAMILY.tactics(task, Binding({})))
-    assert tactics
-    assert all(t.accepts(Binding({})) == accepted for t in tactics)
+    assert bool(list(FAMILY.tactics(task, Binding({})))) == accepted
 
 
 def test_leaves_to_others_what_they_do_better():

@@ -10,6 +10,7 @@ from planish.errors import PlanError
 from planish.graph import DType
 from planish.ops.elementwise import ew
 from planish.ops.spatial import MODES, Resize
+from planish.targets.base import Binding
 from planish.targets.cpu.kernels.resample import ResampleFamily
 from planish.targets.cpu.kernels.resize import ResizeFamily
 
@@ -70,7 +71,7 @@ def test_each_resize_has_one_family():
     for options in (WIDE, REGION, {"coordinates": "half_pixel"}):
         task = task_of((Resize((3, 4), "linear", **options), 1), inputs=[((1, 9, 8, 4), F32)])
         ours = FAMILY, ResizeFamily()
-        offered = [bool(list(family.tactics(task, None))) for family in ours[:1]]
+        offered = [bool(list(family.tactics(task, Binding({})))) for family in ours[:1]]
         if offered == [True]:
             with pytest.raises(PlanError):
                 ours[1].restore(task, {"vectors": 1})
