@@ -7,7 +7,6 @@ and these tactics serve models that hold bfloat16 themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -18,10 +17,8 @@ from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.conv import Conv
 from planish.ops.matmul import MatMul
-from planish.targets.base import Binding, Tactic
 from planish.targets.cpu.codegen.dot import HALVES, Dot
-from planish.targets.cpu.kernels.dot_matrix import SMALLEST, DotMatrixTactic, candidates, geometry
-from planish.targets.cpu.kernels.matrix import MatrixFamily
+from planish.targets.cpu.kernels.dot_matrix import DotMatrixFamily, DotMatrixTactic
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,22 +58,14 @@ def understood(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class BfloatMatrixFamily(MatrixFamily):
+class BfloatMatrixFamily(DotMatrixFamily):
     """Convolutions (not depthwise) and matrix products in bfloat16, for this or another machine."""
 
     name: ClassVar[str] = "bfloat_matrix"
-    tactic: ClassVar[type[Tactic]] = BfloatMatrixTactic
+    tactic: ClassVar[type[DotMatrixTactic]] = BfloatMatrixTactic
 
     def understands(self, task: Task) -> bool:
         return understood(task)
-
-    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        g = geometry(task, binding)
-        if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
-            return
-        any_tile = BfloatMatrixTactic(task, self.machine, *SMALLEST)
-        for tile in candidates(any_tile, g):
-            yield BfloatMatrixTactic(task, self.machine, *tile)
 
 
 FAMILIES = (BfloatMatrixFamily(),)

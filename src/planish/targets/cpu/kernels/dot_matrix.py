@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from planish.fusion.task import Task
 from planish.graph.types import DType
-from planish.targets.base import Binding
+from planish.targets.base import Binding, Tactic
 from planish.targets.cpu.codegen.dot import HALVES, Dot
 from planish.targets.cpu.kernels.blocking import ceil
 from planish.targets.cpu.kernels.dot_gemm import DotGemmKernel, groups_of
 from planish.targets.cpu.kernels.gemm import GemmKernel
 from planish.targets.cpu.kernels.geometry import Geometry, conv_geometry, matmul_geometry
-from planish.targets.cpu.kernels.matrix import MatrixTactic, Tile, pixel_tiles
+from planish.targets.cpu.kernels.matrix import MatrixFamily, MatrixTactic, Tile, pixel_tiles
 from planish.targets.cpu.kernels.register_tile import most_pixels, step_cycles, unrolled
 from planish.targets.cpu.machine import Machine
 
@@ -118,6 +118,20 @@ class DotMatrixTactic(MatrixTactic):
         dense = pack.column_unit == 1 and g.source.column == pack.pitch == g.depth
         pack = replace(pack, contiguous=dense and not any(pack.operands))
         return pack, scratch + MARGIN, params, row_step, tap_row
+
+
+@dataclass(frozen=True)
+class DotMatrixFamily(MatrixFamily):
+    """Offers a `DotMatrixTactic` with the likeliest tiles."""
+
+    tactic: ClassVar[type[DotMatrixTactic]]
+
+    def offered(self, task: Task, binding: Binding) -> Iterator[Tactic]:
+        g = geometry(task, binding)
+        if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
+            return
+        for tile in candidates(self.tactic(task, self.machine, *SMALLEST), g):
+            yield self.tactic(task, self.machine, *tile)
 
 
 def geometry(task: Task, binding: Binding) -> Geometry | None:

@@ -51,8 +51,6 @@ class ElementwiseFamily(Family):
         return task.anchor is None
 
     def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        if not ElementwiseTactic(task).accepts(binding):
-            return
         for unroll in (2, 1) if is_heavy(task.epilogue.expression) else (4, 1):
             yield ElementwiseTactic(task, unroll)
 

@@ -6,7 +6,6 @@ What it declines (computed weights, three dimensions, zero points that are not c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -16,11 +15,10 @@ import numpy as np
 from planish.fusion.task import Task
 from planish.graph.types import DType
 from planish.ops.quantization import ConvInteger, MatMulInteger
-from planish.targets.base import Binding, Tactic
+from planish.targets.base import Binding
 from planish.targets.cpu.codegen.dot import BYTES, BYTES_TWICE, PAIRS, Dot, fits
-from planish.targets.cpu.kernels.dot_matrix import SMALLEST, DotMatrixTactic, candidates, geometry
+from planish.targets.cpu.kernels.dot_matrix import DotMatrixFamily, DotMatrixTactic
 from planish.targets.cpu.kernels.geometry import Geometry
-from planish.targets.cpu.kernels.matrix import MatrixFamily
 from planish.targets.cpu.machine import Machine
 
 
@@ -127,22 +125,14 @@ def understood(task: Task) -> bool:
 
 
 @dataclass(frozen=True)
-class IntegerMatrixFamily(MatrixFamily):
+class IntegerMatrixFamily(DotMatrixFamily):
     """Convolutions (not depthwise) and matrix products of bytes."""
 
     name: ClassVar[str] = "integer_matrix"
-    tactic: ClassVar[type[Tactic]] = IntegerMatrixTactic
+    tactic: ClassVar[type[DotMatrixTactic]] = IntegerMatrixTactic
 
     def understands(self, task: Task) -> bool:
         return understood(task)
-
-    def offered(self, task: Task, binding: Binding) -> Iterable[Tactic]:
-        g = geometry(task, binding)
-        if g is None or g.depth == g.channels == 1 < g.groups:  # depthwise has its own family
-            return
-        any_tile = IntegerMatrixTactic(task, self.machine, *SMALLEST)
-        for tile in candidates(any_tile, g):
-            yield IntegerMatrixTactic(task, self.machine, *tile)
 
 
 FAMILIES = (IntegerMatrixFamily(),)

@@ -205,10 +205,17 @@ class _Writer:
 
             self._both(kernel.down.source, kernel.along.source, load, store)
 
-        if factor.is_float:
-            over_vectors(k, kernel.depth, lambda at, mask: transform(at, k.lanes, mask))
+        self._along_depth(transform, 2 * k.lanes)
+
+    def _along_depth(self, body: Callable[..., None], widest: int) -> None:
+        """Calls ``body(at, lanes, mask)`` along a pixel's channels: bytes without a mask, and up to
+        `widest` of them at a time.
+        """
+        k, kernel = self.k, self.kernel
+        if kernel.factor.is_float:
+            over_vectors(k, kernel.depth, lambda at, mask: body(at, k.lanes, mask))
         else:
-            in_pieces(k, kernel.depth, transform, 2 * k.lanes)
+            in_pieces(k, kernel.depth, body, widest)
 
     def _centred(self, value: ir.Value, lanes: int) -> ir.Value:
         """Bytes less their zero point, int16."""
@@ -250,13 +257,8 @@ class _Writer:
                     nothing = k.splat(k.b.trunc(p["zero"], register_type(dtype)), lanes)
                 k.store(nothing, k.offset(target, at, dtype), dtype, lanes)
 
-            def over(body: Callable[..., None]) -> None:
-                if dtype.is_float:
-                    over_vectors(k, kernel.depth, lambda at, mask: body(at, k.lanes, mask))
-                else:
-                    in_pieces(k, kernel.depth, body, 4 * k.lanes)
-
-            k.choose(valid, partial(over, copy), partial(over, clear))
+            along = partial(self._along_depth, widest=4 * k.lanes)
+            k.choose(valid, partial(along, copy), partial(along, clear))
 
     # ---- products -----------------------------------------------------------------------------
 
