@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from planish.checks import check_limits, checked_inputs, checked_outputs, warn_of_nan
-from planish.errors import InputError, PrecisionError, ShapeError, UnsupportedOpError
+from planish.errors import DeviceError, InputError, PrecisionError, ShapeError, UnsupportedOpError
 from planish.fusion.candidates import propose
 from planish.graph.graph import Graph
 from planish.graph.verify import verify
@@ -42,6 +42,7 @@ from planish.quantization.policy import tensors_between
 from planish.quantization.scheme import scheme_of
 from planish.quantization.settle import candidates, quantize_layers, ways
 from planish.runtime.engine import Engine
+from planish.runtime.turns import seconds_in_turns
 from planish.targets.base import Binding
 from planish.targets.devices import find_target
 from planish.targets.target import Target
@@ -283,11 +284,19 @@ def build_graph(
         binding = Binding(tuning_points(graph)[0])
         return estimate(step.task, binding, target.rates)
 
+    def in_turns(plans: Sequence[Plan]) -> list[float] | None:
+        try:
+            with clock.stage("compare"):
+                return seconds_in_turns(plans, target, threads or target.threads)
+        except DeviceError as error:
+            log.debug("whole plans are not compared: %s", error)
+            return None
+
     if quantizing:
         asked = match_layers(graph, layer_precision or {}, strict=strict_types, before=before)
         if explicit:  # levels lie between layers in any case: there is nothing to convert
             found = explicit_candidates(graph, asked, strict=strict_types)
-            chooser = Chooser(graph, found, use_scales, finish, guess)
+            chooser = Chooser(graph, found, use_scales, finish, guess, in_turns)
             outcome = chooser.by_time()
         else:
             each = ways(graph, precision, asked)
@@ -306,6 +315,7 @@ def build_graph(
                 lambda copy, layers: quantize_layers(copy, layers, ranges, scheme, float8),
                 finish,
                 guess,
+                in_turns,
             )
             sizes, bandwidth = tuning_points(graph)[0], target.rates.bytes
             outcome = chooser.by_time(tensors_between(graph, sizes, bandwidth))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -62,11 +62,12 @@ def choose(
     forced: tuple[str, ...] = (),
     tensors: Any = (),
     guess: Callable[[Any], float] | None = None,
+    time: Callable[[Sequence[Any]], Sequence[float] | None] | None = None,
 ) -> Outcome:
     net = Net()
     graph = net.output(net.relu(net.input(2, 3)))
     found = Candidates(tuple(n for n in NAMES if n not in forced), forced, {})
-    return Chooser(graph, found, machine.quantize, machine.build, guess).by_time(tensors)
+    return Chooser(graph, found, machine.quantize, machine.build, guess, time).by_time(tensors)
 
 
 def test_integers_are_never_chosen_where_slower() -> None:
@@ -134,3 +135,37 @@ def test_what_was_not_measured_may_be_kept_with_the_whole() -> None:
     assert set(outcome.kept) == set(NAMES)
     assert "int8 9 µs" in outcome.kept["a"]
     assert outcome.kept["c"] == "the whole is faster in fp32"
+
+
+WAYS = (frozenset("b"), frozenset(NAMES), frozenset())
+"""What a choice of one layer of four is compared with."""
+
+
+@pytest.mark.parametrize("best", WAYS, ids=len)
+def test_plans_that_are_near_are_timed(best: frozenset[str]) -> None:
+    """Whole plans may take something else than their steps in all."""
+    floats, integers = dict.fromkeys(NAMES, 5e-6), {**dict.fromkeys(NAMES, 5.1e-6), "b": 4.9e-6}
+    machine = Machine(floats, integers)
+    plans = [machine.plan(layers) for layers in WAYS]
+
+    def time(timed: Sequence[Any]) -> list[float]:
+        assert timed == plans
+        return [1.0 if plan == machine.plan(best) else 2.0 for plan in timed]
+
+    outcome = choose(machine, time=time)
+    assert outcome.layers == best
+    assert set(outcome.kept) == set(NAMES) - best
+    slower = {name for name, why in outcome.kept.items() if why.startswith("as fast or faster")}
+    assert slower == outcome.kept.keys() - {"b"}
+    assert outcome.kept.get("b", "the whole is faster in fp32") == "the whole is faster in fp32"
+
+
+def test_plans_that_cannot_be_timed_are_chosen_by_their_steps() -> None:
+    floats, integers = dict.fromkeys(NAMES, 5e-6), {**dict.fromkeys(NAMES, 5.1e-6), "b": 4.9e-6}
+    assert choose(Machine(floats, integers), time=lambda plans: None).layers == {"b"}
+
+
+def test_plans_far_from_the_fastest_are_not_timed() -> None:
+    floats, integers = dict.fromkeys(NAMES, 5e-6), {**dict.fromkeys(NAMES, 9e-6), "b": 1e-6}
+    machine = Machine(floats, integers)
+    assert choose(machine, time=lambda plans: pytest.fail("timed")).layers == {"b"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,15 @@ class BrokenKernel(PackMatrixKernel):
 
     def assembly(self, machine) -> str:
         return "this is no assembly"
+
+
+@dataclass(frozen=True)
+class LoudKernel(PackMatrixKernel):
+    """Compiling it prints more than a pipe holds, as C++ code does."""
+
+    def compile(self, machine) -> bytes:
+        os.write(1, b"not yet understood\n" * 9999)
+        return super().compile(machine)
 
 
 def compile_all(kernels: list[Kernel], processes: int) -> dict[str, bytes]:
@@ -49,6 +60,24 @@ def test_worker_that_dies_is_a_tuning_error(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("planish.targets.workers.sys.executable", "/bin/false")
     with pytest.raises(TuningError, match="ended unexpectedly"):
         compile_all([PackMatrixKernel(v, True) for v in (1, 2, 3, 4)], 2)
+
+
+def test_what_compilers_print_is_no_answer() -> None:
+    loud: list[Kernel] = [LoudKernel(v, True) for v in (1, 2, 3, 4)]
+    assert compile_all(loud, 2) == compile_all(loud, 1)
+
+
+def test_a_worker_without_an_answer_has_no_more_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "talks"
+    program.write_text("#!/bin/sh\nexec yes nonsense\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("planish.targets.workers.sys.executable", str(program))
+    with CompilerPool(host(), 1, apart=True) as pool:
+        with pytest.raises(TuningError, match="ended unexpectedly"):
+            pool.compile([PackMatrixKernel(1, True)], lambda kernel, code: None)
+        assert not pool._workers
 
 
 def test_no_worker_outlives_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:

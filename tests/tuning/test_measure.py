@@ -78,6 +78,15 @@ def seen_by_measure(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[Mem
     return seen
 
 
+def sums_of_rounded(depth: int, dtype: DType) -> Task:
+    """Integer products of the levels of a SiLU of halves."""
+    b = Levels(np.random.default_rng(0))
+    x = b.input((64, depth), dtype)
+    wide = b.add(Cast(DType.FLOAT32), b.add(ew.Mul(), x, b.add(ew.Sigmoid(), x)))
+    levels = b.quantized(wide, scale=1 / 40)
+    return b.task(b.add(MatMulInteger(), levels, b.levels((depth, 64)), *b.zeros()))
+
+
 class TestBench:
     def test_a_right_tactic_is_timed(self, task: Task) -> None:
         measured = bench(task).measure(HostTactic(task, delay=1.0))
@@ -175,6 +184,45 @@ class TestBench:
         assert slack(task, tactic) == (1.0, HALF_WAY)
         cpu().prepare(kernels_of(tactic, Binding({})))
         assert Bench(task, Binding({}), cpu(), 1).measure(tactic).seconds is not None
+
+    @pytest.mark.parametrize("depth", [9, 200])
+    @pytest.mark.parametrize("dtype", [DType.BFLOAT16, DType.FLOAT16])
+    def test_sums_of_levels_of_halves(self, dtype: DType, depth: int) -> None:
+        """Made in float32, they differ from the references' in many elements."""
+        task = sums_of_rounded(depth, dtype)
+
+        class Exact(HostTactic):
+            """Does not round halves between; one sum in seven is `more`."""
+
+            more = 0
+
+            def launches(self, binding: Binding) -> list[Launch]:
+                (launch,) = super().launches(binding)
+
+                def run(*arrays: np.ndarray) -> None:
+                    x, y = arrays[0].astype(np.float32), arrays[-1]
+                    levels = np.rint(x / (1 + np.exp(-x)) * 40).clip(-128, 127)
+                    y[:] = levels.astype(np.int32) @ arrays[1].astype(np.int32)
+                    y[:, ::7] += self.more
+
+                return [Launch(run, launch.pointers)]
+
+        class Wrong(Exact):
+            more = 3000 * depth
+
+        made = bench(task)
+        assert made.measure(HostTactic(task)).seconds is not None
+        assert made.measure(Exact(task)).seconds is not None
+        assert np.mean(made._outputs[0].read() != made.expected()[0]) > 0.01
+        assert "off by" in made.measure(Wrong(task)).wrong
+
+    def test_sums_of_levels_of_exact_work_are_exact(self) -> None:
+        b = Levels(np.random.default_rng(0))
+        x = b.quantized(b.add(ew.Relu(), b.input((4, 8), DType.FLOAT32)))
+        b.add(MatMulInteger(), x, b.levels((8, 8)), *b.zeros())
+        task = b.task(b.nodes[-1].outputs[0])
+        assert slack(task, HostTactic(task)) == (0, HALF_WAY)
+        assert "differs in" in bench(task).measure(HostTactic(task, "wrong")).wrong
 
     @pytest.mark.parametrize(("best", "runs"), [(1e-5, 2), (3e-3, 2), (1.0, 5)])
     def test_a_slow_tactic_is_measured_twice(self, task: Task, best: float, runs: int) -> None:

@@ -7,6 +7,7 @@ input, each with the machine it is for, and writes pickled object code to its st
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -158,10 +159,11 @@ class _Worker:
         try:
             _send(self._to, (kernel, self._machine))
             answer = pickle.load(self._from)
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # of many kinds, where what it reads is no answer
+            self._process.kill()  # unless it has ended: the rest of that would answer the next one
             raise TuningError(
                 "A process that compiles kernels ended unexpectedly",
-                why=f"exit code {self._process.poll()}",
+                why=f"exit code {self._process.wait()}, {type(error).__name__}: {error}",
                 cure="look for a lack of memory; threads=1 compiles in this process",
             ) from error
         if isinstance(answer, Exception):
@@ -186,7 +188,9 @@ def _send(stream: BinaryIO, thing: object) -> None:
 
 
 def _serve() -> None:
-    source, target = sys.stdin.buffer, sys.stdout.buffer
+    source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 1)  # compilers print there what they could not compile
     while True:
         try:
             kernel, machine = pickle.load(source)

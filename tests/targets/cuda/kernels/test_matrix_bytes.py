@@ -253,6 +253,16 @@ def test_tensor_cores_multiply_bytes(rng):
     assert "mma.sync.aligned.m16n8k32" in assembly(small, Binding({}))
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_fewer_results_than_instructions_take_at_once(rng, columns):
+    """Of a layer of squeeze and excitation, for one image."""
+    task = product_of_levels(rng, (1, 512), (512, 120), residual=True)
+    tactic = MatrixTactic(task, 1, columns, 512, 2, 1, vector=True, passes=0)
+    assert tactic in FAMILY.tactics(task, Binding({}))
+    check_interpreted(FAMILY, task, rng, tactics=[tactic])
+    assert compiled(tactic, Binding({}))
+
+
 def test_sums_of_bytes_go_through_no_shared_memory(rng):
     task = conv_of_levels(rng, (8, 14, 14, 64), 256, residual=True)
     for form in ((128, 128, 64, 4, 2), (128, 64, 64, 4, 3, PERSISTENT)):

@@ -68,9 +68,15 @@ class Source:
     >>> x = k.let("x", "tl.load(p0)")
     >>> with k.block("for i in range(4):"):
     ...     k.line(f"{x} += 1")
+
+    Attributes
+    ----------
+    packs : bool
+        Whether all tensors have four elements or more, of which instructions take several at once.
     """
 
     def __init__(self) -> None:
+        self.packs = True
         self._lines: list[str] = []
         self._depth = 1
         self._names: set[str] = set()
@@ -96,9 +102,10 @@ class Source:
 
     def either(self, hint: str, expression: str, compiled: str) -> str:
         """Assigns one of two expressions of the same value to a new variable and gives its name: in
-        kernels that are compiled for Hopper the second, which may have instructions of its own.
+        kernels that are compiled for Hopper the second, which may have instructions of its own for
+        four elements.
         """
-        return self.let(hint, expression + COMPILED + compiled)
+        return self.let(hint, f"{expression}{COMPILED}{compiled}" if self.packs else expression)
 
     def settle(self, name: str, dtype: str = "tl.float32") -> None:
         """Has a sum of products be complete, in a loop, before the next step begins.

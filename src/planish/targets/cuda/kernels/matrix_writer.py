@@ -57,6 +57,7 @@ class MatrixWriter:
         """Whether both products have sums of their own."""
         self.total = "early" if inner and self.is_apart else "total"
         if not inner:
+            k.packs = self.tile.rows * self.tile.columns >= 4
             for name in _NAMES:
                 k.name(name)
         self.other: MatrixWriter | None = None

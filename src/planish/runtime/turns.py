@@ -1,0 +1,60 @@
+"""Times whole plans in turns: what their steps take one by one does not add up to a thousandth."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from statistics import median
+
+import numpy as np
+
+from planish.plan.plan import Plan
+from planish.profile import tuning_points
+from planish.runtime.engine import Engine
+from planish.targets.base import Layout, dense_strides
+from planish.targets.target import Target
+from planish.tuning.sample import Sample
+
+TURNS = 7
+
+SECONDS_EACH = 0.03
+"""Time given to a plan at each of its turns; it has two runs at least."""
+
+MOST_RUNS = 200
+
+
+def seconds_in_turns(plans: Sequence[Plan], target: Target, threads: int) -> list[float] | None:
+    """The seconds of a run of each plan at the usual sizes: the median of its turns' fastest runs.
+
+    All plans are of one network, and run on the same random inputs (indices are 0). None if its
+    sizes depend on the data, or there is none.
+
+    Raises
+    ------
+    DeviceError
+        The engines and the tensors do not fit into the memory of the device together.
+    """
+    if any(len(plan.stages.parts) > 1 for plan in plans):
+        return None
+    usual = tuning_points(plans[0].graph)[0]
+    given, kept = plans[0].graph.inputs, plans[0].stages.kept
+    shapes = [value.type.bind(usual) for value in (*given, *kept)]
+    if any(0 in shape for shape in shapes):
+        return None
+    with contextlib.ExitStack() as stack:
+        runs = [stack.enter_context(Engine(plan, target)).bound(usual).executable for plan in plans]
+        tensors = []
+        for number, (value, shape) in enumerate(zip((*given, *kept), shapes, strict=True)):
+            layout, dtype = Layout(shape, dense_strides(shape)), value.dtype.numpy
+            tensor = target.tensor(layout, dtype)
+            tensor.fill(Sample(layout, dtype, number, greatest=0).period)
+            tensors.append(tensor)
+        addresses = [tensor.address for tensor in tensors]
+        inputs, outputs = addresses[: len(given)], addresses[len(given) :]
+        arenas = [target.arena(run.arena_bytes) for run in runs]
+        turns: list[list[float]] = [[] for _ in runs]
+        for _ in range(TURNS):
+            for run, arena, times in zip(runs, arenas, turns, strict=True):
+                count = int(np.clip(SECONDS_EACH / median(times), 2, MOST_RUNS)) if times else 2
+                times.append(float(run.measure(arena, inputs, outputs, threads, count).min()))
+        return [median(times) for times in turns]

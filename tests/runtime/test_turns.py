@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+
+from helpers.networks import N, Net, build
+from planish.errors import DeviceError
+from planish.graph.dims import DimLike
+from planish.graph.graph import DimRange
+from planish.ops import Gather, NonZero, Slice
+from planish.plan.plan import Plan
+from planish.runtime.turns import seconds_in_turns
+from planish.targets.cpu.target import CpuTarget, cpu
+
+
+def dense(layers: int = 1, batch: DimLike = 16, usual: int = 1) -> Plan:
+    """Layers of [batch, 64]."""
+    net = Net()
+    x = net.input(batch, 64)
+    if not isinstance(batch, int):
+        net.graph.ranges["N"] = DimRange(1, usual, 4096)
+    for _ in range(layers):
+        x = net.relu(net.dense(x, 64))
+    return build(net.output(x)).plan
+
+
+def test_more_layers_take_longer() -> None:
+    plans = [dense(1), dense(40), dense(1)]
+    short, long, again = seconds_in_turns(plans, cpu(), 1) or (0.0, 0.0, 0.0)
+    assert 0 < 3 * short < long
+    assert 3 * again < long
+
+
+def test_usual_sizes_are_run() -> None:
+    few, many = (seconds_in_turns([dense(4, N, n)], cpu(), 1) or [0.0] for n in (1, 1024))
+    assert 0 < 3 * few[0] < many[0]
+
+
+def test_what_cannot_be_timed() -> None:
+    """Sizes that depend on the data, and tensors of no elements."""
+    net = Net()
+    node = net.graph.add_node(NonZero(), [net.input(40)])
+    count = net.graph.measure(node.outputs[1], 40, "n")
+    found = net.graph.add(Slice((0,), (count,), (1,)), net.reshape(node.outputs[0], 40))
+    net.output(net.dense(net.graph.add(Gather(), net.input(40, 6, name="table"), found), 9))
+    staged = build(net.graph).plan
+    for plan in (dense(batch=0), staged):
+        assert seconds_in_turns([plan, plan], cpu(), 1) is None
+
+
+def test_without_memory_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = dense()
+
+    def full(self: CpuTarget, *_: object) -> None:
+        raise DeviceError("Too little memory", where="here", why="none is free", cure="free some")
+
+    monkeypatch.setattr(CpuTarget, "tensor", full)
+    with pytest.raises(DeviceError):
+        seconds_in_turns([plan], cpu(), 1)
