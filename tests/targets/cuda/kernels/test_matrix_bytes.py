@@ -190,6 +190,8 @@ def test_one_row_without_tensor_cores(dtype, rng):
     check(task, rng, [own, replace(own, stages=3, split=1)], limit=0)
     several = product_of_levels(rng, (3, 2048), (2048, 100))
     assert not any(t.vector for t in FAMILY.tactics(several, Binding({})))
+    one = product_of_levels(rng, (1, 2048), (2048, 100))
+    assert {t.stages for t in FAMILY.tactics(one, Binding({})) if t.vector} == {1}
     with pytest.raises(PlanError, match="impossible matrix kernel"):
         FAMILY.restore(several, {**own.parameters, "rows": 2})
 

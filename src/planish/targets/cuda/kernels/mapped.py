@@ -75,6 +75,10 @@ class Box(NamedTuple):
 
 def mapped_problem(task: Task, binding: Binding) -> Problem | None:
     """The problem of a task; None if its factors cannot be loaded as boxes."""
+    return binding.derived(_mapped_problem, task)
+
+
+def _mapped_problem(task: Task, binding: Binding) -> Problem | None:
     if not understood(task) or not is_packed(task):
         return None
     problem = problem_of(task, binding)

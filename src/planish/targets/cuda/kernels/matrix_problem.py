@@ -133,6 +133,10 @@ def is_packed(task: Task) -> bool:
 
 def problem_of(task: Task, binding: Binding) -> Problem | None:
     """The problem of a task; None if the kernel cannot compute it."""
+    return binding.derived(_problem, task)
+
+
+def _problem(task: Task, binding: Binding) -> Problem | None:
     if not understood(task):
         return None
     assert task.anchor is not None

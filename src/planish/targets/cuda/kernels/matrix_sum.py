@@ -56,6 +56,10 @@ def tasks_of(task: Task) -> tuple[Task, Task]:
 
 def parts_of(task: Task, binding: Binding) -> Parts | None:
     """The parts of a task; None if the kernel cannot compute it."""
+    return binding.derived(_parts, task)
+
+
+def _parts(task: Task, binding: Binding) -> Parts | None:
     if not _understood(task):
         return None
     first, second = (problem_of(part, binding) for part in tasks_of(task))

@@ -84,6 +84,10 @@ class Parts(NamedTuple):
 
 def parts_of(task: Task, binding: Binding) -> Parts | None:
     """The parts of a task; None if the kernel cannot compute it."""
+    return binding.derived(_parts, task)
+
+
+def _parts(task: Task, binding: Binding) -> Parts | None:
     if not _understood(task):
         return None
     found = opening_of(task.nodes)

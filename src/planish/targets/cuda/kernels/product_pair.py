@@ -57,6 +57,10 @@ class Parts(NamedTuple):
 
 def parts_of(task: Task, binding: Binding) -> Parts | None:
     """The parts of a task; None if the kernel cannot compute it."""
+    return binding.derived(_parts, task)
+
+
+def _parts(task: Task, binding: Binding) -> Parts | None:
     found = pair_of(task.nodes) if is_pair(task) else None
     if found is None:
         return None

@@ -70,19 +70,30 @@ def specialized_problem(
     """The problem of a task, with `channels` on a copy of its images whose pixels have so many;
     None if the kernel does not compute it.
     """
+    if channels:
+        problem = binding.derived(_stored_problem, task)
+        return _on_copy(problem, channels) if problem else None
+    problem = binding.derived(_mapped_problem, task)
+    return (problem, None) if problem else None
+
+
+def _mapped_problem(task: Task, binding: Binding) -> Problem | None:
+    """The problem of a task whose images are copied in boxes, too."""
+    problem = binding.derived(_stored_problem, task)
+    if problem is None or not problem.left.expression.is_copy or len(problem.left.leaves) != 1:
+        return None
+    steps = LINES[0] // problem.dtype.size  # of the narrowest tiles
+    return problem if is_left_mapped(problem) and stays_in_pixels(problem, steps) else None
+
+
+def _stored_problem(task: Task, binding: Binding) -> Problem | None:
+    """The problem of a task whose results are stored in boxes."""
     if not understood(task) or not is_packed(task):
         return None
     problem = problem_of(task, binding)
     if problem is None or problem.dtype not in DTYPES or problem.batched or problem.zero:
         return None
-    if not is_result_mapped(problem):
-        return None
-    if channels:
-        return _on_copy(problem, channels)
-    if not problem.left.expression.is_copy or len(problem.left.leaves) != 1:
-        return None
-    steps = LINES[0] // problem.dtype.size  # of the narrowest tiles
-    return (problem, None) if is_left_mapped(problem) and stays_in_pixels(problem, steps) else None
+    return problem if is_result_mapped(problem) else None
 
 
 def _on_copy(problem: Problem, channels: int) -> tuple[Problem, ImageCopy] | None:

@@ -90,6 +90,10 @@ class Parts(NamedTuple):
 
 def parts_of(task: Task, binding: Binding) -> Parts | None:
     """The parts of a task; None if the kernel does not compute it."""
+    return binding.derived(_parts, task)
+
+
+def _parts(task: Task, binding: Binding) -> Parts | None:
     found = normalized_of(task.nodes) if _understood(task) else None
     if found is None:
         return None
