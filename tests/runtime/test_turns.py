@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from helpers.networks import N, Net, build
@@ -9,7 +10,7 @@ from planish.graph.graph import DimRange
 from planish.ops import Gather, NonZero, Slice
 from planish.plan.plan import Plan
 from planish.runtime.turns import seconds_in_turns
-from planish.targets.cpu.target import CpuTarget, cpu
+from planish.targets.cpu.target import CpuExecutable, CpuTarget, cpu
 
 
 def dense(layers: int = 1, batch: DimLike = 16, usual: int = 1) -> Plan:
@@ -33,6 +34,24 @@ def test_more_layers_take_longer() -> None:
 def test_usual_sizes_are_run() -> None:
     few, many = (seconds_in_turns([dense(4, N, n)], cpu(), 1) or [0.0] for n in (1, 1024))
     assert 0 < 3 * few[0] < many[0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "runs"),
+    [(1.0, [2, 1, 1]), (0.1, [2, 1, 1, 1, 1, 1, 1]), (0.006, [2, *[5] * 6]), (0, [2, *[200] * 6])],
+)
+def test_slow_plans_have_few_runs(
+    seconds: float, runs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def measure(self, arena, inputs, outputs, threads, count, touched=()):
+        seen.append(count)
+        return np.full(count, seconds)
+
+    monkeypatch.setattr(CpuExecutable, "measure", measure)
+    assert seconds_in_turns([dense(), dense()], cpu(), 1) == [seconds] * 2
+    assert seen[::2] == seen[1::2] == runs
 
 
 def test_what_cannot_be_timed() -> None:

@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Sequence
 from statistics import median
 
-import numpy as np
-
 from planish.plan.plan import Plan
 from planish.profile import tuning_points
 from planish.runtime.engine import Engine
@@ -15,10 +13,13 @@ from planish.targets.base import Layout, dense_strides
 from planish.targets.target import Target
 from planish.tuning.sample import Sample
 
-TURNS = 7
+TURNS, FEWEST_TURNS = 7, 3
+"""Turns of each plan; in the end fewer where they take more than `SECONDS`."""
+
+SECONDS = 3.0
 
 SECONDS_EACH = 0.03
-"""Time given to a plan at each of its turns; it has two runs at least."""
+"""Time given to a plan at each of its turns; it has a run at least, and in the first one two."""
 
 MOST_RUNS = 200
 
@@ -53,8 +54,20 @@ def seconds_in_turns(plans: Sequence[Plan], target: Target, threads: int) -> lis
         inputs, outputs = addresses[: len(given)], addresses[len(given) :]
         arenas = [target.arena(run.arena_bytes) for run in runs]
         turns: list[list[float]] = [[] for _ in runs]
-        for _ in range(TURNS):
+        spent = 0.0
+        for turn in range(TURNS):
+            if turn >= FEWEST_TURNS and spent > SECONDS:
+                break
             for run, arena, times in zip(runs, arenas, turns, strict=True):
-                count = int(np.clip(SECONDS_EACH / median(times), 2, MOST_RUNS)) if times else 2
-                times.append(float(run.measure(arena, inputs, outputs, threads, count).min()))
+                count = (
+                    int(min(max(SECONDS_EACH / max(times[0], 1e-9), 1), MOST_RUNS)) if times else 2
+                )
+                each = run.measure(arena, inputs, outputs, threads, count)
+                times.append(float(each.min()))
+                spent += float(each.sum())
         return [median(times) for times in turns]
+
+
+def _runs_in_a_turn(seconds: float) -> int:
+    """How many runs that take so many seconds each."""
+    return int(min(max(SECONDS_EACH / max(seconds, 1e-9), 1), MOST_RUNS))
