@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -244,6 +245,23 @@ def run_case(case: Case) -> Outcome:
     return (failed or sorted((first, second), key=lambda o: KINDS.index(o.kind)))[0]
 
 
+def _defined(
+    case: Case, feeds: Mapping[str, Any], outputs: list[np.ndarray], expected: list[Any]
+) -> tuple[list[np.ndarray], list[Any]]:
+    """Outputs and what is expected, both 0 where ONNX leaves open what a cast gives: where a float
+    is none of the integers that it becomes. What is expected there depends on ml_dtypes' version.
+    """
+    if case.op_type not in ("Cast", "CastLike") or expected[0].dtype.kind not in "Vui":
+        return outputs, expected
+    (result,), (wanted,) = outputs, expected
+    x = np.asarray(next(iter(feeds.values())))
+    if wanted.dtype.name not in ("int2", "uint2", "int4", "uint4") or x.dtype.kind not in "fV":
+        return outputs, expected
+    info, whole = ml_dtypes.iinfo(wanted.dtype), np.trunc(x.astype(np.float32))
+    inside = (whole >= int(info.min)) & (whole <= int(info.max))
+    return [np.where(inside, result, 0).astype(result.dtype)], [np.where(inside, wanted, 0)]
+
+
 def _parameters(case: Case) -> tuple[str, ...]:
     declared = [info.name for info in case.model.graph.input]
     nodes = case.model.graph.node
@@ -263,7 +281,7 @@ def _attempt(case: Case, bound: tuple[str, ...]) -> Outcome:
     def outcome(kind: str, message: str = "") -> Outcome:
         return Outcome(case.name, case.op_type, kind, bound, message)
 
-    results: list[tuple[list[np.ndarray], Sequence[Any]]] = []
+    results: list[tuple[list[np.ndarray], list[Any]]] = []
     for inputs, expected in case.data_sets:
         feeds = dict(zip(_fed(case.model), map(_array, inputs), strict=False))
         model = onnx.ModelProto()
@@ -277,14 +295,14 @@ def _attempt(case: Case, bound: tuple[str, ...]) -> Outcome:
         except Exception as error:
             return outcome("crash", f"{type(error).__name__} while building: {error}")
         try:
-            results.append((_poisoned_run(engine, feeds), expected))
+            results.append(_defined(case, feeds, _poisoned_run(engine, feeds), _flat(expected)))
         except PlanishError as error:
             absent = any(value is None for value in feeds.values())
             return outcome("refused" if absent else "crash", str(error))
         except Exception as error:
             return outcome("crash", f"{type(error).__name__} while running: {error}")
     for outputs, expected in results:
-        wide = [widened(a) if isinstance(a, np.ndarray) else a for a in _flat(expected)]
+        wide = [widened(a) if isinstance(a, np.ndarray) else a for a in expected]
         if problem := difference(outputs, wide, case.rtol, case.atol):
             return outcome("wrong", problem)
     if hosts := _host_ops(engine):

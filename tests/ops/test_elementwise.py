@@ -219,6 +219,18 @@ def test_cast_like_tensorflow():
             check(Cast(DType.of(to)), [x], tf.cast(tf.constant(x), to).numpy())
 
 
+def test_double_precision_is_rounded_once_to_bfloat16() -> None:
+    """Just beside ties, and on one, in float64, which are all ties in float32."""
+    near = np.array([2.0**-8 - 2.0**-40, 2.0**-8, 2.0**-8 + 2.0**-40, 3 * 2.0**-8])
+    wanted = np.float32([1, 1, 1 + 2.0**-7, 1 + 2.0**-6])
+    large = np.array([1e39, -1e300, np.inf, 3.3895e38, 1e-60, 0.0])
+    for x, y in ((1 + near, wanted), (-1 - near, -wanted)):
+        check(Cast(DType.BFLOAT16), [x], y.astype(DType.BFLOAT16.numpy))
+    limits = np.float32([np.inf, -np.inf, np.inf, 3.3895314e38, 0, 0])
+    check(Cast(DType.BFLOAT16), [large], limits.astype(DType.BFLOAT16.numpy))
+    assert np.isnan(Cast(DType.BFLOAT16).reference(np.array([np.nan]))[0].astype(np.float32)).all()
+
+
 def test_select_like_tensorflow():
     condition = RNG.random((3, 1)) > 0.5
     a, b = RNG.normal(size=(4,)).astype(np.float32), RNG.normal(size=(3, 4)).astype(np.float32)

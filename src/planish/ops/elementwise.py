@@ -114,7 +114,23 @@ class Cast(Elementwise):
                 # the largest 64-bit integers are not doubles: saturate explicitly
                 output = np.where(wide >= float(limits.max), self.to.numpy.type(limits.max), output)
                 return [output]
+            if x.dtype == np.float64 and self.to is DType.BFLOAT16:
+                x = _rounded_to_odd(x)
             return [x.astype(self.to.numpy)]
+
+
+def _rounded_to_odd(x: np.ndarray) -> np.ndarray:
+    """Float64 as float32 whose last bit is set where it is inexact, so that rounding it once more
+    rounds x once; some versions of ml_dtypes would round twice.
+
+    Boldo & Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using
+    rounding to odd", IEEE Transactions on Computers 57 (2008).
+    """
+    narrow = x.astype(np.float32)
+    bits = np.where(np.abs(narrow) > np.abs(x), np.nextafter(narrow, np.float32(0)), narrow).view(
+        np.uint32
+    )
+    return np.where(narrow == x, bits, bits | 1).view(np.float32)
 
 
 @dataclass(frozen=True)

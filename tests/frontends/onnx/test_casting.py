@@ -83,7 +83,7 @@ def test_to_narrow_integers(name: str) -> None:
     wanted = x.astype(INTEGERS[name]).astype(np.int8)
     np.testing.assert_array_equal(cast(x, name).astype(np.int8), wanted)
     halves = np.linspace(-1.9, 1.9, 23, dtype=np.float32)
-    truncated = np.trunc(halves).astype(INTEGERS[name]).astype(np.int8)
+    truncated = np.trunc(halves).astype(np.int32).astype(INTEGERS[name]).astype(np.int8)
     np.testing.assert_array_equal(cast(halves, name).astype(np.int8), truncated)
 
 

@@ -144,6 +144,7 @@ def test_casts(source, isa, evaluate):
     if source is DType.FLOAT64:  # where rounding twice would differ from rounding once
         x[:200] = 1 + np.linspace(0, 0.01, 200) * (1 + 2.0**-40)
         x[200:210] = (1 + 2.0**-11) + np.linspace(-1, 1, 10) * 2.0**-40
+        x[210:220] = -(1 + 2.0**-8) + np.linspace(-1, 1, 10) * 2.0**-40
     if source.is_float and source.size > 2:
         x[300:500] = (np.random.default_rng(2).standard_normal(200) * 1e10).astype(source.numpy)
         x[500:520] = np.array([127.5, -128.5, 255.9, 2147483648, 4294967296] * 4).astype(x.dtype)

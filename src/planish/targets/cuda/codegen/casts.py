@@ -38,9 +38,19 @@ def cast(k: Source, value: str, source: DType, target: DType) -> str:
         return _byte_to_float(k, value, source)
     if target not in HALVES:
         return f"{value}.to({wanted})"
-    if source is DType.FLOAT64 and target is DType.FLOAT16:
-        return round_half(value, target)
-    return round_half(f"{value}.to(tl.float32)", target)  # as the reference: it rounds twice
+    if source is DType.FLOAT64:
+        return round_half(value if target is DType.FLOAT16 else _rounded_to_odd(k, value), target)
+    return round_half(f"{value}.to(tl.float32)", target)
+
+
+def _rounded_to_odd(k: Source, value: str) -> str:
+    """A float64 as float32 whose last bit is set where it is inexact: to be rounded once more."""
+    narrow = k.let("t", f"{value}.to(tl.float32)")
+    back = k.let("t", f"{narrow}.to(tl.float64)")
+    bits = k.let("t", f"{narrow}.to(tl.int32, bitcast=True)")
+    down = f"({bits} - (tl.abs({back}) > tl.abs({value})).to(tl.int32))"
+    odd = k.let("t", f"tl.where({back} == {value}, {bits}, {down} | 1)")
+    return f"{odd}.to(tl.float32, bitcast=True)"
 
 
 def _byte_to_float(k: Source, value: str, source: DType) -> str:
