@@ -79,7 +79,7 @@ def built(job: argparse.Namespace, name: str, onnx: Path, batch: int, how: str, 
         "complete": engine.report.tuning.complete,
         "layers": len(rows),
         "quantized": len(engine.report.quantized),
-        "kept": engine.report.kept_in_fp32 if how != "fp16" else {},
+        "kept": engine.report.not_quantized if how != "fp16" else {},
         "families": Counter(row["tactic"].split("(")[0] for row in rows),
         "int8_families": Counter(
             row["tactic"].split("(")[0] for row in rows if row["precision"] in ("int8", "fp8")

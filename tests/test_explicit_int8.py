@@ -30,7 +30,7 @@ def test_no_calibration_is_needed_and_results_are_those_of_onnx_runtime() -> Non
     proto = residual_model()
     engine = quick_engine(proto, precision="int8", allow_fallback=False)
     names = ["classes", "conv1", "depthwise", "left", "pointwise", "right"]
-    assert engine.report.quantized == names and not engine.report.kept_in_fp32
+    assert engine.report.quantized == names and not engine.report.not_quantized
     rows = engine.layers()
     assert [row["precision"] for row in rows].count("int8") == 6
     have = engine(X)
@@ -65,7 +65,7 @@ def test_layers_can_stay_in_fp32() -> None:
         strict_types=True,
     )
     assert "left" not in engine.report.quantized and "right" in engine.report.quantized
-    assert engine.report.kept_in_fp32 == {"left": "layer_precision says so"}
+    assert engine.report.not_quantized == {"left": "layer_precision says so"}
     assert steps(engine(X), runtime(proto, {"x": X})[0]).max() <= 1
     with pytest.raises(PrecisionError, match="cannot compute in int8"):
         quick_engine(proto, precision="int8", layer_precision={"sum": "int8"}, strict_types=True)

@@ -11,6 +11,7 @@ import pytest
 
 import planish
 from helpers.engines import quick_engine
+from helpers.halves import HalfCpu
 from helpers.networks import N, Net
 from helpers.onnx_graph import model, node
 from planish.builder import build_graph
@@ -75,7 +76,24 @@ def test_layer_precision_is_obeyed(built) -> None:
     names = built().report.quantized
     engine = built(layer_precision={names[0]: "fp32", names[1]: "int8"}, strict_types=True)
     assert engine.report.quantized == names[1:]
-    assert engine.report.kept_in_fp32[names[0]] == "layer_precision says so"
+    assert engine.report.not_quantized[names[0]] == "layer_precision says so"
+    assert engine.report.kept_in_fp32 == engine.report.not_quantized
+
+
+def test_layers_in_halves_are_not_in_fp32(built) -> None:
+    first, second, *others = built().report.quantized
+    report = build_graph(
+        net(),
+        HalfCpu(),
+        precision=frozenset({"fp32", "fp16", "int8"}),
+        layer_precision={first: "fp16", second: "fp32"},
+        calibration=X,
+        tuning_seconds=0,
+    ).report
+    assert report.quantized == others
+    assert report.not_quantized == dict.fromkeys([first, second], "layer_precision says so")
+    assert second in report.kept_in_fp32 and first not in report.kept_in_fp32
+    assert report.kept_in_fp32.keys() <= {n.name for n in net().nodes}
 
 
 def test_what_cannot_be_quantized_is_refused(built) -> None:
@@ -117,7 +135,7 @@ def test_budget_keeps_the_harmful_layer(built) -> None:
     (kept,) = engine.report.bought
     assert (kept.layer, kept.gain) == (names[2], 1.5)
     assert engine.report.accuracy == {"fp32": 90.0, "int8": 88.5, "chosen": 90.0}
-    assert "worth 1.5" in engine.report.kept_in_fp32[names[2]]
+    assert "worth 1.5" in engine.report.not_quantized[names[2]]
 
 
 def test_a_budget_is_kept_by_what_samples_can_tell(built) -> None:

@@ -71,6 +71,9 @@ class BuildReport:
         Nodes that compute in a lower precision than FP32.
     quantized : list of str
         The layers that compute in INT8 or FP8.
+    not_quantized : dict
+        Where INT8 or FP8 is permitted, the layers that compute in another precision, with the
+        reason.
     kept_in_fp32 : dict
         Where lower precisions are permitted, the nodes that stay in FP32, with the reason.
     accuracy : dict
@@ -93,6 +96,7 @@ class BuildReport:
     layers: int = 0
     lowered: int = 0
     quantized: list[str] = field(default_factory=list)
+    not_quantized: dict[str, str] = field(default_factory=dict)
     kept_in_fp32: dict[str, str] = field(default_factory=dict)
     accuracy: dict[str, float] = field(default_factory=dict)
     bought: list[Kept] = field(default_factory=list)
@@ -249,6 +253,7 @@ def build_graph(
         if explicit:
             move_levels(graph)
         report.nodes_optimized = len(graph.nodes)
+    names = {node.name for node in graph.nodes}
 
     # for INT8 or FP8 the network is tuned twice, and then what was measured is put together
     quantizing = not precision.isdisjoint(QUANTIZED)
@@ -332,7 +337,11 @@ def build_graph(
     report.quantized = sorted(n.name for n in plan.graph.nodes if isinstance(n.op, of_bytes))
     decision, report.tuning = attempt.notes
     report.lowered = len(decision.lowered)
-    report.kept_in_fp32.update({node.name: why for node, why in decision.kept.items()})
+    of_others = {*report.quantized, *(node.name for node in decision.lowered)}
+    reasons = {node.name: why for node, why in decision.kept.items()} | report.not_quantized
+    report.kept_in_fp32 = {
+        name: why for name, why in reasons.items() if name in names and name not in of_others
+    }
     report.layers = len(plan.steps)
     report.seconds = clock.seconds
     by_name = {step.task.name: step.task for step in plan.steps}
@@ -416,7 +425,7 @@ def _names(precision: Any, name: str) -> bool:
 
 def _tell(report: BuildReport, outcome: Outcome, kept: Mapping[str, str]) -> None:
     """Puts down what was not quantized and why."""
-    report.kept_in_fp32.update({**kept, **outcome.kept})
+    report.not_quantized = {**kept, **outcome.kept}
     report.accuracy = outcome.scores
     report.bought = list(outcome.bought)
     report.doubt = outcome.doubt

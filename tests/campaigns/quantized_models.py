@@ -121,7 +121,7 @@ def tell(
         f"Planish {top1(ours):.1f}; same class {same:.1f} %, equal outputs "
         f"{100 * np.mean(ours == theirs):.2f} %, largest difference "
         f"{np.abs(ours - theirs).max() / np.abs(theirs).max():.4f}; {len(rows)} layers, "
-        f"{len(engine.report.quantized)} in INT8, {len(engine.report.kept_in_fp32)} in FP32; "
+        f"{len(engine.report.quantized)} in INT8, {len(engine.report.not_quantized)} in floats; "
         f"{time:.0f} µs"
     )
 

@@ -247,7 +247,7 @@ class TestEngines:
     def test_layer_precision_keeps_it(self, built) -> None:
         engine = built(layer_precision={"softmax": "fp32"})
         assert not of_type(engine.plan.graph, QuantizedSoftmax)
-        assert engine.report.kept_in_fp32["softmax"] == "layer_precision says so"
+        assert engine.report.not_quantized["softmax"] == "layer_precision says so"
 
     def test_beside_bfloat16(self, built) -> None:
         if "bf16" not in cpu().precisions:

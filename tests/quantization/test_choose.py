@@ -108,7 +108,7 @@ def test_what_is_forced_is_quantized_however_slow() -> None:
     floats, integers = dict.fromkeys(NAMES, 1e-6), dict.fromkeys(NAMES, 9e-6)
     outcome = choose(Machine(floats, integers), forced=("c",))
     assert outcome.layers == {"c"}
-    assert "fp32 (1 µs; int8 9 µs" in outcome.kept["a"]
+    assert "floats (1 µs; int8 9 µs" in outcome.kept["a"]
 
 
 def test_a_layer_that_was_not_measured_is_quantized_and_others_are_chosen() -> None:
@@ -134,7 +134,7 @@ def test_what_was_not_measured_may_be_kept_with_the_whole() -> None:
     assert outcome.layers == frozenset()
     assert set(outcome.kept) == set(NAMES)
     assert "int8 9 µs" in outcome.kept["a"]
-    assert outcome.kept["c"] == "the whole is faster in fp32"
+    assert outcome.kept["c"] == "the whole is faster in floats"
 
 
 WAYS = (frozenset("b"), frozenset(NAMES), frozenset())
@@ -157,7 +157,7 @@ def test_plans_that_are_near_are_timed(best: frozenset[str]) -> None:
     assert set(outcome.kept) == set(NAMES) - best
     slower = {name for name, why in outcome.kept.items() if why.startswith("as fast or faster")}
     assert slower == outcome.kept.keys() - {"b"}
-    assert outcome.kept.get("b", "the whole is faster in fp32") == "the whole is faster in fp32"
+    assert outcome.kept.get("b", "the whole is faster in floats") == "the whole is faster in floats"
 
 
 def test_plans_that_cannot_be_timed_are_chosen_by_their_steps() -> None:

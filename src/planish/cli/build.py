@@ -99,8 +99,8 @@ def show_precisions(report: Any) -> None:
     """Prints what became of INT8 and FP8, where they were permitted."""
     if not (report.quantized or report.accuracy):
         return
-    kept = len(report.kept_in_fp32)
-    typer.echo(f"{len(report.quantized)} layers compute in 8 bits, {kept} stay in FP32")
+    others = len(report.not_quantized)
+    typer.echo(f"{len(report.quantized)} layers compute in 8 bits, {others} in floats")
     if report.accuracy:
         scores = ", ".join(f"{name} {score:g}" for name, score in report.accuracy.items())
         typer.echo(f"accuracy: {scores}")

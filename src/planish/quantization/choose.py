@@ -138,10 +138,10 @@ class Chooser:
         layers = self._fastest(ways)
         kept = {}
         for name in sorted(everything - layers):
-            kept[name] = "the whole is faster in fp32"
+            kept[name] = "the whole is faster in floats"
             if name in common - chosen:
                 kept[name] = (
-                    f"as fast or faster in fp32 ({floats[name] * 1e6:.0f} µs; "
+                    f"as fast or faster in floats ({floats[name] * 1e6:.0f} µs; "
                     f"int8 {integers[name] * 1e6:.0f} µs, conversions not counted)"
                 )
         return Outcome(self._attempt(layers), layers, kept)
