@@ -42,7 +42,7 @@ from planish.quantization.policy import tensors_between
 from planish.quantization.scheme import scheme_of
 from planish.quantization.settle import candidates, quantize_layers, ways
 from planish.runtime.engine import Engine
-from planish.runtime.turns import seconds_in_turns
+from planish.runtime.turns import remembered_seconds
 from planish.targets.base import Binding
 from planish.targets.devices import find_target
 from planish.targets.target import Target
@@ -290,12 +290,15 @@ def build_graph(
         return estimate(step.task, binding, target.rates)
 
     def in_turns(plans: Sequence[Plan]) -> list[float] | None:
+        cache = _opened(timing_cache)
         try:
             with clock.stage("compare"):
-                return seconds_in_turns(plans, target, threads or target.threads)
+                return remembered_seconds(plans, target, threads or target.threads, cache)
         except DeviceError as error:
             log.debug("whole plans are not compared: %s", error)
             return None
+        finally:
+            cache.close()
 
     if quantizing:
         asked = match_layers(graph, layer_precision or {}, strict=strict_types, before=before)
@@ -385,7 +388,7 @@ def tune_graph(
     clock = clock or _Clock(False)
     placements = place(graph)
     tasks = propose(graph, placements.free)
-    cache = TimingCache(timing_cache if timing_cache is not None else default_timing_cache())
+    cache = _opened(timing_cache)
     try:
         tuner = Tuner(
             graph,
@@ -403,6 +406,10 @@ def tune_graph(
         cache.close()
     about = _about(target, str(permissions), len(plan.steps), threads)
     return Plan(plan.graph, plan.steps, about), tuner.result
+
+
+def _opened(timing_cache: Any) -> TimingCache:
+    return TimingCache(timing_cache if timing_cache is not None else default_timing_cache())
 
 
 def default_timing_cache() -> Path:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,10 @@ from planish.graph.dims import DimLike
 from planish.graph.graph import DimRange
 from planish.ops import Gather, NonZero, Slice
 from planish.plan.plan import Plan
-from planish.runtime.turns import seconds_in_turns
+from planish.runtime import turns
+from planish.runtime.turns import remembered_seconds, seconds_in_turns
 from planish.targets.cpu.target import CpuExecutable, CpuTarget, cpu
+from planish.tuning.cache import TimingCache
 
 
 def dense(layers: int = 1, batch: DimLike = 16, usual: int = 1) -> Plan:
@@ -75,3 +79,22 @@ def test_without_memory_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CpuTarget, "tensor", full)
     with pytest.raises(DeviceError):
         seconds_in_turns([plan], cpu(), 1)
+
+
+def test_plans_that_were_compared_are_not_run_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plans = [dense(1), dense(2), dense(3)]
+    runs = iter([[3.0, 2.0], [5.0, 4.0, 6.0], [1.0, 2.0], None])
+    monkeypatch.setattr(turns, "seconds_in_turns", lambda *_: next(runs))
+
+    def compared(*which: int) -> list[float] | None:
+        cache = TimingCache(tmp_path / "timing.sqlite")
+        return remembered_seconds([plans[i] for i in which], cpu(), 1, cache)
+
+    for _ in range(2):
+        assert compared(0, 1) == [3, 2]
+    for _ in range(2):  # with others the same plan has another time
+        assert compared(0, 1, 2) == [5, 4, 6]
+    assert compared(1, 0) == [1, 2]
+    assert compared(1, 2) is None

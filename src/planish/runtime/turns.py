@@ -11,6 +11,7 @@ from planish.profile import tuning_points
 from planish.runtime.engine import Engine
 from planish.targets.base import Layout, dense_strides
 from planish.targets.target import Target
+from planish.tuning.cache import TimingCache
 from planish.tuning.sample import Sample
 
 TURNS, FEWEST_TURNS = 7, 3
@@ -22,6 +23,26 @@ SECONDS_EACH = 0.03
 """Time given to a plan at each of its turns; it has a run at least, and in the first one two."""
 
 MOST_RUNS = 200
+
+
+def remembered_seconds(
+    plans: Sequence[Plan], target: Target, threads: int, cache: TimingCache
+) -> list[float] | None:
+    """What `seconds_in_turns` gives; of plans that were compared before, what it gave then, so that
+    rebuilds are equal.
+    """
+    usual = sorted(tuning_points(plans[0].graph)[0].items())
+    chosen = [f"{step.task.key} {step.choices[0].tactic}" for p in plans for step in p.steps]
+    sizes = [len(plan.steps) for plan in plans]
+    about = f"{target.timing_key} t{threads} {usual} plans of {sizes} steps: {chosen}"
+    keys = [f"{number} of {about}" for number in range(len(plans))]
+    known = [seconds for seconds in map(cache.get, keys) if seconds is not None]
+    if len(known) == len(plans):
+        return known
+    seconds = seconds_in_turns(plans, target, threads)
+    if seconds is not None:
+        cache.put(zip(keys, seconds, strict=True))
+    return seconds
 
 
 def seconds_in_turns(plans: Sequence[Plan], target: Target, threads: int) -> list[float] | None:
