@@ -144,6 +144,16 @@ class TestBench:
         assert "output 0" in measured.wrong
         assert task.name in caplog.text
 
+    def test_what_a_library_does_wrong_is_no_warning(
+        self, task: Task, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Theirs(HostTactic):
+            is_of_library = True
+
+        with caplog.at_level(logging.INFO, "planish"):
+            assert bench(task).measure(Theirs(task, "wrong")).wrong
+        assert [record.levelno for record in caplog.records] == [logging.INFO]
+
     @pytest.mark.parametrize("op", [Gather(0), GatherNd()], ids=str)
     def test_indices_into_a_dimension_of_one(self, op: Op) -> None:
         graph = Graph()

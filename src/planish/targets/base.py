@@ -176,6 +176,8 @@ class Tactic(ABC):
     """
 
     family: ClassVar[str]
+    is_of_library: ClassVar[bool] = False
+    """Whether a vendor's library computes it: what it does wrong is not ours to mend."""
     task: Task
 
     @property

@@ -192,7 +192,8 @@ class Bench:
             first = float(self._run(executable, arena, 1)[0])
             wrong = self._difference(tactic)
             if wrong:
-                log.warning("tactic %s of %s is wrong: %s", tactic, self._task.name, wrong)
+                text = "tactic %s of %s is wrong: %s"
+                log.log(level_of_faults(tactic), text, tactic, self._task.name, wrong)
                 return Measurement(None, wrong)
             once = min(first, float(self._run(executable, arena, 1)[0]))
             hopeless = LONG_HOPELESS if once > LONG else HOPELESS
@@ -283,6 +284,11 @@ class Bench:
 def _interruptions() -> int:
     """How often a thread of this process has lost its CPU to another process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def level_of_faults(tactic: Tactic) -> int:
+    """How loudly what a tactic does wrong is logged."""
+    return logging.INFO if tactic.is_of_library else logging.WARNING
 
 
 def kernels_of(tactic: Tactic, binding: Binding) -> list[Kernel]:

@@ -36,7 +36,7 @@ from planish.targets.target import Target
 from planish.tuning.cache import TimingCache
 from planish.tuning.entry import Entry, ordered
 from planish.tuning.estimate import estimate
-from planish.tuning.measure import Bench, Measurement, kernels_of
+from planish.tuning.measure import Bench, Measurement, kernels_of, level_of_faults
 from planish.tuning.selection import Choice as Candidate
 from planish.tuning.selection import select
 
@@ -391,7 +391,7 @@ class Tuner:
         try:
             return bench.measure(tactic, best)
         except TuningError as error:
-            log.warning("tactic %s is out: %s", tactic, error)
+            log.log(level_of_faults(tactic), "tactic %s is out: %s", tactic, error)
             return Measurement(None)
 
     # ---- choosing -------------------------------------------------------------------------

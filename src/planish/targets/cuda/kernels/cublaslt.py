@@ -55,6 +55,7 @@ class CublasLtTactic(AnchoredTactic):
     """
 
     family: ClassVar[str] = "cublaslt"
+    is_of_library: ClassVar[bool] = True
 
     version: int
     settings: tuple[int, ...]

@@ -54,6 +54,7 @@ class CudnnTactic(AnchoredTactic):
     """
 
     family: ClassVar[str] = "cudnn"
+    is_of_library: ClassVar[bool] = True
 
     version: int
     plan: str

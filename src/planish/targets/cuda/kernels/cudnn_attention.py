@@ -40,6 +40,7 @@ class CudnnAttention(AnchoredTactic):
     """A plan of cuDNN's; `version` and `plan` as in `planish.targets.cuda.kernels.cudnn`."""
 
     family: ClassVar[str] = "cudnn_attention"
+    is_of_library: ClassVar[bool] = True
 
     version: int
     plan: str
