@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from planish.graph.types import DType
 from planish.targets.cuda.codegen.literals import (
     HALVES,
@@ -129,11 +131,16 @@ def finite_to_byte(
 ) -> str:
     """A finite float32 rounded to an integer between two bytes: the last bits of its sum with
     3 * 2**22. Where it is `small`, below 2**15, these are 16 bits, and Hopper limits two at once.
+
+    Floats of one sign are in the order of their bits, and so the lower limit is one of integers.
+    Without an operation on integers behind the sum Triton 3.6's assembler takes what is stored as a
+    byte for a float to be converted.
     """
     kind = storage_type(target)
-    inside = f"tl.minimum(tl.maximum({value}, {float(low)}), {float(high)})"
     bits, shift = ".to(tl.int32, bitcast=True)", float(3 << 22)
-    number = f"({inside} + {shift}){bits}.to({kind})"
+    least = int(np.float32(shift).view(np.int32)) + low
+    inside = f"tl.maximum((tl.minimum({value}, {float(high)}) + {shift}){bits}, {least})"
+    number = f"{inside}.to({kind})"
     if not small:
         return k.let("t", number)
     limits = f"mov.b32 low, {_twice(low)}; mov.b32 high, {_twice(high)};"

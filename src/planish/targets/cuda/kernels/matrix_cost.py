@@ -385,9 +385,7 @@ def _vector_tiles(shape: Shape, machine: CudaMachine) -> Iterator[Choice]:
                     if split > 1 and (steps < split or tiles * split > 8 * machine.multiprocessors):
                         continue
                     yield Choice(replace(tile, split=split), warps, 1)
-                    # of bytes three of six such gave wrong results on an H200, where each warp has
-                    # columns of its own; their PTX is right
-                    if steps >= 3 * split and shape.size > 1:
+                    if steps >= 3 * split:
                         yield Choice(replace(tile, split=split), warps, 3)
 
 
