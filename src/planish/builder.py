@@ -409,6 +409,7 @@ def tune_graph(
 
 
 def _opened(timing_cache: Any) -> TimingCache:
+    """The timing cache at a path; None: the user's."""
     return TimingCache(timing_cache if timing_cache is not None else default_timing_cache())
 
 

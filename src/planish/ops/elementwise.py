@@ -127,9 +127,8 @@ def _rounded_to_odd(x: np.ndarray) -> np.ndarray:
     rounding to odd", IEEE Transactions on Computers 57 (2008).
     """
     narrow = x.astype(np.float32)
-    bits = np.where(np.abs(narrow) > np.abs(x), np.nextafter(narrow, np.float32(0)), narrow).view(
-        np.uint32
-    )
+    smaller = np.nextafter(narrow, np.float32(0))
+    bits = np.where(np.abs(narrow) > np.abs(x), smaller, narrow).view(np.uint32)
     return np.where(narrow == x, bits, bits | 1).view(np.float32)
 
 

@@ -33,7 +33,7 @@ log = logging.getLogger("planish")
 
 NEAR = 1.15
 """Plans whose steps take so many times the least sum at most are timed as wholes: a whole takes 0.8
-to 1.1 of its steps' sum on an H200, but two plans of one network are less far apart in that.
+to 1.1 of its steps' sum on an H200; of DenseNet121's two plans one took 0.99 of it, the other 1.06.
 """
 
 
