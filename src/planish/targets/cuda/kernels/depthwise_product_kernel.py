@@ -15,8 +15,9 @@ from planish.targets.cuda.codegen.source import Source
 from planish.targets.cuda.kernel import Pointer
 from planish.targets.cuda.kernels.fused import Access, Work, load
 from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel
+from planish.targets.cuda.kernels.matrix_product import ProductWriter, Step
 from planish.targets.cuda.kernels.matrix_tile import segments
-from planish.targets.cuda.kernels.matrix_writer import MatrixWriter, Step
+from planish.targets.cuda.kernels.matrix_writer import MatrixWriter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +50,13 @@ class DepthwiseProductKernel(MatrixKernel):
         return segments(self.tile, (1, 1), self.channels)
 
     def write(self, k: Source) -> None:
-        _Writer(self, k).write()
+        MatrixWriter(self, k, writer=_Writer).write()
 
 
-class _Writer(MatrixWriter):
+class _Writer(ProductWriter):
     kernel: DepthwiseProductKernel
 
-    def _load_left(self, step: Step, pointers: Sequence[str | None]) -> str:
+    def load_left(self, step: Step, pointers: Sequence[str | None]) -> str:
         """Computes a tile of the left factor: the sum over the window, then what follows it."""
         k, kernel, tile = self.k, self.kernel, self.tile
         window = kernel.window

@@ -24,6 +24,7 @@ from planish.targets.cuda.codegen.tensor_map import TensorMap
 from planish.targets.cuda.kernel import MappedPointer, Pointer
 from planish.targets.cuda.kernels.fused import apply
 from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel
+from planish.targets.cuda.kernels.matrix_product import ProductWriter
 from planish.targets.cuda.kernels.matrix_tile import Window
 from planish.targets.cuda.kernels.matrix_writer import MatrixWriter
 
@@ -161,7 +162,7 @@ class MappedWriter(MatrixWriter):
     kernel: MappedKernel
 
     def __init__(self, kernel: MappedKernel, k: Source) -> None:
-        super().__init__(kernel, k)
+        super().__init__(kernel, k, writer=BoxWriter)
         for name in _NAMES:
             k.name(name)
 
@@ -173,7 +174,7 @@ class MappedWriter(MatrixWriter):
         with k.block(f"for place in {loop}:"):
             self._place_tile()
             k.line(f"total = {self._nothing(self.tile.sides)}")
-            self._sum_up()
+            self.products[0].sum_up()
             if self.kernel.stores_boxes:
                 self._finish_boxes()
             else:
@@ -192,7 +193,7 @@ class MappedWriter(MatrixWriter):
             start = k.let("start", f"column_tile * {tile.columns} + {number * half}")
             column = k.let("columns", f"{start} + tl.arange(0, {half})")
             inside = None
-            if self._masked_columns:
+            if self.kernel.is_ragged:
                 inside = k.let("exists", f"({column} < {kernel.columns})[None, :]")
             index, masks = ["row[:, None]", f"{column}[None, :]"], [exists, inside]
             (value,) = apply(k, kernel.result, self.result_pointer, index, masks, [part])
@@ -226,9 +227,23 @@ class MappedWriter(MatrixWriter):
         k.line(f"exists = (x < {wide}) & (y < {high}) & (each < images)")
         k.line(f"row = tl.where(exists, (each * {high} + y) * {wide} + x, n0)")
 
-    def _sum_up(self) -> None:
+    def _place_sums(self) -> None:
+        if not self.tile.transposed:
+            super()._place_sums()
+            return
+        self.k.line(f"local = tl.arange(0, {self.tile.rows})[:, None]")
+        across = f"tl.arange(0, {self.tile.columns})[None, :] * {self.tile.rows}"
+        self.k.line(f"local = local + {across}")
+
+
+class BoxWriter(ProductWriter):
+    """Writes a product whose factors are copied as boxes."""
+
+    kernel: MappedKernel
+
+    def sum_up(self) -> None:
         k, tile, kernel = self.k, self.tile, self.kernel
-        begin, end = self._share(kernel.steps)
+        begin, end = self.share(kernel.steps)
         with k.block(f"for step in range({begin}, {end}):"):
             a = self._load_box(kernel.segments[2])
             place = f"[column_tile * {tile.columns}, step * {tile.depth}]"
@@ -247,7 +262,7 @@ class MappedWriter(MatrixWriter):
         channel = (
             "0" if blocks == 1 else k.let("along", f"(step - {tap} * {blocks}) * {tile.depth}")
         )
-        row, column = self._taps(tap, window.taps)
+        row, column = self.taps(tap, window.taps)
         shifts = []
         for at, spread, pad in zip((row, column), window.dilations, window.pads, strict=True):
             shifts.append(k.let("shift", f"{at} * {spread} - {pad}"))
@@ -266,11 +281,3 @@ class MappedWriter(MatrixWriter):
         place.insert(0, "image")
         box = k.let("box", f"p0.load([{', '.join(place)}, {channel}])")
         return k.let("a", f"tl.reshape({box}, ({tile.rows}, {tile.depth}))")
-
-    def _place_sums(self) -> None:
-        if not self.tile.transposed:
-            super()._place_sums()
-            return
-        self.k.line(f"local = tl.arange(0, {self.tile.rows})[:, None]")
-        across = f"tl.arange(0, {self.tile.columns})[None, :] * {self.tile.rows}"
-        self.k.line(f"local = local + {across}")

@@ -125,6 +125,11 @@ class MatrixKernel(TritonKernel):
         return ceil(self.columns, self.tile.columns)
 
     @property
+    def is_ragged(self) -> bool:
+        """Whether the last of them has columns that do not exist."""
+        return self.columns % self.tile.columns != 0
+
+    @property
     def segments(self) -> tuple[int, int, int]:
         """See the function `segments`."""
         return segments(self.tile, self.window.taps if self.window else (1, 1), self.channels)

@@ -1,18 +1,16 @@
-"""Writes the matrix kernel's text: tiles, the loop over the depth, loads, products, results."""
+"""Writes the matrix kernel's text: which tiles a program computes, and what becomes of the sums."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from planish.graph.types import DType
-from planish.targets.cuda.codegen.elementwise import compute_type, emit, storage_type
 from planish.targets.cuda.codegen.source import Source
-from planish.targets.cuda.kernels.fused import Access, decompose, finish, offset
+from planish.targets.cuda.kernels.fused import finish
 from planish.targets.cuda.kernels.matrix_pieces import Piece, finish_pieces, taken_apart
 from planish.targets.cuda.kernels.matrix_problem import BYTES
-from planish.targets.cuda.kernels.matrix_tile import Walk
+from planish.targets.cuda.kernels.matrix_product import Pointers, ProductWriter, matrix_index
 
 if TYPE_CHECKING:
     from planish.targets.cuda.kernels.matrix_kernel import MatrixKernel, SumKernel
@@ -28,21 +26,6 @@ GROUP = 8
 """Tiles of rows that are done together: their programs share columns in the second-level cache."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """A step of the loop: taps and channels it covers, and which of them exist.
-
-    A tap is a scalar, or varies along the depth if the flag beside it is set. `along` is the place
-    in the segment.
-    """
-
-    taps: tuple[str, str]
-    varies: tuple[bool, bool]
-    channel: str
-    exists: str | None
-    along: str
-
-
 class MatrixWriter:
     """Writes a `MatrixKernel`; one object per kernel, holding what the whole kernel shares.
 
@@ -50,40 +33,37 @@ class MatrixWriter:
     """
 
     def __init__(
-        self, kernel: MatrixKernel, k: Source, whole: SumKernel | None = None, inner: bool = False
+        self,
+        kernel: MatrixKernel,
+        k: Source,
+        whole: SumKernel | None = None,
+        writer: type[ProductWriter] = ProductWriter,
     ) -> None:
         self.kernel, self.k, self.tile, self.whole = kernel, k, kernel.tile, whole
+        k.packs = self.tile.rows * self.tile.columns >= 4
+        for name in _NAMES:
+            k.name(name)
+        kernels = (whole.first, kernel) if whole else (kernel,)
         self.is_apart = whole is not None and kernel.dtype in BYTES
         """Whether both products have sums of their own."""
-        self.total = "early" if inner and self.is_apart else "total"
-        if not inner:
-            k.packs = self.tile.rows * self.tile.columns >= 4
-            for name in _NAMES:
-                k.name(name)
-        self.other: MatrixWriter | None = None
-        self.left_pointer = self.start = 0
-        self.pitch = kernel.steps * kernel.tile.depth
-        if whole and not inner:
-            self.other = MatrixWriter(whole.first, k, whole, inner=True)
-            self.left_pointer = len(whole.first.left_pointers)
-            self.start = self.other.pitch
-            self.pitch += self.start
-        self.right_pointer = self.left_pointer + len(kernel.left_pointers)
-        if self.other:
-            self.other.right_pointer, self.other.pitch = self.right_pointer, self.pitch
+        totals = ("early" if self.is_apart else "total", "total")
+        pitch = sum(each.steps * each.tile.depth for each in kernels)
+        self.right_pointer = sum(len(each.left_pointers) for each in kernels)
+        self.products: list[ProductWriter] = []
+        left = start = 0
+        for each, total in zip(kernels, totals[-len(kernels) :], strict=True):
+            pointers = Pointers(left, self.right_pointer, start, pitch)
+            self.products.append(writer(each, k, total, pointers))
+            left += len(each.left_pointers)
+            start += each.steps * each.tile.depth
         self.result_pointer = self.right_pointer + 1 + kernel.is_corrected
         self.shared_pointer = self.result_pointer + len(kernel.result.pointers)
-        # where rows, depth and columns lie in the tiles of the factors
-        if self.tile.vector:
-            self.left_at = "[:, None, None]", "[None, None, :]"
-            self.right_at = "[None, None, :]", "[None, :, None]"
-        else:
-            self.left_at = "[:, None]", "[None, :]"
-            self.right_at = "[:, None]", "[None, :]"
 
     def write(self) -> None:
         if self.kernel.codes:
-            first = self.right_pointer if self.kernel.is_left_computed else self.left_pointer
+            first = self.products[-1].pointers.left
+            if self.kernel.is_left_computed:
+                first = self.right_pointer
             for number in range(first, self.right_pointer + 1):
                 cast = f"p{number}.to(tl.pointer_type(tl.float8e4nv), bitcast=True)"
                 self.k.line(f"p{number} = {cast}")
@@ -103,11 +83,10 @@ class MatrixWriter:
         k.line(f"column = column_tile * {tile.columns} + tl.arange(0, {tile.columns})")
         k.line(f"depth = tl.arange(0, {tile.depth})")
         k.line("step = 0")
-        parts = [part for part in (self.other, self) if part]
-        steps = [part._step(1) for part in parts]
+        steps = [each.step(1) for each in self.products]
         kept = [
-            part._load_right(step, part._right_columns())
-            for part, step in zip(parts, steps, strict=True)
+            each.load_right(step, each.right_columns())
+            for each, step in zip(self.products, steps, strict=True)
         ]
         shared = self._kept_pieces()
         stages = f"num_stages={self.kernel.stages}"
@@ -115,13 +94,13 @@ class MatrixWriter:
             k.line(f"row = row_tile * {tile.rows} + tl.arange(0, {tile.rows})")
             pieces = self._pieces(shared)
             left = [
-                part._load_left(step, part._left_rows())
-                for part, step in zip(parts, steps, strict=True)
+                each.load_left(step, each.left_rows())
+                for each, step in zip(self.products, steps, strict=True)
             ]
-            for name in dict.fromkeys(part.total for part in parts):
+            for name in dict.fromkeys(each.total for each in self.products):
                 k.line(f"{name} = {self._nothing(tile.sides)}")
-            for part, a, b in zip(parts, left, kept, strict=True):
-                k.line(f"{part.total} = {part._product(a, b)}")
+            for each, a, b in zip(self.products, left, kept, strict=True):
+                k.line(f"{each.total} = {each.added(a, b)}")
             self._turn()
             self._finish("total", pieces)
 
@@ -146,9 +125,8 @@ class MatrixWriter:
         if self.whole and self.whole.is_one_loop:
             self._sum_both()
         else:
-            if self.other:
-                self.other._sum_up()
-            self._sum_up()
+            for each in self.products:
+                each.sum_up()
         if tile.vector:
             k.line("total = tl.reduce(total, 2, tl.standard._sum_combine)")
         self._turn()
@@ -157,47 +135,22 @@ class MatrixWriter:
         else:
             self._add_up()
 
-    def _sum_up(self) -> None:
-        """The loop over the depth, or over a program's part of it."""
-        k, tile = self.k, self.tile
-        left, right = self._left_rows(), self._right_columns()
-        begin, end = self._share(self.kernel.steps)
-        blocks = self.kernel.segments[2]
-        loop = f"range({begin}, {end})"
-        if tile.vector and self.kernel.stages > 1:  # by itself Triton pipelines only dot's loads
-            loop = f"tl.range({begin}, {end}, num_stages={self.kernel.stages})"
-        with k.block(f"for step in {loop}:"):
-            step = self._step(blocks)
-            a = self._load_left(step, left)
-            b = self._load_right(step, right)
-            k.line(f"{self.total} = {self._product(a, b)}")
-            if not tile.vector and self.kernel.is_left_computed:
-                k.settle(self.total, storage_type(self.kernel.sums))
-
-    def _share(self, steps: int) -> tuple[str, str]:
-        """The first of a program's steps, and the one behind its last."""
-        split = self.tile.split
-        if split <= 1:
-            return "0", str(steps)
-        begin = self.k.let("begin", f"part * {steps} // {split}")
-        return begin, self.k.let("end", f"(part + 1) * {steps} // {split}")
-
     def _sum_both(self) -> None:
         """A loop over the depths of both products."""
-        k, tile, other = self.k, self.tile, self.other
-        assert other is not None
-        (first,), (second,) = other._left_rows(), self._left_rows()
-        weights = other._right_columns()
-        early = other.kernel.steps
-        begin, end = self._share(early + self.kernel.steps)
+        k, tile = self.k, self.tile
+        early, late = self.products
+        (first,), (second,) = early.left_rows(), late.left_rows()
+        weights = early.right_columns()
+        steps = early.kernel.steps
+        begin, end = late.share(steps + late.kernel.steps)
         with k.block(f"for step in range({begin}, {end}):"):
-            is_first = k.let("first", f"step < {early}")
+            is_first = k.let("first", f"step < {steps}")
             left = k.let("left", f"tl.where({is_first}, {first}, {second})")
-            local = f"tl.where({is_first}, step, step - {early})"
+            local = f"tl.where({is_first}, step, step - {steps})"
             along = k.let("along", f"{local} * {tile.depth} + depth")
             a = k.let("a", f"tl.load({left} + {along}[None, :])")
             b = k.let("b", f"tl.load({weights} + step * {tile.depth})")
-            k.line(f"total = {self._product(a, b)}")
+            k.line(f"total = {late.added(a, b)}")
 
     # ---- where the program's tile lies ---------------------------------------------------------
 
@@ -239,226 +192,7 @@ class MatrixWriter:
         """Names `row`: the rows of a tile."""
         self.k.line(f"row = row_tile * {self.tile.rows} + tl.arange(0, {self.tile.rows})")
 
-    @property
-    def _masked_columns(self) -> bool:
-        return self.kernel.columns % self.tile.columns != 0
-
-    @property
-    def _lead(self) -> int:
-        """Axes of the left factor that are the same for a whole program: those of a stack."""
-        return len(self.kernel.axes) - 1 if self.kernel.batched else 0
-
-    @property
-    def _rows_side_by_side(self) -> bool:
-        """Whether the left factor is read along its rows: wide loads need masks, not clamping."""
-        strides = [a.strides for a in self.kernel.left.leaves if a is not None]
-        return self.kernel.window is None and any(s[-2] == 1 != s[-1] for s in strides)
-
-    # ---- the left factor ------------------------------------------------------------------------
-
-    def _left_rows(self) -> list[str | None]:
-        """Names of pointers to where the rows start, of each leaf; and names of rows in images."""
-        k, window = self.k, self.kernel.window
-        rows, _ = self.left_at
-        safe = "row" if self._rows_side_by_side else k.let("safe", "tl.minimum(row, n0 - 1)")
-        if window is not None:
-            image, y, x = decompose(k, safe, self.kernel.axes)
-            places = [image]
-            for i, name in enumerate((y, x)):
-                stride, pad = window.strides[i], window.pads[i]
-                text = name if stride == 1 else f"{name} * {stride}"
-                if pad:
-                    text += f" - {pad}" if pad > 0 else f" + {-pad}"
-                places.append(k.let("yx"[i], text))
-            self.image_rows, self.image_columns = places[1:]
-            index = [f"{name}{rows}" for name in places]
-        else:
-            index = self._matrix_index(safe, self.kernel.axes, rows)
-        pointers: list[str | None] = []
-        number = self.left_pointer
-        for item in self.kernel.left.leaves:
-            if item is None:
-                pointers.append(None)
-                continue
-            start = offset(Access(item.pointer, item.strides[:-1], item.wide), index)
-            pointers.append(k.let("left", f"p{number} + ({start})"))
-            number += 1
-        return pointers
-
-    def _matrix_index(self, row: str, axes: Sequence[int], rows: str) -> list[str]:
-        """The index of rows along `axes`, those of a stack of matrices first."""
-        if not self.kernel.batched:
-            return [f"{name}{rows}" for name in decompose(self.k, row, axes)]
-        return [*decompose(self.k, "z", axes[:-1]), f"{row}{rows}"]
-
-    def _step(self, blocks: int) -> Step:
-        """Names what a step covers."""
-        k, tile, kernel = self.k, self.tile, self.kernel
-        count, length, _ = kernel.segments
-        segment = "step" if blocks == 1 else "0"
-        if blocks > 1 and count > 1:
-            segment = k.let("segment", f"step // {blocks}")
-        along = "depth"
-        if blocks > 1:
-            block = "step" if count == 1 else f"(step - {segment} * {blocks})"
-            along = k.let("along", f"{block} * {tile.depth} + depth")
-        exists = k.let("exists", f"{along} < {length}") if length % tile.depth else None
-        if kernel.window is None:
-            return Step(("0", "0"), (False, False), along, exists, along)
-        taps = kernel.window.taps
-        if tile.walk is Walk.TAPS:
-            return Step(self._taps(segment, taps), (False, False), along, exists, along)
-        tap = k.let("tap", f"{along} // {kernel.channels}")
-        channel = k.let("channel", f"{along} - {tap} * {kernel.channels}")
-        if tile.walk is Walk.ROW:
-            return Step((segment, tap), (False, True), channel, exists, along)
-        row, column = self._taps(tap, taps)
-        return Step((row, column), (row != "0", column != "0"), channel, exists, along)
-
-    def _taps(self, tap: str, taps: tuple[int, int]) -> tuple[str, str]:
-        """Row and column of a tap."""
-        if taps[0] == 1:
-            return "0", tap
-        if taps[1] == 1:
-            return tap, "0"
-        row = self.k.let("tap_row", f"{tap} // {taps[1]}")
-        return row, self.k.let("tap_column", f"{tap} - {row} * {taps[1]}")
-
-    def _load_left(self, step: Step, pointers: Sequence[str | None]) -> str:
-        """Loads a tile of the left factor and applies its prologue."""
-        k, work, kernel = self.k, self.kernel.left, self.kernel
-        _, depth = self.left_at
-        masks = self._inside(step)
-        if step.exists:
-            masks.append(f"{step.exists}{depth}")
-        plain = work.expression.is_copy
-        leaves: list[str | None] = []
-        whole = False
-        for leaf, item, pointer in zip(work.expression.leaves, work.leaves, pointers, strict=True):
-            if item is None or pointer is None:
-                assert leaf.constant is not None, "a prologue reads nothing that is computed"
-                leaves.append(None)
-                continue
-            *outer, along = item.strides
-            by_rows = any(outer[self._lead :])
-            whole = whole or (by_rows and along != 0)
-            if by_rows:
-                mask = " & ".join(masks)
-            else:
-                mask = f"{step.exists}{depth}" if step.exists and along else ""
-            where = pointer + self._inner_offset(step, item.strides)
-            around = "0.0" if kernel.codes and plain else kernel.zero if plain else 0
-            masked = f", mask={mask}, other={around}" if mask else ""
-            typed = "" if plain else f".to({compute_type(leaf.dtype)})"
-            leaves.append(k.let("a", f"tl.load({where}{masked}){typed}"))
-        (value,) = leaves if plain else emit(k, work.expression, leaves)
-        assert value is not None
-        if not plain:
-            if masks:
-                outside = str(kernel.zero) if kernel.dtype in BYTES else "0.0"
-                value = k.let("a", f"tl.where({' & '.join(masks)}, {value}, {outside})")
-            value = k.let("a", f"({value}).to({storage_type(kernel.dtype)})")
-        if kernel.dtype is DType.UINT8:
-            value = k.let("a", f"({value} ^ 128).to(tl.int8, bitcast=True)")
-        return value if whole else self._whole(value, self.tile.rows, 1, self.tile.depth)
-
-    def _whole(self, value: str, *shape: int) -> str:
-        """A tile of which some axis may be missing, as tensors have no stride along extents of 1;
-        its shape is that of factors without tensor cores.
-        """
-        if not self.tile.vector:
-            rows, columns, depth = shape
-            shape = (rows, depth) if columns == 1 else (depth, columns)
-        return self.k.let("whole", f"tl.broadcast_to({value}, {shape})")
-
-    def _inside(self, step: Step) -> list[str]:
-        """Conditions for elements to be inside the image (or matrix)."""
-        k, window = self.k, self.kernel.window
-        rows, depth = self.left_at
-        if window is None:
-            return [f"(row < n0){rows}"] if self._rows_side_by_side else []
-        masks = []
-        for i, place in enumerate((self.image_rows, self.image_columns)):
-            if not window.checked[i]:
-                continue
-            tap, spread = step.taps[i], window.dilations[i]
-            shift = tap if spread == 1 else f"{tap} * {spread}"
-            if step.varies[i]:
-                at = k.let("at", f"{place}{rows} + ({shift}){depth}")
-                masks.append(f"({at} >= 0) & ({at} < {window.size[i]})")
-            else:
-                at = place if tap == "0" else k.let("at", f"{place} + {shift}")
-                masks.append(f"(({at} >= 0) & ({at} < {window.size[i]})){rows}")
-        return masks
-
-    def _inner_offset(self, step: Step, strides: tuple[int, ...]) -> str:
-        """What a step adds to a leaf's pointers: taps and channels, as text to append."""
-        _, depth = self.left_at
-        scalars: list[str] = []
-        vectors: list[str] = []
-        window = self.kernel.window
-        if window is None:
-            vectors += _times(step.along, strides[-1])
-        else:
-            down = strides[1] * window.dilations[0]
-            across, channel = strides[2] * window.dilations[1], strides[3]
-            (vectors if step.varies[0] else scalars).extend(_times(step.taps[0], down))
-            if step.varies[1] and across == channel * self.kernel.channels and not step.varies[0]:
-                vectors += _times(step.along, channel)
-            else:
-                (vectors if step.varies[1] else scalars).extend(_times(step.taps[1], across))
-                vectors += _times(step.channel, channel)
-        text = f" + ({' + '.join(scalars)})" if scalars else ""
-        return text + (f" + ({' + '.join(vectors)}){depth}" if vectors else "")
-
-    # ---- the right factor -----------------------------------------------------------------------
-
-    def _right_columns(self) -> str:
-        """The name of pointers to where the columns start."""
-        k, right = self.k, self.kernel.right
-        depth, columns = self.right_at
-        pointer = f"p{self.right_pointer}"
-        if right is None:
-            start = f" + {self.start}" if self.start else ""
-            place = f"column{columns} * {self.pitch} + depth{depth}{start}"
-            return k.let("weights", f"{pointer} + ({place})")
-        index = decompose(k, "z", self.kernel.right_axes) if self.kernel.batched else []
-        index += [f"depth{depth}", f"column{columns}"]
-        return k.let("weights", f"{pointer} + ({offset(right, index)})")
-
-    def _load_right(self, step: Step, pointers: str) -> str:
-        """Loads a tile of the right factor."""
-        right, block = self.kernel.right, self.tile.depth
-        depth, columns = self.right_at
-        if right is None:
-            return self.k.let("b", f"tl.load({pointers} + step * {block})")
-        masks = [f"{step.exists}{depth}"] if step.exists else []
-        if self._masked_columns:
-            masks.append(f"(column < {self.kernel.columns}){columns}")
-        around = "0.0" if self.kernel.codes else "0"
-        masked = f", mask={' & '.join(masks)}, other={around}" if masks else ""
-        stride = right.strides[-2] * block
-        start = "step.to(tl.int64)" if right.wide else "step"
-        value = self.k.let("b", f"tl.load({pointers} + {start} * {stride}{masked})")
-        if 0 not in right.strides[-2:]:
-            return value
-        return self._whole(value, 1, self.tile.columns, block)
-
-    # ---- product and result ---------------------------------------------------------------------
-
-    def _product(self, a: str, b: str) -> str:
-        if self.tile.vector:
-            wide = storage_type(self.kernel.sums)
-            return f"total + {a}.to({wide}) * {b}.to({wide})"
-        how = ", out_dtype=tl.int32" if self.kernel.sums is DType.INT32 else ""
-        if self.kernel.codes and self.kernel.is_left_computed:
-            a = f"{a}.to(tl.float8e4nv, bitcast=True)"
-        if self.kernel.dtype is DType.FLOAT32:
-            precision = {0: "ieee", 1: "tf32", 3: "tf32x3"}[self.tile.passes]
-            how = f', input_precision="{precision}"'
-        if self.tile.transposed:
-            a, b = f"tl.trans({b})", f"tl.trans({a})"
-        return f"tl.dot({a}, {b}, {self.total}{how})"
+    # ---- the result ----------------------------------------------------------------------------
 
     def _pieces(self, kept: Sequence[Piece] = ()) -> list[Piece]:
         """The pieces of a tile of regrouped columns, what varies by row loaded; else none.
@@ -477,7 +211,7 @@ class MatrixWriter:
             row = k.let("rows", f"row_tile * {tile.rows} + {first} + {inner}")
             exists = k.let("exists", f"({row} < n0)[:, None]")
             axes = work.shape[: -len(self._ends(""))]
-            index = self._matrix_index(row, axes, "[:, None]")
+            index = matrix_index(k, self.kernel, row, axes, "[:, None]")
             for group in range(tile.columns // self.kernel.neighbours):
                 piece = kept[group] if kept else self._piece(group)
                 piece = piece.at(index, exists)
@@ -491,7 +225,7 @@ class MatrixWriter:
         first = f"column_tile * {tile.columns} + {group * count}"
         column = k.let("columns", f"{first} + tl.arange(0, {count})")
         inside = None
-        if self._masked_columns:
+        if self.kernel.is_ragged:
             inside = k.let("exists", f"({column} < {self.kernel.columns})[None, :]")
         return Piece(self._ends(column), inside, column)
 
@@ -544,12 +278,12 @@ class MatrixWriter:
         ends = self._ends("column")
         axes = kernel.result.shape[: -len(ends)]
         exists = self.k.let("exists", f"({row} < {count})[:, None]")
-        index = self._matrix_index(row, axes, "[:, None]")
+        index = matrix_index(self.k, kernel, row, axes, "[:, None]")
         masks: list[str | None] = [exists] * len(index)
         if kernel.batched:
             masks[:-1] = [None] * (len(index) - 1)
         inside = None
-        if self._masked_columns:
+        if kernel.is_ragged:
             inside = self.k.let("exists", f"(column < {kernel.columns})[None, :]")
         finish(
             self.k,
@@ -566,7 +300,7 @@ class MatrixWriter:
         """
         if self.is_apart:
             return ["early"]
-        return [self.k.let("nothing", "tl.full([], 0.0, tl.float32)")] if self.other else []
+        return [self.k.let("nothing", "tl.full([], 0.0, tl.float32)")] if self.whole else []
 
     def _place_sums(self) -> None:
         """Names `local`: where a tile's sums lie among what programs hand to one another."""
@@ -593,10 +327,3 @@ class MatrixWriter:
             with k.block(f"for other in tl.static_range(1, {tile.split}):"):
                 k.line(f'whole += tl.load({parts} + other * {size}, cache_modifier=".cg")')
             self._finish("whole")
-
-
-def _times(name: str, factor: int) -> list[str]:
-    """A term of a sum, or none."""
-    if factor == 0 or name == "0":
-        return []
-    return [name if factor == 1 else f"{name} * {factor}"]
