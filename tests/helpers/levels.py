@@ -45,6 +45,9 @@ class Levels:
             (self.rng.standard_normal(tuple(shape)) * scale).astype(np.float32)
         )
 
+    def halves(self, shape: Sequence[int], dtype: DType) -> Value:
+        return self.graph.constant(self.rng.standard_normal(tuple(shape)).astype(dtype.numpy))
+
     def zero(self, number: int, dtype: DType) -> Value:
         return self.graph.constant(np.asarray(number, dtype.numpy))
 

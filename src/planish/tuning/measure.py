@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from planish.fusion.task import PRECISIONS, Task
-from planish.graph.graph import Node, Value
+from planish.graph.graph import Value
 from planish.graph.interpret import bind
 from planish.graph.types import DType
 from planish.native import Memory
-from planish.ops.elementwise import Elementwise
 from planish.ops.float8 import (
     LEAST_NORMAL,
     DecodeFloat8,
@@ -27,7 +26,6 @@ from planish.ops.float8 import (
 )
 from planish.ops.indexing import Gather, GatherNd, ScatterNd
 from planish.ops.quantization import ConvInteger, Dequantize, MatMulInteger, Quantize
-from planish.precision.kinds import Kind, kind_of
 from planish.targets.base import Binding, Constant, Kernel, Layout, Tactic, Workspace
 from planish.targets.execution import (
     ABSOLUTE,
@@ -43,29 +41,9 @@ from planish.targets.execution import (
 from planish.targets.target import Target
 from planish.tuning.rows import probed_rows, sampled_rows, take
 from planish.tuning.sample import Sample
+from planish.tuning.slack import HALF_WAY, coarsest, slack, tolerance
 
 log = logging.getLogger("planish")
-
-TOLERANCES = {"fp8": 1e-2, "fp16": 1e-2, "bf16": 2e-2, "tf32": 4e-3}
-"""Largest error of a result, as a share of its largest magnitude, by what it is rounded to."""
-TOLERANCE = 1e-4
-"""That of float32 and wider."""
-
-HALF_WAY = 0.3
-"""Share of levels that may be the next ones where sums of floats are rounded to levels: an average
-of four levels lies half-way between two every fourth time, and the order of the sum decides.
-"""
-
-RARE = 1e-3
-"""The same where sums are integers, and only a float32 before the rounding may be the next one: of
-a function such as erf, or of a library's own order.
-"""
-
-_EXACT = {
-    *("add", "sub", "mul", "neg", "abs", "relu", "maximum", "minimum", "clip", "select"),
-    *("cast", "quantize", "dequantize", "exact_div", "snap_to_levels", "fake_quant"),
-}
-"""Elementwise ops that are rounded as the references are."""
 
 SECONDS_EACH = 0.006
 """Time given to the repeats of one tactic."""
@@ -230,10 +208,11 @@ class Bench:
                 wanted = list(wanted)
                 outputs[i], wanted[i] = _settled(outputs[i], wanted[i])
         step, share = slack(self._task, tactic)
-        precision = _coarsest(self._task, tactic)
-        if _sums_what_may_be_next(self._task, tactic):  # to be compared as floats are
+        precision = coarsest(self._task, tactic)
+        if step and all(v.dtype is DType.INT32 for v in self._task.outputs):
+            # sums of levels of which some may be the next ones: to be compared as floats are
             outputs, wanted = ([a.astype(np.float32) for a in each] for each in (outputs, wanted))
-            precision = max(precision, "fp16", key=_tolerance)
+            precision = max(precision, "fp16", key=tolerance)
         return _difference(outputs, wanted, precision, step, share)
 
     @contextmanager
@@ -328,88 +307,6 @@ def _indexes_one(task: Task, binding: Binding) -> bool:
     return any(1 in n.inputs[0].type.bind(binding.symbols) for n in indexing)
 
 
-def slack(task: Task, tactic: Tactic) -> tuple[float, float]:
-    """How far off levels may be, and what share of them; of other results 0."""
-    if task.attention is not None and task.attention.levels:
-        return _step_of_weights(task), HALF_WAY
-    if _sums_what_may_be_next(task, tactic):
-        return 128.0, HALF_WAY  # a level times the largest weight
-    step = _step(task)
-    if step or not any(isinstance(v.op, Quantize) for v in task.outputs):
-        return step, HALF_WAY
-    if _has_halves(task, tactic):
-        return 1.0, HALF_WAY
-    return (0.0, 0.0) if _is_exact(task.nodes, task, tactic) else (1.0, RARE)
-
-
-def _sums_what_may_be_next(task: Task, tactic: Tactic) -> bool:
-    """Whether a task gives integer sums of levels that it rounds something to, which may be the
-    next ones.
-    """
-    anchor = task.anchor
-    if anchor is None or not isinstance(anchor.op, ConvInteger | MatMulInteger):
-        return False
-    ahead = task.nodes[: task.nodes.index(anchor)]
-    rounds = any(isinstance(n.op, Quantize) for n in ahead)
-    if not rounds or any(v.dtype is not DType.INT32 for v in task.outputs):
-        return False
-    return _has_halves(task, tactic) or not _is_exact(ahead, task, tactic)
-
-
-def _has_halves(task: Task, tactic: Tactic) -> bool:
-    """Whether halves are computed, which are not rounded between."""
-    return _coarsest(task, tactic) in ("fp16", "bf16")
-
-
-def _is_exact(nodes: Sequence[Node], task: Task, tactic: Tactic) -> bool:
-    """Whether a tactic rounds these nodes of a task, but for its anchor, as the references do."""
-    work = [n.op for n in nodes if n is not task.anchor and isinstance(n.op, Elementwise)]
-    return tactic.is_exact_to_the_level and all(op.name in _EXACT for op in work)
-
-
-def _coarsest(task: Task, tactic: Tactic) -> str:
-    """The least exact precision in which a tactic computes something: what lies between two nodes
-    may be halves that a kernel keeps in float32.
-    """
-    between = {PRECISIONS.get(v.dtype, "fp32") for n in task.nodes for v in n.outputs}
-    return max({tactic.precision, *between}, key=_tolerance)
-
-
-def _tolerance(precision: str) -> float:
-    return TOLERANCES.get(precision, TOLERANCE)
-
-
-def _step_of_weights(task: Task) -> float:
-    """How far off results of quantized attention may be, where two weights are the next levels:
-    each is one part of 255 at least, by which values differ by 254 of their steps at most.
-    """
-    assert task.attention is not None
-    data = task.inputs[task.attention.steps[2]].data
-    step = 2 * (1.0 if data is None else float(data))
-    return step if task.output.dtype.is_float else 1.0 + step
-
-
-def _step(task: Task) -> float:
-    """How far apart levels are in the results of a task that rounds sums of floats; else 0."""
-    anchor = task.anchor
-    if anchor is None or not anchor.outputs[0].dtype.is_float or kind_of(anchor) is Kind.MOVE:
-        return 0.0
-    rounded = [_scale(node) for node in task.nodes if isinstance(node.op, Quantize)]
-    if not rounded:
-        return 0.0
-    again = [_scale(node) for node in task.nodes if isinstance(node.op, Dequantize)]
-    if task.output.dtype.is_float:
-        return max(again, default=1.0)
-    # levels may be rounded to other ones
-    return 1.0 + max(again, default=0.0) / (rounded[-1] or 1.0)
-
-
-def _scale(node: Node) -> float:
-    """The largest scale of a conversion; 1 where it is computed."""
-    scale = node.inputs[1].data
-    return 1.0 if scale is None or not scale.size else float(scale.max())
-
-
 @lru_cache(maxsize=4)
 def _table(dtype: np.dtype) -> np.ndarray:
     """The values of all elements of a dtype of two bytes, in float32."""
@@ -452,7 +349,7 @@ def _difference(
             continue
         # results are rounded to their own dtype, and computed in the tactic's precision
         rounded = PRECISIONS.get(DType.of(have.dtype), "fp32")
-        tolerance = max(map(_tolerance, (rounded, precision)))
+        share = max(map(tolerance, (rounded, precision)))
         # float32 tells errors of its own results, and is quicker for many
         a, b = _widened(have), _widened(want)
         with np.errstate(all="ignore"):
@@ -463,7 +360,7 @@ def _difference(
                 worst = float(np.max(np.where(agree, 0.0, error), initial=0.0))
                 b = b[np.isfinite(b)]
         scale = float(np.max(np.abs(b, out=b))) if b.size else 1.0
-        usual = tolerance * max(scale, 1e-30)
+        usual = share * max(scale, 1e-30)
         if not worst <= usual:
             if worst <= step + usual and np.mean(error > usual) <= most:
                 continue

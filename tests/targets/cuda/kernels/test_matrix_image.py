@@ -38,7 +38,7 @@ from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast, ew
 from planish.ops.quantization import ConvInteger
 from planish.ops.shape import Transpose
-from planish.targets.base import Binding
+from planish.targets.base import Binding, Layout
 from planish.targets.cuda.kernels.matrix import (
     ImageFamily,
     MatrixTactic,
@@ -186,6 +186,29 @@ def test_pixels_of_few_bytes_are_multiplied_together(channels, filters, pixels, 
     odd = conv_of_levels(rng, (1, 5, 3, channels), filters)
     assert {t.pixels for t in FAMILY.tactics(odd, Binding({}))} == {0}
     assert not replace(small, task=odd).accepts(Binding({}))
+
+
+@pytest.mark.parametrize(("size", "pixels"), [((5, 5), {0}), ((4, 5), {0, 2})])
+def test_pixels_multiplied_together_are_of_one_image(size, pixels, rng):
+    """Where the results of images lie apart, as before a concatenation."""
+    task = conv_task(rng, (4, *size, 64), 24)
+    dense = {t.pixels for t in FAMILY.tactics(task, Binding({}))}
+    assert dense == {0, 2}
+
+    def apart(value):
+        layout = Binding({}).layout(value)
+        if value not in task.outputs:
+            return layout
+        image, *more = layout.strides
+        return Layout(layout.shape, (2 * image, *more), layout.alignment)
+
+    binding = Binding({}, {v: apart(v) for v in (*task.inputs, *task.outputs)})
+    offered = list(FAMILY.tactics(task, binding))
+    assert {t.pixels for t in offered} == pixels
+    best = {t.pixels: t for t in reversed(offered)}.values()
+    check_interpreted(
+        FAMILY, task, rng, tactics=best, tolerance=TOLERANCES[F16], limit=None, layouts=apart
+    )
 
 
 @pytest.mark.parametrize("dtype", [F16, F32], ids=str)

@@ -325,10 +325,14 @@ def by_pixels(problem: Problem, pixels: int) -> Problem | None:
 
 
 def _together(problem: Problem, pixels: int) -> Problem | None:
-    """The problem with so many neighbouring rows as one, if these lie dense."""
+    """The problem with so many neighbouring rows as one, if these lie dense. Those of the result
+    may lie apart, but not within as many.
+    """
     leaves, (lead, *more) = problem.left.leaves, problem.axes
-    item = leaves[0]
+    item, near = leaves[0], problem.result.shape[-2]
     if problem.right is not None or problem.rows % pixels or more or len(leaves) > 1:
+        return None
+    if near > 0 and near % pixels:
         return None
     if item is None or item.strides != (problem.channels, 1):
         return None
