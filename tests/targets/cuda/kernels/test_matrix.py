@@ -59,6 +59,8 @@ CONVOLUTIONS = [
     dict(shape=(3, 4, 4, 1), filters=16, window=(2, 5), padding=((1, 1), (2, 2)), dtype=F32),
     dict(shape=(2, 5, 5, 34), filters=17, window=(1, 3), padding=((0, 0), (1, 1)), dtype=F32),
     dict(shape=(2, 5, 5, 8), filters=16, window=(3, 1), padding=((1, 1), (0, 0)), stride=3),
+    dict(shape=(1, 1, 1, 40), filters=24, window=(3, 3), padding=SAME),  # a single pixel
+    dict(shape=(1, 1, 1, 17), filters=9, window=(5, 1), padding=((2, 2), (0, 0)), prologue="sum"),
 ]
 DILATED = [
     dict(shape=(2, 9, 8, 6), filters=20, window=(3, 3), padding=((2, 2), (1, 2)), dilation=2),

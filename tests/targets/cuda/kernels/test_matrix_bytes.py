@@ -85,6 +85,12 @@ def test_zero_points_stand_around_images(levels, quantize, rng):
     check(task, rng, tactics(task, ALL, (1, 2)))
 
 
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+def test_zero_points_stand_around_a_single_pixel(levels, rng):
+    task = conv_of_levels(rng, (1, 1, 1, 40), 20, (3, 3), padding=SAME, **levels)
+    check(task, rng, tactics(task, ALL, (1, 2)))
+
+
 def test_zero_points_by_channel(rng):
     task = product_of_levels(rng, (5, 33), (33, 20), weight_zero=None, zero=2)
     weights, zeros = (task.anchor.inputs[i].data for i in (1, 3))

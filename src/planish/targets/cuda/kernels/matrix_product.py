@@ -183,12 +183,11 @@ class ProductWriter:
         """Loads a tile of the left factor and applies its prologue."""
         k, work, kernel = self.k, self.kernel.left, self.kernel
         _, depth = self.left_at
-        masks = self._inside(step)
-        if step.exists:
-            masks.append(f"{step.exists}{depth}")
+        inside = self._inside(step)
+        masks = [*inside, f"{step.exists}{depth}"] if step.exists else inside
         plain = work.expression.is_copy
         leaves: list[str | None] = []
-        whole = False
+        whole = by_rows = False
         for leaf, item, pointer in zip(work.expression.leaves, work.leaves, pointers, strict=True):
             if item is None or pointer is None:
                 assert leaf.constant is not None, "a prologue reads nothing that is computed"
@@ -208,10 +207,12 @@ class ProductWriter:
             leaves.append(k.let("a", f"tl.load({where}{masked}){typed}"))
         (value,) = leaves if plain else emit(k, work.expression, leaves)
         assert value is not None
+        # a single pixel was loaded once for all rows, also those whose windows see it nowhere
+        if masks and (not plain or (inside and not by_rows)):
+            is_level = kernel.dtype in BYTES and not (kernel.codes and plain)
+            outside = str(kernel.zero) if is_level else "0.0"
+            value = k.let("a", f"tl.where({' & '.join(masks)}, {value}, {outside})")
         if not plain:
-            if masks:
-                outside = str(kernel.zero) if kernel.dtype in BYTES else "0.0"
-                value = k.let("a", f"tl.where({' & '.join(masks)}, {value}, {outside})")
             value = k.let("a", f"({value}).to({storage_type(kernel.dtype)})")
         if kernel.dtype is DType.UINT8:
             value = k.let("a", f"({value} ^ 128).to(tl.int8, bitcast=True)")
