@@ -4,7 +4,8 @@
 
 A line a graph that fails, then the smallest graph that still does. Interrupted, it goes on where it
 was: the log's last line says how far it came. `--machine avx2` checks the tactics of a narrower
-machine, `--machine neon` those of 64-bit Arm in an emulator; engines only run on this one.
+machine, `--machine neon` those of 64-bit Arm in an emulator, `--machine h200` those of a GPU in
+interpreters (`--tactics` of each graph); engines only run on this one.
 
 Compiling takes nearly all the time, and most graphs share most of their kernels with others. So
 `--kernels` says how many new ones a graph may cost: every other one is of the family tried least so
@@ -32,8 +33,27 @@ EVERY = 20
 """Graphs between two lines of progress."""
 
 
-def machine(name: str) -> Machine:
-    """The machine whose tactics are checked."""
+def checker(given: argparse.Namespace) -> Checker:
+    """The checks of a machine's tactics; engines only run on this one."""
+    if given.machine == "h200":
+        from helpers.fuzz.cuda_target import CudaFuzzTarget
+
+        options = Options(engine=False, onnx=False, tactics=given.tactics)
+        return Checker(options, CudaFuzzTarget())
+    here = given.machine != "neon"
+    options = Options(
+        engine=here,
+        onnx=here,
+        tactics=given.tactics,
+        kernels=None if given.kernels < 0 else given.kernels,
+        optimized=given.optimized,
+        machine=cpu(given.machine),
+    )
+    return Checker(options)
+
+
+def cpu(name: str) -> Machine:
+    """The CPU whose tactics are checked."""
     if name == "neon":
         from helpers import emulator
 
@@ -49,10 +69,9 @@ def reached(log: Path, first: int) -> int:
     return max([first, *map(int, found)])
 
 
-def run(options: Options, first: int, graphs: int, log: Path) -> int:
+def run(checker: Checker, first: int, graphs: int, log: Path) -> int:
     """Checks graphs; how many failed."""
     failed = 0
-    checker = Checker(options)
     start = time.monotonic()
     with log.open("a") as file:
 
@@ -73,8 +92,10 @@ def run(options: Options, first: int, graphs: int, log: Path) -> int:
                 say(told or f"seed {seed}: not confirmed with more noise: {error}")
             if (seed + 1 - first) % EVERY == 0:
                 speed = checker.tally.graphs / (time.monotonic() - start)
-                done = f"{checker.tally}; {checker.target.kernels.compiled} kernels compiled"
-                say(f"next seed {seed + 1}: {failed} failed; {done}; {speed:.2f} a second")
+                done = (
+                    f"{failed} failed; {checker.tally}; {checker.target.compiled} kernels compiled"
+                )
+                say(f"next seed {seed + 1}: {done}; {speed:.2f} a second")
     return failed
 
 
@@ -86,18 +107,9 @@ def main() -> None:
     parser.add_argument("--tactics", type=int, default=1000, help="at most so many a graph")
     parser.add_argument("--kernels", type=int, default=1, help="compiled for a graph; -1: all")
     parser.add_argument("--optimized", type=float, default=0.25, help="share compiled as for users")
-    parser.add_argument("--machine", choices=["host", "avx2", "neon"], default="host")
+    parser.add_argument("--machine", choices=["host", "avx2", "neon", "h200"], default="host")
     given = parser.parse_args()
-    here = given.machine != "neon"
-    options = Options(
-        engine=here,
-        onnx=here,
-        tactics=given.tactics,
-        kernels=None if given.kernels < 0 else given.kernels,
-        optimized=given.optimized,
-        machine=machine(given.machine),
-    )
-    sys.exit(1 if run(options, given.seed, given.graphs, given.log) else 0)
+    sys.exit(1 if run(checker(given), given.seed, given.graphs, given.log) else 0)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,23 @@ def test_random_graphs(first: int) -> None:
                 pytest.fail(told)  # else more noise showed that rounding explains it
 
 
+@pytest.mark.parametrize("first", range(0, GRAPHS // 2, BATCH))
+def test_random_graphs_on_a_gpu(first: int) -> None:
+    """Tactics of a described one, in interpreters."""
+    pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
+    from helpers.fuzz.cuda_target import CudaFuzzTarget
+
+    checker = Checker(Options(engine=False, onnx=False, tactics=5), CudaFuzzTarget())
+    for seed in range(first, first + BATCH):
+        recipe = random_recipe(seed)
+        try:
+            checker.check(recipe, seed)
+        except Exception:
+            if told := smallest_failure(checker, recipe, seed, 60):
+                pytest.fail(told)
+    assert len(checker.tally.families) >= 8, str(checker.tally)
+
+
 def test_enough_was_compared() -> None:
     """After all of the above, or a few graphs: rounding must not hide everything."""
     tally = _ENGINES.tally

@@ -9,18 +9,37 @@ and the executor.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
+from helpers.tactics import assert_gaps_untouched
 from planish.fusion.task import Task
 from planish.targets.base import Binding, Kernel, Tactic
 from planish.targets.cpu.codegen import compile as codegen
 from planish.targets.cpu.kernel import CpuKernel
 from planish.targets.cpu.machine import Machine
+from planish.targets.cpu.run import forget_kernels, load_kernels, run_tactic
 from planish.targets.cpu.target import CpuTarget
 
 KEPT = 20_000
 """Kernels kept in memory."""
+
+MOST_RANGES = 100
+"""Pieces, at most, that a tactic's tasks are run in, the last one first."""
+
+FORGOTTEN = 5000
+"""After so many tactics the kernels that they loaded are unloaded."""
+
+Offer = tuple[Tactic, Binding]
+"""A tactic, and the layouts it is to be tried at."""
+
+
+def draw(text: str) -> float:
+    """A number from 0 to 1 that looks random and is the same in every process."""
+    return zlib.crc32(text.encode()) / 2**32
 
 
 class MemoryCache:
@@ -69,6 +88,7 @@ class FuzzTarget(CpuTarget):
         self.share, self.seed, self.known_only = 1.0, 0, False
         self.optimized = optimized
         self._plain: Any = None
+        self._loaded = 0
 
     def prepare(
         self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None
@@ -84,6 +104,11 @@ class FuzzTarget(CpuTarget):
             self.kernels.put(kernel.symbol, code)
         return code
 
+    @property
+    def compiled(self) -> int:
+        """How many kernels were compiled so far."""
+        return self.kernels.compiled
+
     def missing(self, tactic: Tactic, binding: Binding) -> set[str]:
         """The symbols of the kernels of a tactic that are not compiled yet."""
         kernels = (launch.kernel for launch in tactic.launches(binding))
@@ -91,15 +116,15 @@ class FuzzTarget(CpuTarget):
         return {s for s in symbols if s not in self.kernels}
 
     def tactics(self, task: Task, binding: Binding) -> list[Tactic]:
-        if self._draw(f"{self.seed} {task.key}") >= self.share:
+        if draw(f"{self.seed} {task.key}") >= self.share:
             return []
         offered = super().tactics(task, binding)
         if self.known_only:
             offered = [t for t in offered if t.accepts(binding) and not self.missing(t, binding)]
-        return sorted(offered, key=lambda t: self._draw(f"{self.seed} {task.key} {t}"))
+        return sorted(offered, key=lambda t: draw(f"{self.seed} {task.key} {t}"))
 
     def _compile(self, kernel: Kernel) -> bytes:
-        if self._draw(kernel.symbol) < self.optimized or not isinstance(kernel, CpuKernel):
+        if draw(kernel.symbol) < self.optimized or not isinstance(kernel, CpuKernel):
             return kernel.compile(self.machine)
         llvm = codegen.binding()
         if self._plain is None:
@@ -111,7 +136,32 @@ class FuzzTarget(CpuTarget):
         module.verify()
         return self._plain.emit_object(module)
 
-    @staticmethod
-    def _draw(text: str) -> float:
-        """A number from 0 to 1 that looks random and is the same in every process."""
-        return zlib.crc32(text.encode()) / 2**32
+    # ---- tactics by themselves ------------------------------------------------------------
+
+    @contextmanager
+    def loaded(self, offers: Sequence[Offer]) -> Iterator[None]:
+        """Kernels of tactics that are run meanwhile."""
+        launches = [launch for t, binding in offers for launch in t.launches(binding)]
+        kernels = [x.kernel for x in launches if isinstance(x.kernel, Kernel)]
+        load_kernels(kernels, self.machine, self.code)
+        yield
+        self._loaded += len(offers)
+        if self._loaded > FORGOTTEN:
+            self._loaded = 0
+            forget_kernels()
+
+    def run(
+        self, tactic: Tactic, binding: Binding, arrays: Sequence[np.ndarray]
+    ) -> list[list[np.ndarray]]:
+        """What a tactic gives: at once, and with its tasks in other orders.
+
+        The last third of the tasks comes first; threads may take them in any order.
+        """
+        pieces = min(max(x.tasks for x in tactic.launches(binding)), MOST_RANGES)
+        at_once = run_tactic(tactic, binding, arrays, self.machine)
+        for output in at_once:
+            assert_gaps_untouched(output)
+        return [
+            at_once,
+            *(run_tactic(tactic, binding, arrays, self.machine, ranges=n) for n in (1, pieces)),
+        ]

@@ -87,8 +87,8 @@ def libdevice() -> SimpleNamespace:
 def corrected_interpreter() -> Iterator[None]:
     """The interpreter with what it has wrong made right.
 
-    Casts round as a GPU does, integers may wrap around, loops may have computed bounds, and
-    bfloat16 is multiplied as such.
+    Casts round as a GPU does, integers may wrap around, loops may have computed bounds, bfloat16 is
+    multiplied as such, and comparisons of scalars are spread as such.
     """
     triton()
     from triton.runtime import interpreter
@@ -127,16 +127,24 @@ def corrected_interpreter() -> Iterator[None]:
         first, second, third = wide
         return TensorHandle((first * second + third).astype(a.data.dtype), a.dtype.scalar)
 
+    plain_splat = interpreter_builder.create_splat
+
+    def splat(shape: Any, scalar: Any) -> Any:  # it would give a comparison its operands' type
+        if scalar.data.dtype == np.bool_:
+            return TensorHandle(np.full(shape.shape, scalar.data.item()), tl.int1)
+        return plain_splat(shape, scalar)
+
     options = interpreter_builder.options
     interpreter._patch_lang_tensor = patch
     interpreter_builder.cast_impl = cast
     interpreter_builder.create_dot = dot
     interpreter_builder.create_fma = fma
+    interpreter_builder.create_splat = splat
     interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)
     try:
         yield
     finally:
         interpreter._patch_lang_tensor = patch_tensor
         del interpreter_builder.cast_impl, interpreter_builder.create_dot
-        del interpreter_builder.create_fma
+        del interpreter_builder.create_fma, interpreter_builder.create_splat
         interpreter_builder.options = options

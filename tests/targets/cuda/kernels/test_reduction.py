@@ -140,6 +140,13 @@ def test_arg(op, last, dtype, rng):
         check(task, rng, arrays=[array])
 
 
+@pytest.mark.parametrize("op", [ArgMax, ArgMin])
+@pytest.mark.parametrize("number", [3.0, np.nan, np.inf])
+def test_arg_of_a_single_number(op, number, rng):
+    task = task_of((op(0, False),), inputs=[((1, 1, 1), F32)])
+    check(task, rng, arrays=[np.full((1, 1, 1), number, np.float32)])
+
+
 def test_work_before_and_after(rng):
     """A mean square of halves, scaled and shifted."""
     task = task_of(

@@ -292,10 +292,14 @@ class ProductWriter:
         if self.kernel.is_ragged:
             masks.append(f"(column < {self.kernel.columns}){columns}")
         around = "0.0" if self.kernel.codes else "0"
-        masked = f", mask={' & '.join(masks)}, other={around}" if masks else ""
+        mask = " & ".join(masks)
+        is_single = not any(right.strides[-2:])  # Triton masks no single number
+        masked = f", mask={mask}, other={around}" if mask and not is_single else ""
         stride = right.strides[-2] * block
         start = "step.to(tl.int64)" if right.wide else "step"
         value = self.k.let("b", f"tl.load({pointers} + {start} * {stride}{masked})")
+        if mask and is_single:
+            value = self.k.let("b", f"tl.where({mask}, {value}, {around})")
         if 0 not in right.strides[-2:]:
             return value
         return self._whole(value, 1, self.tile.columns, block)
