@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("triton", reason="needs Triton: pip install 'planish[cuda]'")
 
 from helpers.interpreted import check_interpreted
-from helpers.levels import Levels, conv_of_levels
+from helpers.levels import Levels, conv_of_levels, product_of_levels
 from helpers.products import (
     ALL,
     F16,
@@ -36,6 +36,7 @@ from planish.fusion.candidates import propose
 from planish.graph import DType
 from planish.ops.conv import Conv
 from planish.ops.elementwise import Cast, ew
+from planish.ops.matmul import MatMul
 from planish.ops.quantization import ConvInteger
 from planish.ops.shape import Transpose
 from planish.targets.base import Binding, Layout
@@ -147,7 +148,7 @@ def test_stems_are_offered_folded_copies(rng):
     assert not any(t.pixels for t in FAMILY.tactics(deep, Binding({})))
     product = matmul_task(rng, (64, 32), (32, 16), constant=True)
     with pytest.raises(PlanError):
-        FAMILY.restore(product, {**tactic.parameters, "channels": 0})
+        FAMILY.restore(product, {**tactic.parameters, "channels": 32})
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -186,6 +187,30 @@ def test_pixels_of_few_bytes_are_multiplied_together(channels, filters, pixels, 
     odd = conv_of_levels(rng, (1, 5, 3, channels), filters)
     assert {t.pixels for t in FAMILY.tactics(odd, Binding({}))} == {0}
     assert not replace(small, task=odd).accepts(Binding({}))
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "how", "together"),
+    [
+        ((64, 64), (64, 24), {}, 2),
+        ((128, 64), (10, 64), dict(op=MatMul(False, True), more=[(1, 10)]), 4),
+        ((4, 6, 64), (64, 24), dict(more=[(24,), (4, 6, 24)]), 2),
+        ((6, 64), (64, 10), dict(more=[(6, 1)]), 0),
+    ],
+    ids=str,
+)
+def test_rows_of_products_are_multiplied_together(left, right, how, together, rng):
+    task = matmul_task(rng, left, right, constant=True, **how)
+    best = {t.pixels: t for t in reversed(list(FAMILY.tactics(task, Binding({}))))}
+    assert set(best) == {0, together}
+    check(task, rng, best.values(), limit=0)
+
+
+def test_rows_of_products_of_bytes_are_multiplied_together(rng):
+    task = product_of_levels(rng, (2, 8, 16), (16, 96))
+    best = {t.pixels: t for t in reversed(list(FAMILY.tactics(task, Binding({}))))}
+    assert set(best) == {0, 2}
+    check_interpreted(FAMILY, task, rng, tactics=best.values(), limit=None)
 
 
 @pytest.mark.parametrize(("size", "pixels"), [((5, 5), {0}), ((4, 5), {0, 2})])

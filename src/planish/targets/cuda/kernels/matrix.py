@@ -56,7 +56,7 @@ class MatrixTactic(AnchoredTactic):
 
     The fields are those of `Tile`, warps and stages; `channels`, how many a copy of the images has
     that is made first (see `matrix_image`), 0 for none; and `pixels`, how many of the result a row
-    computes where that copy is folded, else 0.
+    computes where that copy is folded, or several rows of a product are one, else 0.
     """
 
     family: ClassVar[str] = "matrix"
@@ -113,16 +113,12 @@ class MatrixTactic(AnchoredTactic):
     def constants(self) -> list[np.ndarray]:
         if not is_packed(self.task):
             return []
-        weights = filters(self.task)
+        weights, op = filters(self.task), self.anchor.op
+        strides = (1, *op.strides)[-2:] if isinstance(op, Convolution) else (1, 1)
         if self.channels:
-            op = self.anchor.op
-            assert isinstance(op, Convolution)
-            strides = (1, *op.strides)[-2:]
             weights = filters_on_copy(weights, self.channels, strides, self.pixels)
         elif self.pixels:
-            op = self.anchor.op
-            assert isinstance(op, Convolution)
-            weights = filters_by_pixels(weights, op.strides[-1], self.pixels)
+            weights = filters_by_pixels(weights, strides[-1], self.pixels)
         packed = [pack(weights, self.tile, self._neighbours)]
         zero = zero_of(self.task) - 128 * (self.anchor.inputs[0].dtype is DType.UINT8)
         return [*packed, corrections(weights, zero, self.tile)] if zero else packed
@@ -299,8 +295,6 @@ class MatrixFamily(MachineFamily):
             single = task.anchor.inputs[0].dtype is DType.FLOAT32
             wrong = wrong or (values["passes"] != 1 and not single)
             wrong = wrong or (values["depth"] < 32 and task.anchor.inputs[0].dtype in BYTES)
-        if values["pixels"] and not isinstance(task.anchor.op, Convolution):
-            wrong = True
         if values["transposed"] and (values["vector"] or values["columns"] < 64):
             wrong = True
         if values["channels"] and (
