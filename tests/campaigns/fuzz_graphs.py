@@ -5,7 +5,7 @@
 A line a graph that fails, then the smallest graph that still does. Interrupted, it goes on where it
 was: the log's last line says how far it came. `--machine avx2` checks the tactics of a narrower
 machine, `--machine neon` those of 64-bit Arm in an emulator, `--machine h200` those of a GPU in
-interpreters (`--tactics` of each graph); engines only run on this one.
+interpreters, with its engines (`--tactics 25`: nothing limits them but that).
 
 Compiling takes nearly all the time, and most graphs share most of their kernels with others. So
 `--kernels` says how many new ones a graph may cost: every other one is of the family tried least so
@@ -38,8 +38,7 @@ def checker(given: argparse.Namespace) -> Checker:
     if given.machine == "h200":
         from helpers.fuzz.cuda_target import CudaFuzzTarget
 
-        options = Options(engine=False, onnx=False, tactics=given.tactics)
-        return Checker(options, CudaFuzzTarget())
+        return Checker(Options(onnx=False, tactics=given.tactics), CudaFuzzTarget())
     here = given.machine != "neon"
     options = Options(
         engine=here,

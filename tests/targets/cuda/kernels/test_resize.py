@@ -78,10 +78,12 @@ def test_dimensions(mode, size, shape, rng):
     check(Resize(size, mode, "half_pixel"), shape, rng)
 
 
+@pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("dtype", [F16, DType.BFLOAT16, DType.FLOAT64])
-def test_dtypes(dtype, rng):
-    tolerance = {F16: 4e-3, DType.BFLOAT16: 4e-2, DType.FLOAT64: 1e-6}[dtype]
-    check(Resize((7, 9), "linear", "half_pixel"), (1, 4, 5, 4), rng, dtype, tolerance)
+def test_dtypes(dtype, antialias, rng):
+    tolerance = {F16: 4e-3, DType.BFLOAT16: 4e-2, DType.FLOAT64: 1e-13}[dtype]
+    op = Resize((7, 9), "linear", "half_pixel", antialias=antialias)
+    check(op, (1, 4, 5, 4), rng, dtype, tolerance)
 
 
 @pytest.mark.parametrize("dtype", [DType.INT8, DType.UINT64, DType.BOOL])
