@@ -190,6 +190,9 @@ class Checker:
         self.tally.families[tactic.family] = self.tally.families.get(tactic.family, 0) + 1
         given = [v.data if v.data is not None else known[v] for v in task.inputs]
         where = f"{tactic} of {task.key} at {dict(binding.symbols)}"
+        again = self.target.restore(task, tactic.family, tactic.parameters)
+        if str(again) != str(tactic):
+            raise Mismatch("tactic", f"{where} is another one in a plan")
         outputs, *others = self.target.run(tactic, binding, given)
         for value, output in zip(task.outputs, outputs, strict=True):
             if wrong := _bounds(expected, value).difference(output):
@@ -256,11 +259,11 @@ def _offered(
     optimize(graph)
     insert_copies(graph)
     placements = place(graph)
-    rng = np.random.default_rng(seed)
+    rng, rare = np.random.default_rng(seed), np.random.default_rng(seed + 1)
     found = []
     for task in propose(graph, placements.free):
         binding = binding_of(placements, recipe.points[-1], (*task.inputs, *task.outputs))
-        for each in (binding, _with_gaps(task, binding, rng)):
+        for each in (binding, _with_gaps(task, binding, rng, rare)):
             found += [(t, each) for t in target.tactics(task, each) if t.accepts(each)]
     return graph, found
 
@@ -277,8 +280,12 @@ def _noisy(
     return results
 
 
-def _with_gaps(task: Task, binding: Binding, rng: np.random.Generator) -> Binding:
-    """The same sizes with axes in other orders in memory, and gaps between elements or rows."""
+def _with_gaps(
+    task: Task, binding: Binding, rng: np.random.Generator, rare: np.random.Generator
+) -> Binding:
+    """The same sizes with axes in other orders in memory, and gaps between elements or rows, rarely
+    between images.
+    """
     layouts = {}
     for value in dict.fromkeys((*task.inputs, *task.outputs)):
         if value.is_constant:
@@ -288,8 +295,8 @@ def _with_gaps(task: Task, binding: Binding, rng: np.random.Generator) -> Bindin
         strides, step = [0] * len(shape), 1 + int(rng.random() < 0.2)
         for turn, axis in enumerate(order):
             strides[axis] = step
-            gap = turn < 2 or rng.random() < 0.2
-            step *= shape[axis] + (int(rng.integers(0, 3)) if gap else 0)
+            gaps = rng if turn < 2 else rare if rare.random() < 0.2 else None
+            step *= shape[axis] + (int(gaps.integers(0, 3)) if gaps else 0)
         layouts[value] = Layout(shape, tuple(strides))
     return Binding(binding.symbols, layouts)
 

@@ -88,7 +88,7 @@ class FuzzTarget(CpuTarget):
         self.share, self.seed, self.known_only = 1.0, 0, False
         self.optimized = optimized
         self._plain: Any = None
-        self._loaded = 0
+        self._tried = 0
 
     def prepare(
         self, kernels: Iterable[Kernel], progress: Callable[[int, int], None] | None = None
@@ -145,9 +145,9 @@ class FuzzTarget(CpuTarget):
         kernels = [x.kernel for x in launches if isinstance(x.kernel, Kernel)]
         load_kernels(kernels, self.machine, self.code)
         yield
-        self._loaded += len(offers)
-        if self._loaded > FORGOTTEN:
-            self._loaded = 0
+        self._tried += len(offers)
+        if self._tried > FORGOTTEN:
+            self._tried = 0
             forget_kernels()
 
     def run(

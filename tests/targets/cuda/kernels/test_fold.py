@@ -58,6 +58,11 @@ def test_fold_of_every_dtype(dtype, rng):
     check_fold(Fold((6,), (3,), (1,), (0,), (2,)), (2, 5, 3, 4), rng, dtype)
 
 
+def test_plans_take_all_that_is_offered_for_bytes(rng):
+    task = task_of((Fold((6,), (3,), (1,), (0,), (2,)), 1), inputs=[((2, 5, 3, 1), DType.UINT8)])
+    check_interpreted(FOLD, task, rng, limit=None)
+
+
 def test_fold_with_work_around_it(rng):
     op = Fold((5, 4), (2, 2), (2, 1), (0, 1), (1, 1))
     inputs = [((2, 3, 4, 4, 5), F32), ((5,), F32)]

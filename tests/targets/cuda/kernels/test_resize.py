@@ -91,6 +91,13 @@ def test_nearest_of_integers(dtype, rng):
     check(Resize((7, 9), "nearest", "asymmetric"), (1, 4, 5, 4), rng, dtype, 0.0)
 
 
+def test_plans_take_all_that_is_offered_for_bytes(rng):
+    task = task_of(
+        (Resize((7, 9), "nearest", "asymmetric"), 1), inputs=[((1, 4, 5, 1), DType.UINT8)]
+    )
+    check_interpreted(FAMILY, task, rng, limit=None)
+
+
 @pytest.mark.parametrize("layouts", [None, "gaps", "any order"])
 def test_epilogue_prologue_and_layouts(layouts, rng):
     op = Resize((6, 8), "linear", "half_pixel")

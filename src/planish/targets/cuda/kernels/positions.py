@@ -21,7 +21,7 @@ from planish.targets.cuda.kernels.fused import Access, decompose, store
 from planish.targets.cuda.kernels.patch_cost import channel_blocks
 from planish.targets.restoring import Allowed
 
-_POWERS = tuple(1 << n for n in range(12))
+_POWERS = tuple(1 << n for n in range(13))
 
 
 @dataclass(frozen=True)
