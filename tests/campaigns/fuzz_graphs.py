@@ -91,8 +91,8 @@ def run(checker: Checker, first: int, graphs: int, log: Path) -> int:
                 say(told or f"seed {seed}: not confirmed with more noise: {error}")
             if (seed + 1 - first) % EVERY == 0:
                 speed = checker.tally.graphs / (time.monotonic() - start)
-                done = f"{failed} failed; {checker.tally}; {checker.target.compiled} kernels compiled"
-                say(f"next seed {seed + 1}: {done}; {speed:.2f} a second")
+                done = f"{checker.tally}; {checker.target.compiled} kernels compiled"
+                say(f"next seed {seed + 1}: {failed} failed; {done}; {speed:.2f} a second")
     return failed
 
 

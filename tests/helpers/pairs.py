@@ -15,7 +15,10 @@ from planish.ops.elementwise import Clip, ew
 
 
 class PairNet:
-    """x ─▶ depthwise, bias, clip ─▶ 1x1 convolution, and perhaps a bias and a residual."""
+    """x ─▶ depthwise, bias, clip ─▶ 1x1 convolution, and perhaps a bias and a residual.
+
+    Biases have `lead` axes of extent 1 before their channels.
+    """
 
     def __init__(
         self,
@@ -28,6 +31,7 @@ class PairNet:
         padding: tuple[int, int] = (1, 1),
         dtype: DType = DType.FLOAT16,
         bias: bool = True,
+        lead: int = 0,
         residual: bool = False,
         seed: int = 0,
     ) -> None:
@@ -36,11 +40,12 @@ class PairNet:
         self.x = graph.input("x", TensorType(tuple(shape), dtype))
         channels = self.x.shape[-1]
         assert isinstance(channels, int)
+        ones = (1,) * lead
         depthwise = Conv((stride,) * 2, (padding,) * 2, (dilation,) * 2, channels)
         y = graph.add(depthwise, self.x, self.constant(window, window, 1, channels))
         self.first = y
         if bias:
-            y = graph.add(ew.Add(), y, self.constant(channels))
+            y = graph.add(ew.Add(), y, self.constant(*ones, channels))
             y = graph.add(Clip(0.0, 6.0), y)
         self.inner = y
         y = graph.add(
@@ -48,7 +53,7 @@ class PairNet:
         )
         self.second = y
         if bias:
-            y = graph.add(ew.Add(), y, self.constant(columns))
+            y = graph.add(ew.Add(), y, self.constant(*ones, columns))
         if residual:
             y = graph.add(ew.Add(), y, graph.input("r", y.type))
         self.result = y

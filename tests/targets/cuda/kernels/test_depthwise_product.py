@@ -42,6 +42,7 @@ def test_dtypes_and_what_follows(dtype: DType, residual: bool, rng: np.random.Ge
         ((1, 6, 7, 16), 17, {"padding": (0, 0), "bias": False}),
         ((5, 1, 1, 8), 1, {}),
         ((129, 2, 2, 16), 16, {}),
+        ((2, 5, 6, 16), 24, {"lead": 3}),  # as Keras has them
     ],
 )
 def test_windows(shape, columns, arguments, rng: np.random.Generator) -> None:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from planish.fusion.expression import identity
 from planish.fusion.task import ACCUMULATOR, Task
 from planish.graph.dims import evaluate
+from planish.graph.graph import Value
 from planish.graph.types import DType
 from planish.targets.anchored import AnchoredTactic
 from planish.targets.base import Binding, Constant, Launch, Pointer, Tactic
@@ -78,7 +79,7 @@ class DepthwiseProduct(AnchoredTactic):
         result, _, values = bind_work(task, task.epilogue, task.outputs, binding, shape, (3,))
         operands = [task.inputs[s] for s in pair.between.sources if s is not None and _reads(s)]
         channels = x.type.bind(binding.symbols)[-1]
-        accesses = iter(access(v, binding, (channels,)) for v in operands)
+        accesses = iter(_along_channels(v, binding) for v in operands)
         leaves = tuple(next(accesses) if _reads(s) else None for s in pair.between.sources)
         taps = binding.strides(filters)
         kernel = DepthwiseProductKernel(
@@ -102,6 +103,12 @@ class DepthwiseProduct(AnchoredTactic):
         tasks = ceil(rows, self.rows) * ceil(shape[3], self.columns)
         pointers: tuple[Pointer, ...] = (x, filters, *operands, Constant(0), *values)
         return [Launch(kernel, pointers, (rows,), tasks)]
+
+
+def _along_channels(value: Value, binding: Binding) -> Access:
+    """The access to a value that has channels alone, or is a single number; of any rank."""
+    item = access(value, binding, (1,))
+    return replace(item, strides=item.strides[-1:])
 
 
 def _reads(source: int | None) -> bool:
