@@ -31,15 +31,19 @@ _TACTICS = Checker(Options(share=0.0, tactics=1))
 """The references run the engine; a tactic is tried by itself."""
 
 
+def _check(checker: Checker, seed: int) -> None:
+    recipe = random_recipe(seed)
+    try:
+        checker.check(recipe, seed)
+    except Exception:
+        if told := smallest_failure(checker, recipe, seed, 60):
+            pytest.fail(told)  # else more noise showed that rounding explains it
+
+
 @pytest.mark.parametrize("first", range(0, GRAPHS, BATCH))
 def test_random_graphs(first: int) -> None:
     for seed in range(first, first + BATCH):
-        recipe, checker = random_recipe(seed), (_ENGINES, _TACTICS)[seed % 2]
-        try:
-            checker.check(recipe, seed)
-        except Exception:
-            if told := smallest_failure(checker, recipe, seed, 60):
-                pytest.fail(told)  # else more noise showed that rounding explains it
+        _check((_ENGINES, _TACTICS)[seed % 2], seed)
 
 
 @pytest.mark.parametrize("first", range(0, GRAPHS // 2, BATCH))
@@ -50,12 +54,7 @@ def test_random_graphs_on_a_gpu(first: int) -> None:
 
     checker = Checker(Options(engine=False, onnx=False, tactics=5), CudaFuzzTarget())
     for seed in range(first, first + BATCH):
-        recipe = random_recipe(seed)
-        try:
-            checker.check(recipe, seed)
-        except Exception:
-            if told := smallest_failure(checker, recipe, seed, 60):
-                pytest.fail(told)
+        _check(checker, seed)
     assert len(checker.tally.families) >= 8, str(checker.tally)
 
 

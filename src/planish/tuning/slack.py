@@ -53,8 +53,8 @@ _EXACT = {
 """Elementwise ops that are rounded as the references are, in float32."""
 
 AT_ONCE = 3
-"""Levels of one sum that are the next ones, at most: more of them, with weights of both signs, are
-as good as none beside so long a sum.
+"""So many levels of one sum are taken to be the next ones, by the largest weight each: where they
+are more, the sum is long, and weights of both signs make up for one another.
 """
 
 LARGEST_LEVEL, LARGEST_FLOAT = 255.0, 6.0
@@ -153,10 +153,12 @@ def _largest(value: Value, zero: Value | None = None, default: float | None = No
     if value.data is None or (zero is not None and zero.data is None):
         usual = LARGEST_LEVEL if value.dtype.size == 1 else LARGEST_FLOAT
         return usual if default is None else default
-    elements = value.data.astype(np.float32)
+    if not value.data.size:
+        return 0.0
+    low, high = float(value.data.min()), float(value.data.max())
     if zero is not None and zero.data is not None:
-        elements = elements - zero.data.astype(np.float32)
-    return float(np.max(np.abs(elements), initial=0.0))
+        low, high = low - float(zero.data.max()), high - float(zero.data.min())
+    return max(-low, high)
 
 
 def _least(value: Value) -> float:
@@ -164,7 +166,7 @@ def _least(value: Value) -> float:
     if value.data is None:
         return 1.0
     elements = np.abs(value.data.astype(np.float32))
-    return float(np.min(elements, initial=np.inf, where=elements > 0)) or 1.0
+    return float(np.min(elements, initial=np.inf, where=elements > 0))
 
 
 def _step_of_weights(task: Task) -> float:
